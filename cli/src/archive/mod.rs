@@ -1,0 +1,7 @@
+//! Folders on the wire: tar streams, made on the fly and unpacked without trust.
+
+mod pack;
+mod unpack;
+
+pub use pack::Folder;
+pub use unpack::unpack;

@@ -1,0 +1,279 @@
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::{File, Metadata};
+use std::io::{self, PipeReader, PipeWriter, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, bail, ensure};
+use tar::{Builder, EntryType, Header};
+use walkdir::WalkDir;
+
+/// A folder's entries, checked and sorted; nothing of their content is read yet.
+pub struct Folder {
+    root: PathBuf,
+    /// In byte order of the full path: `a`, `a.txt`, `a/b`. A folder's digest must not depend on who sends it.
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    /// Below the root, `/` between parts.
+    path: String,
+    kind: Kind,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    File { size_bytes: u64, executable: bool },
+    Symlink { target: PathBuf },
+    EmptyDir,
+}
+
+impl Folder {
+    /// Walks `root`, following no symlinks but `root` itself.
+    pub fn read(root: &Path) -> Result<Self> {
+        let mut entries = Vec::new();
+        let mut with_children = HashSet::new();
+        for found in WalkDir::new(root).follow_links(false).min_depth(1) {
+            let found = found.context("reading the folder")?;
+            let path = relative(root, found.path())?;
+            let metadata = found
+                .metadata()
+                .with_context(|| format!("reading {}", found.path().display()))?;
+            let kind = kind(found.path(), &metadata)?;
+            with_children.extend(path.rsplit_once('/').map(|(parent, _)| parent.to_owned()));
+            entries.push(Entry { path, kind });
+        }
+        entries.retain(|entry| entry.kind != Kind::EmptyDir || !with_children.contains(&entry.path));
+        entries.sort_unstable_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
+        Ok(Folder {
+            root: root.to_owned(),
+            entries,
+        })
+    }
+
+    /// Of the tar stream, but for the rare headers that long names add.
+    pub fn tar_bytes(&self) -> u64 {
+        const BLOCK: u64 = 512;
+        let entry = |entry: &Entry| match entry.kind {
+            Kind::File { size_bytes, .. } => BLOCK + size_bytes.next_multiple_of(BLOCK),
+            Kind::Symlink { .. } | Kind::EmptyDir => BLOCK,
+        };
+        self.entries.iter().map(entry).sum::<u64>() + 2 * BLOCK
+    }
+
+    /// Starts writing the tar stream.
+    pub fn pack(self) -> Result<Packed> {
+        let (reader, writer) = io::pipe().context("making a pipe")?;
+        let worker = std::thread::spawn(move || self.write(writer));
+        Ok(Packed {
+            reader,
+            worker: Some(worker),
+        })
+    }
+
+    fn write(self, out: PipeWriter) -> Result<()> {
+        // The builder writes small headers and copies of 8 KiB: one larger write costs fewer wake-ups.
+        let mut tar = Builder::new(io::BufWriter::with_capacity(256 << 10, out));
+        for entry in &self.entries {
+            self.append(&mut tar, entry)
+                .with_context(|| format!("packing `{}`", entry.path))?;
+        }
+        tar.into_inner()?
+            .into_inner()
+            .map_err(|error| error.into_error())?;
+        Ok(())
+    }
+
+    fn append(&self, tar: &mut Builder<impl io::Write>, entry: &Entry) -> Result<()> {
+        let mut header = Header::new_gnu();
+        match &entry.kind {
+            Kind::File {
+                size_bytes,
+                executable,
+            } => {
+                header.set_mode(if *executable { 0o755 } else { 0o644 });
+                header.set_size(*size_bytes);
+                let file = File::open(self.root.join(&entry.path))?;
+                tar.append_data(
+                    &mut header,
+                    &entry.path,
+                    Exactly {
+                        file,
+                        left: *size_bytes,
+                    },
+                )?;
+            }
+            Kind::Symlink { target } => {
+                header.set_entry_type(EntryType::Symlink);
+                header.set_mode(0o777);
+                header.set_size(0);
+                tar.append_link(&mut header, &entry.path, target)?;
+            }
+            Kind::EmptyDir => {
+                header.set_entry_type(EntryType::Directory);
+                header.set_mode(0o755);
+                header.set_size(0);
+                tar.append_data(&mut header, format!("{}/", entry.path), io::empty())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The tar stream of a folder. It ends with an error, never early, if the folder could not be read to its end.
+pub struct Packed {
+    reader: PipeReader,
+    worker: Option<JoinHandle<Result<()>>>,
+}
+
+impl Read for Packed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        if read == 0
+            && !buffer.is_empty()
+            && let Some(worker) = self.worker.take()
+        {
+            match worker.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(io::Error::other(format!("{error:#}"))),
+                Err(_) => return Err(io::Error::other("the packing thread panicked")),
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// As many bytes as the header promised: a file that changes meanwhile must not shift what follows it.
+struct Exactly {
+    file: File,
+    left: u64,
+}
+
+impl Read for Exactly {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let read = self.file.read(&mut buffer[..wanted])?;
+        if read == 0 && wanted > 0 {
+            return Err(io::Error::other("it became shorter while it was read"));
+        }
+        self.left -= read as u64;
+        Ok(read)
+    }
+}
+
+fn relative(root: &Path, path: &Path) -> Result<String> {
+    let below = path.strip_prefix(root).unwrap_or(path);
+    let text = below.to_str().map(str::to_owned);
+    text.with_context(|| format!("the name of {} is not UTF-8; rename it", path.display()))
+}
+
+fn kind(path: &Path, metadata: &Metadata) -> Result<Kind> {
+    let file_type = metadata.file_type();
+    if file_type.is_file() {
+        return Ok(Kind::File {
+            size_bytes: metadata.size(),
+            executable: metadata.permissions().mode() & 0o111 != 0,
+        });
+    }
+    if file_type.is_dir() {
+        return Ok(Kind::EmptyDir);
+    }
+    if file_type.is_symlink() {
+        let target = std::fs::read_link(path).with_context(|| format!("reading {}", path.display()))?;
+        let utf8 = OsStr::to_str(target.as_os_str()).is_some();
+        ensure!(utf8, "the target of the symlink {} is not UTF-8", path.display());
+        return Ok(Kind::Symlink { target });
+    }
+    let what = match file_type {
+        fifo if fifo.is_fifo() => "a FIFO",
+        socket if socket.is_socket() => "a socket",
+        _ => "a device",
+    };
+    bail!(
+        "{} is {what}, which no dataset can hold; remove it or put a folder without it",
+        path.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn packed(root: &Path) -> Vec<u8> {
+        let mut tar = Vec::new();
+        Folder::read(root)
+            .unwrap()
+            .pack()
+            .unwrap()
+            .read_to_end(&mut tar)
+            .unwrap();
+        tar
+    }
+
+    #[test]
+    fn entries_come_in_byte_order_of_the_whole_path() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        std::fs::create_dir_all(at("a/empty")).unwrap();
+        for file in ["a/b", "a.txt", "B", "a-b"] {
+            std::fs::write(at(file), file).unwrap();
+        }
+        std::fs::set_permissions(at("B"), PermissionsExt::from_mode(0o701)).unwrap();
+        symlink("/nowhere/..", at("a/link")).unwrap();
+        let long = "l".repeat(200);
+        std::fs::write(at(&long), "long").unwrap();
+
+        let tar = packed(root.path());
+        let mut archive = tar::Archive::new(tar.as_slice());
+        let entries: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                let path = String::from_utf8(entry.path_bytes().into_owned()).unwrap();
+                (path, entry.header().mode().unwrap(), entry.header().entry_type())
+            })
+            .collect();
+        let expected = [
+            ("B", 0o755, EntryType::Regular),
+            ("a-b", 0o644, EntryType::Regular),
+            ("a.txt", 0o644, EntryType::Regular),
+            ("a/b", 0o644, EntryType::Regular),
+            ("a/empty/", 0o755, EntryType::Directory),
+            ("a/link", 0o777, EntryType::Symlink),
+            (long.as_str(), 0o644, EntryType::Regular),
+        ];
+        let seen: Vec<_> = entries
+            .iter()
+            .map(|(path, mode, kind)| (path.as_str(), *mode, *kind))
+            .collect();
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(root.path().join("talk")).unwrap();
+        let error = Folder::read(root.path()).err().unwrap().to_string();
+        assert!(error.contains("talk is a socket"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_shrinks_ends_the_stream_with_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("log"), vec![7; 4096]).unwrap();
+        let folder = Folder::read(root.path()).unwrap();
+        std::fs::write(root.path().join("log"), "short").unwrap();
+        let error = folder
+            .pack()
+            .unwrap()
+            .read_to_end(&mut Vec::new())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("`log`") && error.contains("shorter"), "{error}");
+    }
+}

@@ -1,0 +1,420 @@
+//! What can be typed. Raw text becomes checked values here, so that verbs never parse.
+
+mod values;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use nearfield_protocol::units::{parse_bytes, parse_duration};
+use nearfield_protocol::{CallId, DatasetName, FunctionName};
+
+pub use values::{Thing, TokenScope};
+use values::{fuel_per_day, header, split};
+
+/// Runs functions where their data is.
+#[derive(Debug, Parser)]
+#[command(
+    name = "nearfield",
+    version,
+    max_term_width = 110,
+    after_help = "\
+Start here:
+  nearfield up                               a node on this machine
+  nearfield put access.log --name logs       data in
+  nearfield new hello && nearfield deploy hello && nearfield call hello
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 the function failed, 4 not found, 5 unreachable, 6 not allowed,
+7 over a limit, 124 timed out, 130 interrupted."
+)]
+pub struct Args {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Debug, ClapArgs)]
+pub struct Global {
+    /// The node's admin URL
+    #[arg(
+        long,
+        global = true,
+        env = "NEARFIELD_URL",
+        default_value = "http://127.0.0.1:8081"
+    )]
+    pub url: String,
+    /// The token to show; without it the one in DATA-DIR/admin.token
+    #[arg(long, global = true, env = "NEARFIELD_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// The node's folder; $XDG_DATA_HOME/nearfield or ~/.local/share/nearfield without it
+    #[arg(long, global = true, env = "NEARFIELD_DATA", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Print one JSON value instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+impl Global {
+    /// Where the node on this machine keeps everything.
+    pub fn data_dir(&self) -> PathBuf {
+        let env = |name| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        self.data_dir.clone().unwrap_or_else(|| {
+            env("XDG_DATA_HOME")
+                .or_else(|| Some(env("HOME")?.join(".local/share")))
+                .unwrap_or_default()
+                .join("nearfield")
+        })
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run a node on this machine
+    Up(UpArgs),
+    /// Store a file, a folder or standard input as a dataset
+    Put(PutArgs),
+    /// Fetch a dataset, a file in one, or a blob
+    Get(GetArgs),
+    /// Make the crate of a new function
+    New(NewArgs),
+    /// Compile a crate to a component
+    Build(CrateArgs),
+    /// Run a crate's tests natively
+    Test(TestArgs),
+    /// Build, deploy and show logs, again after every change
+    Dev(DevArgs),
+    /// Put a function into service
+    Deploy(DeployArgs),
+    /// Call a function
+    Call(CallArgs),
+    /// List what the node has
+    Ls(LsArgs),
+    /// Show all about one thing
+    Describe(DescribeArgs),
+    /// Show a function's logs
+    Logs(LogsArgs),
+    /// Bring an earlier version of a function back
+    Rollback(RollbackArgs),
+    /// Remove a function, a dataset or a token; asks nothing
+    Rm(RmArgs),
+    /// Keep a blob or a dataset's newest version even after `rm`
+    Pin(PinArgs),
+    /// Give out and take back tokens for calling functions
+    Token(TokenArgs),
+    /// Say where a call ran and why, what moved and what it cost
+    Explain(ExplainArgs),
+    /// Check what this machine has and lacks
+    Doctor,
+    /// A node's compiling child: it limits itself and dies with its input
+    #[command(hide = true)]
+    CompileComponent {
+        lane: String,
+        input: PathBuf,
+        output: PathBuf,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield up
+  nearfield up --data-dir /srv/nearfield --max-bytes 500G
+  nearfield up --listen 0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem")]
+pub struct UpArgs {
+    /// Where functions and bytes are served
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Where the admin API is served
+    #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
+    pub admin: SocketAddr,
+    /// Most bytes to keep; all of the disk without it
+    #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
+    pub max_bytes: Option<u64>,
+    /// Certificate chain for the listeners, PEM
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key, PEM
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Serve plain text on addresses that others can reach
+    #[arg(long)]
+    pub insecure: bool,
+    /// The global `--data-dir` or its default; `commands::run` fills it in.
+    #[arg(skip)]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield put access.log --name logs
+  nearfield put photos/ --name photos
+  zcat events.gz | nearfield put - --name events --split ndjson
+  nearfield put prices.csv --name prices --if-version 3     only over version 3")]
+pub struct PutArgs {
+    /// A file, a folder, or - for standard input
+    pub path: PathBuf,
+    /// The dataset's name
+    #[arg(long)]
+    pub name: DatasetName,
+    /// Where shards may end: auto, lines, csv, ndjson, fixed:BYTES, files, bytes or none
+    #[arg(long, default_value = "auto", value_parser = split)]
+    pub split: String,
+    /// About how large a shard is
+    #[arg(long, default_value = "4MiB", value_parser = parse_bytes, value_name = "SIZE")]
+    pub shard_size: u64,
+    /// Fail unless this is the newest version now; 0: unless there is none
+    #[arg(long, value_name = "VERSION")]
+    pub if_version: Option<u64>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield get logs > access.log
+  nearfield get photos -o photos/            into a new or empty folder
+  nearfield get photos/2024/cat.jpg -o cat.jpg
+  nearfield get b3:af1349b9…")]
+pub struct GetArgs {
+    /// DATASET, DATASET/PATH, b3:… or b3:…/PATH
+    pub target: String,
+    /// A file, or for a folder a new or empty folder; standard output without it
+    #[arg(short, long, value_name = "PATH")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield new hello
+  cd hello && nearfield test && nearfield dev")]
+pub struct NewArgs {
+    /// The function's, the crate's and the new folder's name
+    pub name: FunctionName,
+    /// What to start from
+    #[arg(long, default_value = "http")]
+    pub template: Template,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Template {
+    /// Answers HTTP requests
+    Http,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield build
+  nearfield build functions/hello")]
+pub struct CrateArgs {
+    /// The crate's folder
+    #[arg(default_value = ".")]
+    pub path: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield test
+  nearfield test functions/hello")]
+pub struct TestArgs {
+    /// The crate's folder
+    #[arg(default_value = ".")]
+    pub path: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield dev
+  nearfield dev functions/hello")]
+pub struct DevArgs {
+    /// The folder of nearfield.toml
+    #[arg(default_value = ".")]
+    pub path: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield deploy                           all functions of ./nearfield.toml
+  nearfield deploy functions/hello --public
+  nearfield deploy hello.wasm --name hello   a component that was built elsewhere
+  nearfield deploy --dry-run                 only check, and say what would change")]
+pub struct DeployArgs {
+    /// The folder of nearfield.toml, or a component
+    #[arg(default_value = ".", value_name = "PATH|FILE.wasm")]
+    pub path: PathBuf,
+    /// Only this function of nearfield.toml; for a component, the function's name
+    #[arg(long)]
+    pub name: Option<FunctionName>,
+    /// Let anybody call it, whatever nearfield.toml says
+    #[arg(long)]
+    pub public: bool,
+    /// Check it and say what would change, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield call hello
+  nearfield call hello '/?name=Ada'
+  nearfield call resize /photos/cat.jpg --data @cat.jpg --header content-type:image/jpeg > small.jpg")]
+pub struct CallArgs {
+    pub function: FunctionName,
+    /// The path below the function's route, with its query
+    #[arg(default_value = "")]
+    pub path: String,
+    /// GET, or POST with --data
+    #[arg(long)]
+    pub method: Option<String>,
+    /// The body: text, @FILE, or @- for standard input
+    #[arg(long, value_name = "TEXT|@FILE|@-")]
+    pub data: Option<String>,
+    /// One header; can be given again
+    #[arg(long = "header", value_name = "KEY:VALUE", value_parser = header)]
+    pub headers: Vec<(String, String)>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield ls datasets
+  nearfield ls functions --json")]
+pub struct LsArgs {
+    pub what: Listing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Listing {
+    Functions,
+    Datasets,
+    Nodes,
+    Tokens,
+    Pins,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield describe function/hello
+  nearfield describe dataset/app/logs")]
+pub struct DescribeArgs {
+    /// function/NAME, dataset/NAME, token/ID or node/ID
+    #[arg(value_name = "KIND/NAME")]
+    pub thing: Thing,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield logs hello
+  nearfield logs hello -f -n 10")]
+pub struct LogsArgs {
+    pub function: FunctionName,
+    /// Go on with new lines as they come
+    #[arg(short, long)]
+    pub follow: bool,
+    /// How many lines of the past
+    #[arg(short = 'n', long, default_value_t = 100)]
+    pub lines: u32,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield rollback hello                   to the version before
+  nearfield rollback hello --to 3")]
+pub struct RollbackArgs {
+    pub function: FunctionName,
+    /// The version to bring back
+    #[arg(long, value_name = "VERSION")]
+    pub to: Option<u64>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield rm function/hello
+  nearfield rm dataset/app/logs
+  nearfield rm token/8f2c")]
+pub struct RmArgs {
+    /// function/NAME, dataset/NAME or token/ID
+    #[arg(value_name = "KIND/NAME")]
+    pub thing: Thing,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield pin photos
+  nearfield pin b3:af1349b9… --remove
+  nearfield ls pins")]
+pub struct PinArgs {
+    /// A dataset's name or a digest
+    #[arg(value_name = "DATASET|b3:…")]
+    pub target: String,
+    /// Take the pin away
+    #[arg(long)]
+    pub remove: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct TokenArgs {
+    #[command(subcommand)]
+    pub verb: TokenVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenVerb {
+    /// Make a token; it is shown once and never kept
+    #[command(after_help = "\
+Examples:
+  nearfield token create --function hello
+  nearfield token create --function hello@b3:af1349b9… --max-fuel 1T/day --expires 30d")]
+    Create {
+        /// The function it may call, and the only component if one is named
+        #[arg(long, value_name = "NAME[@b3:…]")]
+        function: TokenScope,
+        /// Fuel for all its calls within one UTC day
+        #[arg(long, value_parser = fuel_per_day, value_name = "COUNT/day")]
+        max_fuel: Option<u64>,
+        /// For how long it is good; without it, until it is revoked
+        #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+        expires: Option<Duration>,
+    },
+    /// Make a token useless
+    Revoke { id: String },
+    /// List tokens
+    Ls,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield explain 0192f3a1c5d07b3e9a64c1d2e3f40516     an id is in every response's nearfield-id")]
+pub struct ExplainArgs {
+    /// A call's id
+    pub id: CallId,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,103 @@
+//! Values with a syntax of their own.
+
+use std::str::FromStr;
+
+use nearfield_protocol::units::parse_count;
+use nearfield_protocol::{DatasetName, Digest, FunctionName, ParseSplitError, Split};
+
+/// `KIND/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Thing {
+    Function(FunctionName),
+    Dataset(DatasetName),
+    Token(String),
+    Node(String),
+}
+
+impl FromStr for Thing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || format!("`{text}` is not function/NAME, dataset/NAME, token/ID or node/ID");
+        let (kind, name) = text.split_once('/').ok_or_else(expected)?;
+        Ok(match kind {
+            "function" => Thing::Function(name.parse().map_err(shown)?),
+            "dataset" => Thing::Dataset(name.parse().map_err(shown)?),
+            "token" if !name.is_empty() => Thing::Token(name.to_owned()),
+            "node" if !name.is_empty() => Thing::Node(name.to_owned()),
+            _ => return Err(expected()),
+        })
+    }
+}
+
+/// What a token may call: `F` or `F@b3:…`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenScope {
+    pub function: FunctionName,
+    pub component: Option<Digest>,
+}
+
+impl FromStr for TokenScope {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (function, component) = match text.split_once('@') {
+            Some((function, digest)) => (function, Some(digest.parse().map_err(shown)?)),
+            None => (text, None),
+        };
+        Ok(TokenScope {
+            function: function.parse().map_err(shown)?,
+            component,
+        })
+    }
+}
+
+/// Checked here, sent as it was typed: only the node sees enough to know what `auto` means.
+pub(super) fn split(text: &str) -> Result<String, ParseSplitError> {
+    if text != "auto" {
+        text.parse::<Split>()?;
+    }
+    Ok(text.to_owned())
+}
+
+pub(super) fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err(format!("`{text}` is not KEY:VALUE")),
+    }
+}
+
+pub(super) fn fuel_per_day(text: &str) -> Result<u64, String> {
+    let count = text
+        .strip_suffix("/day")
+        .ok_or_else(|| format!("`{text}` is not a count a day, such as 1T/day"))?;
+    parse_count(count).map_err(shown)
+}
+
+fn shown(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn things_and_scopes_are_checked_while_typed() {
+        assert_eq!(
+            "dataset/app/logs".parse(),
+            Ok(Thing::Dataset("app/logs".parse().unwrap()))
+        );
+        for bad in ["hello", "function/", "function/a/b", "pin/x", "token/"] {
+            assert!(bad.parse::<Thing>().is_err(), "{bad}");
+        }
+        let pinned = format!("hello@{}", Digest::EMPTY);
+        assert_eq!(
+            pinned.parse::<TokenScope>().unwrap().component,
+            Some(Digest::EMPTY)
+        );
+        assert!("hello@x".parse::<TokenScope>().is_err());
+        assert_eq!(fuel_per_day("1T/day"), Ok(1_000_000_000_000));
+        assert!(fuel_per_day("1T").is_err());
+    }
+}

@@ -1,0 +1,62 @@
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::Session;
+use crate::args::{CrateArgs, TestArgs};
+use crate::failure::{Exit, Failure};
+use crate::guest;
+
+pub fn run(session: &Session, args: CrateArgs) -> Result<()> {
+    let component = component(session, &args.path)?;
+    let size_bytes = std::fs::metadata(&component)?.len();
+    let value = json!({ "component": component, "size_bytes": size_bytes });
+    session.out.show_as(&value, || component.display().to_string())
+}
+
+/// Natively: the SDK's mock host stands in for a node, so that a debugger works and nothing has to run.
+pub fn test(args: TestArgs) -> Result<()> {
+    require_crate(&args.path)?;
+    let status = Command::new("cargo")
+        .arg("test")
+        .current_dir(&args.path)
+        .status()
+        .context("starting cargo")?;
+    if !status.success() {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("the tests of {} failed", args.path.display()),
+        )
+        .into());
+    }
+    Ok(())
+}
+
+/// Builds the crate in `dir`. cargo's lines pass by on a terminal, and stay only if it fails.
+pub fn component(session: &Session, dir: &Path) -> Result<PathBuf> {
+    require_crate(dir)?;
+    let spinner = session.out.spinner();
+    let mut lines = Vec::new();
+    let built = guest::build(dir, &mut |line| {
+        spinner.set_message(line.trim().to_owned());
+        spinner.tick();
+        lines.push(line.to_owned());
+    });
+    spinner.finish_and_clear();
+    if built.is_err() {
+        lines.iter().for_each(|line| eprintln!("{line}"));
+    }
+    built
+}
+
+fn require_crate(dir: &Path) -> Result<()> {
+    if dir.join("Cargo.toml").is_file() {
+        return Ok(());
+    }
+    let failure = Failure::new(Exit::NotFound, format!("{} holds no Cargo.toml", dir.display()));
+    Err(failure
+        .next("name a crate's folder, or make one with `nearfield new NAME`")
+        .into())
+}

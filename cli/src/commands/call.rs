@@ -1,0 +1,182 @@
+use std::io::{self, IsTerminal, Read, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nearfield_protocol::units::format_count;
+use serde_json::{Map, Value, json};
+use ureq::http::header::HeaderMap;
+use ureq::{Body, SendBody};
+
+use super::Session;
+use crate::args::CallArgs;
+use crate::client::{self, Call, header, segment, typed_path};
+use crate::failure::{Exit, Failure};
+
+/// A call's record is written once its response has ended, which the client may see a little earlier.
+const RECORD_TRIES: u32 = 5;
+const RECORD_WAIT: Duration = Duration::from_millis(20);
+
+/// Most of a failed response that is searched for a problem.
+const PROBLEM_BYTES: u64 = 64 << 10;
+
+pub fn run(session: &Session, args: CallArgs) -> Result<()> {
+    let function = session
+        .client
+        .get(format!("/v1/functions/{}", segment(args.function.as_str())))?;
+    let url = function["url"]
+        .as_str()
+        .context("the node does not say where the function is")?;
+    let started = Instant::now();
+    let response = send(session, url, &args)?;
+    let (parts, body) = response.into_parts();
+    let status = parts.status.as_u16();
+    let mut body = body.into_reader();
+
+    // A failure may be ours to explain: its body is read first, and shown all the same.
+    let mut head = Vec::new();
+    if status >= 400 {
+        body.by_ref()
+            .take(PROBLEM_BYTES)
+            .read_to_end(&mut head)
+            .context("reading the response")?;
+    }
+    let problem = client::problem(&String::from_utf8_lossy(&head));
+    let mut body = head.as_slice().chain(body);
+    if session.out.json {
+        let mut text = Vec::new();
+        body.read_to_end(&mut text).context("the response is cut short")?;
+        let value = json!({
+            "status": status,
+            "headers": fields(&parts.headers),
+            "fuel": cost(session, &parts.headers).0,
+            "body": String::from_utf8_lossy(&text),
+        });
+        session.out.show_as(&value, String::new)?;
+    } else if problem.is_none() {
+        let mut stdout = io::stdout().lock();
+        io::copy(&mut body, &mut stdout).context("the response is cut short")?;
+        stdout.flush()?;
+    }
+    if io::stderr().is_terminal() {
+        let (fuel, timing) = cost(session, &parts.headers);
+        let fuel = fuel
+            .map(|fuel| format!(", {} fuel", format_count(fuel)))
+            .unwrap_or_default();
+        let timing = timing.map(|timing| format!(" ({timing})")).unwrap_or_default();
+        session.out.notice(&format!(
+            "{}{fuel}, {} ms{timing}",
+            parts.status,
+            started.elapsed().as_millis()
+        ));
+    }
+    match problem {
+        Some(problem) => Err(anyhow::Error::new(problem).context(format!("calling `{}`", args.function))),
+        None if status >= 500 => {
+            let what = format!("`{}` answered {}", args.function, parts.status);
+            Err(Failure::new(Exit::FunctionFailed, what)
+                .next(format!("see `nearfield logs {}`", args.function))
+                .into())
+        }
+        None => Ok(()),
+    }
+}
+
+fn send(session: &Session, url: &str, args: &CallArgs) -> Result<ureq::http::Response<Body>> {
+    let method = args
+        .method
+        .clone()
+        .unwrap_or_else(|| if args.data.is_some() { "POST" } else { "GET" }.to_owned());
+    let method = method.to_ascii_uppercase();
+    let call = args
+        .headers
+        .iter()
+        .fold(Call::new(&method, path(&args.path)), |call, (key, value)| {
+            call.header(key, value.as_str())
+        });
+    match &args.data {
+        None => session.client.send_to(url, call, ()),
+        Some(data) => match data.strip_prefix('@') {
+            Some("-") => session
+                .client
+                .send_to(url, call, SendBody::from_owned_reader(io::stdin())),
+            Some(file) => {
+                let file = std::fs::File::open(file).with_context(|| format!("reading {file}"))?;
+                // Only a real file's size is known beforehand.
+                if file.metadata()?.is_file() {
+                    session.client.send_to(url, call, file)
+                } else {
+                    session
+                        .client
+                        .send_to(url, call, SendBody::from_owned_reader(file))
+                }
+            }
+            None => session.client.send_to(url, call, data.as_str()),
+        },
+    }
+    .with_context(|| format!("calling `{}`", args.function))
+}
+
+/// `?q` and `/below` go on from the route as they are; `below` gets its slash.
+fn path(typed: &str) -> String {
+    let slash = if typed.is_empty() || typed.starts_with(['/', '?']) {
+        ""
+    } else {
+        "/"
+    };
+    format!("{slash}{}", typed_path(typed))
+}
+
+/// Fuel and timing: from headers, or of long responses from the call's record.
+fn cost(session: &Session, headers: &HeaderMap) -> (Option<u64>, Option<String>) {
+    let timing = header(headers, "server-timing").map(str::to_owned);
+    if let Some(fuel) = header(headers, "nearfield-fuel").and_then(|fuel| fuel.parse().ok()) {
+        return (Some(fuel), timing);
+    }
+    let Some(id) = header(headers, "nearfield-id") else {
+        return (None, timing);
+    };
+    for _ in 0..RECORD_TRIES {
+        let record = session
+            .client
+            .get(format!("/v1/calls/{}", segment(id)))
+            .unwrap_or_default();
+        if let Some(fuel) = record["report"]["fuel"].as_u64() {
+            return (Some(fuel), timing);
+        }
+        std::thread::sleep(RECORD_WAIT);
+    }
+    (None, timing)
+}
+
+/// Repeated fields are joined, as HTTP allows.
+fn fields(headers: &HeaderMap) -> Map<String, Value> {
+    let joined = |name| {
+        let values = headers
+            .get_all(name)
+            .iter()
+            .map(|value| String::from_utf8_lossy(value.as_bytes()));
+        values.collect::<Vec<_>>().join(", ")
+    };
+    headers
+        .keys()
+        .map(|name| (name.to_string(), joined(name).into()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_go_on_from_the_route() {
+        for (typed, sent) in [
+            ("", ""),
+            ("/", "/"),
+            ("a b", "/a%20b"),
+            ("?q=1", "?q=1"),
+            ("/x?y", "/x?y"),
+        ] {
+            assert_eq!(path(typed), sent);
+        }
+    }
+}

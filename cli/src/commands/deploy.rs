@@ -1,0 +1,231 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nearfield_protocol::manifest::{ComponentSource, FunctionManifest};
+use nearfield_protocol::records::FunctionVersion;
+use nearfield_protocol::{Digest, FunctionName};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Session, build};
+use crate::args::DeployArgs;
+use crate::client::{Call, segment};
+use crate::failure::{Exit, Failure};
+use crate::project;
+
+pub fn run(session: &Session, args: DeployArgs) -> Result<()> {
+    let functions = functions(&args)?;
+    let deployed: Vec<Deployed> = functions
+        .into_iter()
+        .map(|function| deploy(session, function, args.dry_run))
+        .collect::<Result<_>>()?;
+    let mut values: Vec<Value> = deployed.iter().map(Deployed::to_json).collect();
+    let value = if values.len() == 1 {
+        values.remove(0)
+    } else {
+        Value::Array(values)
+    };
+    let texts: Result<Vec<String>> = deployed
+        .iter()
+        .map(|function| function.describe(args.dry_run))
+        .collect();
+    let text = texts?.join("\n");
+    session.out.show_as(&value, || text)
+}
+
+/// A function as its author has it.
+pub struct Function {
+    name: FunctionName,
+    source: Source,
+    manifest: FunctionManifest,
+}
+
+enum Source {
+    Crate(PathBuf),
+    Component(PathBuf),
+}
+
+/// Which functions `deploy` means: those of a manifest, or the one component.
+pub fn functions(args: &DeployArgs) -> Result<Vec<Function>> {
+    let mut functions = match args.path.extension() {
+        Some(extension) if extension == "wasm" => vec![of_component(&args.path, args.name.clone())?],
+        _ => of_project(&args.path, args.name.as_ref())?,
+    };
+    for function in &mut functions {
+        function.manifest.public |= args.public;
+    }
+    Ok(functions)
+}
+
+/// Builds and uploads the component, and puts the function into service.
+pub fn deploy(session: &Session, function: Function, dry_run: bool) -> Result<Deployed> {
+    let name = function.name;
+    let component = match &function.source {
+        Source::Crate(dir) => build::component(session, dir)?,
+        Source::Component(path) => path.clone(),
+    };
+    let bytes = fs::read(&component).with_context(|| format!("reading {}", component.display()))?;
+    let put = || -> Result<Reply> {
+        let stored = session.client.send(
+            Call::new("POST", "/v1/blobs").header("content-type", "application/wasm"),
+            bytes.as_slice(),
+        )?;
+        let Stored { digest } = stored
+            .into_body()
+            .read_json()
+            .context("reading the component's digest")?;
+        let body = json!({ "component": digest, "manifest": function.manifest, "dry_run": dry_run });
+        let reply =
+            session
+                .client
+                .change("PUT", format!("/v1/functions/{}", segment(name.as_str())), &body)?;
+        serde_json::from_value(reply).context("reading what became of the function")
+    };
+    let reply = put().with_context(|| format!("deploying `{name}`"))?;
+    Ok(Deployed {
+        reply,
+        manifest: function.manifest,
+    })
+}
+
+/// A function in service, and what it was given.
+pub struct Deployed {
+    pub reply: Reply,
+    manifest: FunctionManifest,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    digest: Digest,
+}
+
+/// What the node answers to a deployment and to a rollback.
+#[derive(Deserialize)]
+pub struct Reply {
+    pub name: FunctionName,
+    pub version: u64,
+    pub component: Digest,
+    pub url: String,
+    imports: Vec<String>,
+    previous: Option<FunctionVersion>,
+}
+
+impl Deployed {
+    fn to_json(&self) -> Value {
+        let Reply {
+            name,
+            version,
+            component,
+            url,
+            ..
+        } = &self.reply;
+        json!({ "name": name, "version": version, "component": component, "url": url })
+    }
+
+    /// What it may do, what that changes, and where it is.
+    fn describe(&self, dry_run: bool) -> Result<String> {
+        let Reply {
+            name,
+            version,
+            component,
+            url,
+            imports,
+            previous,
+        } = &self.reply;
+        let mut lines = vec![format!("{name} imports {}", list(imports))];
+        lines.extend(
+            project::grants(&self.manifest)
+                .iter()
+                .map(|grant| format!("  {grant}")),
+        );
+        match previous {
+            None => lines.push("  first version".to_owned()),
+            Some(previous) => {
+                let mut changes = project::changes(&previous.manifest, &self.manifest)?;
+                if previous.component != *component {
+                    changes.insert(0, format!("component: {:?} → {component:?}", previous.component));
+                }
+                let none = changes.is_empty().then(|| "nothing".to_owned());
+                lines.push(format!("changed since v{}:", previous.version));
+                lines.extend(
+                    changes
+                        .into_iter()
+                        .chain(none)
+                        .map(|change| format!("  {change}")),
+                );
+            }
+        }
+        let would = if dry_run { "would be " } else { "" };
+        lines.push(format!("{would}{name} v{version} at {url}"));
+        Ok(lines.join("\n"))
+    }
+}
+
+fn list(imports: &[String]) -> String {
+    if imports.is_empty() {
+        "nothing".to_owned()
+    } else {
+        imports.join(", ")
+    }
+}
+
+fn of_project(dir: &Path, only: Option<&FunctionName>) -> Result<Vec<Function>> {
+    let file = project::read(dir)?;
+    let functions: Vec<Function> = file
+        .function
+        .into_iter()
+        .filter(|(name, _)| only.is_none_or(|only| only == name))
+        .map(|(name, entry)| Function {
+            name,
+            source: match entry.source {
+                ComponentSource::Crate(path) => Source::Crate(dir.join(path)),
+                ComponentSource::File(path) => Source::Component(dir.join(path)),
+            },
+            manifest: entry.manifest,
+        })
+        .collect();
+    if functions.is_empty() {
+        let wanted = only.map(|name| format!(" `{name}`")).unwrap_or_default();
+        let manifest = dir.join(project::MANIFEST);
+        return Err(Failure::new(
+            Exit::NotFound,
+            format!("{} has no function{wanted}", manifest.display()),
+        )
+        .next("add a [function.NAME] to it")
+        .into());
+    }
+    Ok(functions)
+}
+
+fn of_component(path: &Path, name: Option<FunctionName>) -> Result<Function> {
+    let name = name.or_else(|| name_of(path)).ok_or_else(|| {
+        Failure::new(
+            Exit::Usage,
+            format!("the name of {} can name no function", path.display()),
+        )
+        .next("give one with --name")
+    })?;
+    Ok(Function {
+        name,
+        source: Source::Component(path.to_owned()),
+        manifest: FunctionManifest::default(),
+    })
+}
+
+/// cargo writes `my-fn` as `my_fn.wasm`.
+fn name_of(component: &Path) -> Option<FunctionName> {
+    component.file_stem()?.to_str()?.replace('_', "-").parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_components_file_names_its_function_if_it_can() {
+        let name = |path: &str| name_of(Path::new(path)).map(String::from);
+        assert_eq!(name("target/my_fn.wasm").as_deref(), Some("my-fn"));
+        assert_eq!(name("_.wasm"), None);
+    }
+}

@@ -1,0 +1,140 @@
+use anyhow::Result;
+use nearfield_protocol::records::TokenVersion;
+use nearfield_protocol::units::{format_bytes, format_count};
+use nearfield_protocol::{Digest, FunctionName};
+use serde::Deserialize;
+
+use super::Session;
+use crate::args::Listing;
+use crate::output::{table, utc_minute};
+
+pub fn run(session: &Session, what: Listing) -> Result<()> {
+    let Session { client, out } = session;
+    match what {
+        Listing::Functions => out.show(&client.get("/v1/functions")?, functions),
+        Listing::Datasets => out.show(&client.get("/v1/datasets")?, datasets),
+        Listing::Nodes => out.show(&client.get("/v1/nodes")?, nodes),
+        Listing::Tokens => out.show(&client.get("/v1/tokens")?, tokens),
+        Listing::Pins => out.show(&client.get("/v1/pins")?, pins),
+    }
+}
+
+#[derive(Deserialize)]
+struct Functions {
+    functions: Vec<Function>,
+}
+
+#[derive(Deserialize)]
+struct Function {
+    name: FunctionName,
+    version: u64,
+    component: Digest,
+    public: bool,
+    deployed_unix_ms: u64,
+    url: String,
+}
+
+fn functions(list: Functions) -> String {
+    let row = |function: Function| {
+        [
+            function.name.into(),
+            format!("v{}", function.version),
+            function.component.short(),
+            if function.public { "public" } else { "token" }.to_owned(),
+            utc_minute(function.deployed_unix_ms),
+            function.url,
+        ]
+    };
+    table(
+        ["name", "version", "component", "callers", "deployed (UTC)", "url"],
+        list.functions.into_iter().map(row),
+    )
+}
+
+#[derive(Deserialize)]
+struct Datasets {
+    datasets: Vec<Dataset>,
+}
+
+#[derive(Deserialize)]
+struct Dataset {
+    name: String,
+    version: u64,
+    digest: Digest,
+    size_bytes: u64,
+    shards: u64,
+    put_unix_ms: u64,
+}
+
+fn datasets(list: Datasets) -> String {
+    let row = |dataset: Dataset| {
+        [
+            dataset.name,
+            format!("v{}", dataset.version),
+            dataset.digest.short(),
+            format_bytes(dataset.size_bytes),
+            dataset.shards.to_string(),
+            utc_minute(dataset.put_unix_ms),
+        ]
+    };
+    table(
+        ["name", "version", "digest", "size", "shards", "put (UTC)"],
+        list.datasets.into_iter().map(row),
+    )
+}
+
+#[derive(Deserialize)]
+struct Nodes {
+    nodes: Vec<Node>,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    id: String,
+    roles: Vec<String>,
+    listening: Vec<String>,
+}
+
+fn nodes(list: Nodes) -> String {
+    let row = |node: Node| [node.id, node.roles.join(" "), node.listening.join(" ")];
+    table(["id", "roles", "listening"], list.nodes.into_iter().map(row))
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    tokens: Vec<TokenVersion>,
+}
+
+fn tokens(list: Tokens) -> String {
+    let row = |token: TokenVersion| {
+        let component = token
+            .component
+            .map(|component| format!("@{component:?}"))
+            .unwrap_or_default();
+        [
+            token.id,
+            format!("{}{component}", token.function),
+            token
+                .max_fuel_per_day
+                .map_or("any".to_owned(), |fuel| format!("{}/day", format_count(fuel))),
+            token.expires_unix_ms.map_or("never".to_owned(), utc_minute),
+            utc_minute(token.issued_unix_ms),
+        ]
+    };
+    table(
+        ["id", "function", "fuel", "expires (UTC)", "issued (UTC)"],
+        list.tokens.into_iter().map(row),
+    )
+}
+
+#[derive(Deserialize)]
+struct Pins {
+    pins: Vec<Digest>,
+}
+
+fn pins(list: Pins) -> String {
+    table(
+        ["digest"],
+        list.pins.into_iter().map(|digest| [digest.to_string()]),
+    )
+}

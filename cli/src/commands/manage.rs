@@ -1,0 +1,86 @@
+use anyhow::{Context, Result};
+use nearfield_protocol::units::format_bytes;
+use nearfield_protocol::{DatasetName, Digest};
+use serde_json::Value;
+
+use super::{Session, deploy};
+use crate::args::{PinArgs, RollbackArgs, Thing};
+use crate::client::segment;
+use crate::failure::{Exit, Failure};
+
+pub fn rollback(session: &Session, args: RollbackArgs) -> Result<()> {
+    let to = args
+        .to
+        .map(|version| format!("?to={version}"))
+        .unwrap_or_default();
+    let path = format!("/v1/functions/{}/rollback{to}", segment(args.function.as_str()));
+    let reply = session
+        .client
+        .change("POST", path, &Value::Null)
+        .with_context(|| format!("rolling `{}` back", args.function))?;
+    session.out.show(&reply, |reply: deploy::Reply| {
+        format!(
+            "{} v{} at {}, component {}",
+            reply.name, reply.version, reply.url, reply.component
+        )
+    })
+}
+
+pub fn rm(session: &Session, thing: Thing) -> Result<()> {
+    let (path, name) = match &thing {
+        Thing::Function(name) => (
+            format!("/v1/functions/{}", segment(name.as_str())),
+            name.to_string(),
+        ),
+        Thing::Dataset(name) => (
+            format!("/v1/datasets/{}", segment(name.as_str())),
+            name.to_string(),
+        ),
+        Thing::Token(id) => (format!("/v1/tokens/{}", segment(id)), id.clone()),
+        Thing::Node(id) => {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("`{id}` is a node, which this build cannot remove"),
+            )
+            .next("end its `nearfield up` with Ctrl-C")
+            .into());
+        }
+    };
+    let removed = session
+        .client
+        .delete(path)
+        .with_context(|| format!("removing `{name}`"))?;
+    session
+        .out
+        .show_as(&removed, || match removed["released_bytes"].as_u64() {
+            Some(bytes) => format!("{name} removed, {} released", format_bytes(bytes)),
+            None => format!("{name} removed"),
+        })
+}
+
+pub fn pin(session: &Session, args: PinArgs) -> Result<()> {
+    let digest = match args.target.strip_prefix("b3:") {
+        Some(_) => args.target.parse::<Digest>().map_err(usage)?,
+        None => newest(session, &args.target.parse().map_err(usage)?)?,
+    };
+    let path = format!("/v1/pins/{}", segment(&digest.to_string()));
+    let (done, verb) = match args.remove {
+        true => (session.client.delete(path)?, "no longer pinned"),
+        false => (session.client.change("PUT", path, &Value::Null)?, "pinned"),
+    };
+    session.out.show_as(&done, || format!("{digest} {verb}"))
+}
+
+fn newest(session: &Session, name: &DatasetName) -> Result<Digest> {
+    let list = session.client.get("/v1/datasets")?;
+    let datasets = list["datasets"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let found = datasets.iter().find(|dataset| dataset["name"] == name.as_str());
+    let missing = || Failure::new(Exit::NotFound, format!("there is no dataset `{name}`"));
+    let dataset = found.ok_or_else(|| missing().next("see `nearfield ls datasets`"))?;
+    let digest = dataset["digest"].as_str().context("the node names no digest")?;
+    Ok(digest.parse()?)
+}
+
+fn usage(error: impl std::fmt::Display) -> Failure {
+    Failure::new(Exit::Usage, error.to_string())
+}

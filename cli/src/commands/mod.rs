@@ -1,0 +1,66 @@
+//! What each verb does; a file a verb or a family of them.
+
+mod build;
+mod call;
+mod deploy;
+mod describe;
+mod dev;
+mod doctor;
+mod explain;
+mod get;
+mod logs;
+mod ls;
+mod manage;
+mod new;
+mod put;
+mod token;
+
+use anyhow::Result;
+
+use crate::args::{Args, Verb};
+use crate::client::Client;
+use crate::output::Output;
+use crate::{interrupt, up};
+
+/// What verbs work with.
+pub struct Session {
+    pub client: Client,
+    pub out: Output,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let Args { global, verb } = args;
+    let data_dir = global.data_dir();
+    let verb = match verb {
+        Verb::Up(args) => return up::run(crate::args::UpArgs { data_dir, ..args }, global.json),
+        Verb::CompileComponent { lane, input, output } => {
+            std::process::exit(nearfield_host::compiler_main(&lane, &input, &output))
+        }
+        verb => verb,
+    };
+    interrupt::watch()?;
+    let session = Session {
+        client: Client::new(&global.url, global.token, &data_dir),
+        out: Output { json: global.json },
+    };
+    match verb {
+        Verb::Up(_) | Verb::CompileComponent { .. } => unreachable!("ran above"),
+        Verb::Put(args) => put::run(&session, args),
+        Verb::Get(args) => get::run(&session, args),
+        Verb::New(args) => new::run(&session, args),
+        Verb::Build(args) => build::run(&session, args),
+        Verb::Test(args) => build::test(args),
+        Verb::Dev(args) => dev::run(&session, args),
+        Verb::Deploy(args) => deploy::run(&session, args),
+        Verb::Call(args) => call::run(&session, args),
+        Verb::Ls(args) => ls::run(&session, args.what),
+        Verb::Describe(args) => describe::run(&session, args.thing),
+        Verb::Logs(args) => logs::run(&session, args),
+        Verb::Rollback(args) => manage::rollback(&session, args),
+        Verb::Rm(args) => manage::rm(&session, args.thing),
+        Verb::Pin(args) => manage::pin(&session, args),
+        Verb::Token(args) => token::run(&session, args.verb),
+        Verb::Explain(args) => explain::run(&session, args.id),
+        Verb::Doctor => doctor::run(&session, &data_dir),
+    }
+}

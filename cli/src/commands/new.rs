@@ -1,0 +1,96 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::Session;
+use crate::args::{NewArgs, Template};
+use crate::failure::{Exit, Failure};
+use crate::interrupt::Partial;
+
+/// Path and text of each file; `{{name}}` and `{{sdk}}` are filled in.
+const HTTP: &[(&str, &str)] = &[
+    ("Cargo.toml", include_str!("../../templates/http/Cargo.toml")),
+    (
+        "nearfield.toml",
+        include_str!("../../templates/http/nearfield.toml"),
+    ),
+    (".gitignore", include_str!("../../templates/http/.gitignore")),
+    ("src/lib.rs", include_str!("../../templates/http/src/lib.rs")),
+];
+
+pub fn run(session: &Session, args: NewArgs) -> Result<()> {
+    let name = args.name.as_str();
+    let crate_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.chars().all(crate_name) {
+        let failure = Failure::new(Exit::Usage, format!("`{name}` can name a function but no crate"));
+        return Err(failure
+            .next("start with a letter, and use letters, digits, - and _")
+            .into());
+    }
+    let files = match args.template {
+        Template::Http => HTTP,
+    };
+    let dir = PathBuf::from(name);
+    fs::create_dir(&dir).with_context(|| format!("making the folder {name}"))?;
+    let partial = Partial::new(&dir);
+    write(&dir, files, name)?;
+    drop(partial);
+
+    let text = format!("{name}: next, `cd {name}`, then `nearfield test` and `nearfield dev`");
+    session
+        .out
+        .show_as(&json!({ "name": name, "path": dir.canonicalize()? }), || text)
+}
+
+fn write(dir: &Path, files: &[(&str, &str)], name: &str) -> Result<()> {
+    let sdk = sdk();
+    for (path, text) in files {
+        let path = dir.join(path);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let text = text.replace("{{name}}", name).replace("{{sdk}}", &sdk);
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The SDK as a dependency: beside this crate while it runs where it was built, else by version.
+fn sdk() -> String {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk");
+    match beside.canonicalize() {
+        Ok(path) => format!(
+            "{{ path = {} }}",
+            toml::Value::from(path.to_string_lossy().into_owned())
+        ),
+        Err(_) => format!("\"{}\"", env!("CARGO_PKG_VERSION")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_is_a_crate_with_a_good_manifest() {
+        let home = tempfile::tempdir().unwrap();
+        write(home.path(), HTTP, "hello").unwrap();
+        let cargo: toml::Table = fs::read_to_string(home.path().join("Cargo.toml"))
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert_eq!(cargo["package"]["name"].as_str(), Some("hello"));
+        assert!(
+            cargo["dependencies"]["nearfield"]["path"]
+                .as_str()
+                .unwrap()
+                .ends_with("/sdk")
+        );
+        let manifest = crate::project::read(home.path()).unwrap();
+        assert!(manifest.function.contains_key(&"hello".parse().unwrap()));
+        let source = fs::read_to_string(home.path().join("src/lib.rs")).unwrap();
+        assert!(!source.contains("{{name}}") && !source.contains("{{sdk}}"));
+    }
+}

@@ -1,0 +1,120 @@
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use nearfield_protocol::units::format_bytes;
+use serde::Deserialize;
+
+use super::Session;
+use crate::archive::Folder;
+use crate::args::PutArgs;
+use crate::client::segment;
+use crate::failure::{Exit, Failure};
+
+#[derive(Deserialize)]
+struct Stored {
+    name: String,
+    version: u64,
+    digest: String,
+    split: String,
+    bytes: u64,
+    shards: u64,
+    new_shards: u64,
+    new_bytes: u64,
+}
+
+pub fn run(session: &Session, args: PutArgs) -> Result<()> {
+    let started = Instant::now();
+    let input = open(&args.path)?;
+    let mut path = format!(
+        "/v1/datasets/{}?source={}&split={}&shard-size={}&folder={}",
+        segment(args.name.as_str()),
+        segment(&source(&args.path)?),
+        segment(&args.split),
+        args.shard_size,
+        input.folder,
+    );
+    if let Some(version) = args.if_version {
+        path.push_str(&format!("&if-version={version}"));
+    }
+    let bar = session.out.bytes_bar(input.bytes);
+    let stored = session.client.upload(path, bar.wrap_read(input.read));
+    bar.finish_and_clear();
+    let stored = stored.with_context(|| format!("putting {} as `{}`", args.path.display(), args.name))?;
+    session.out.show(&stored, |stored: Stored| {
+        let seconds = started.elapsed().as_secs_f64();
+        session.out.notice(&format!(
+            "{} in {seconds:.1} s; {} of {} shards new, {} stored",
+            format_bytes(stored.bytes),
+            stored.new_shards,
+            stored.shards,
+            format_bytes(stored.new_bytes),
+        ));
+        format!(
+            "{} v{} {} ({}, {} shards)",
+            stored.name, stored.version, stored.digest, stored.split, stored.shards
+        )
+    })
+}
+
+struct Input {
+    read: Box<dyn Read>,
+    /// Unknown for pipes.
+    bytes: Option<u64>,
+    folder: bool,
+}
+
+fn open(path: &Path) -> Result<Input> {
+    if path == Path::new("-") {
+        return Ok(Input {
+            read: Box::new(io::stdin()),
+            bytes: None,
+            folder: false,
+        });
+    }
+    let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            Failure::new(Exit::NotFound, format!("there is no {}", path.display())).into()
+        }
+        _ => anyhow::Error::new(error).context(format!("reading {}", path.display())),
+    })?;
+    if metadata.is_dir() {
+        let folder = Folder::read(path)?;
+        let bytes = Some(folder.tar_bytes());
+        return Ok(Input {
+            read: Box::new(folder.pack()?),
+            bytes,
+            folder: true,
+        });
+    }
+    let file = File::open(path).with_context(|| format!("reading {}", path.display()))?;
+    let bytes = metadata.is_file().then_some(metadata.len());
+    Ok(Input {
+        read: Box::new(file),
+        bytes,
+        folder: false,
+    })
+}
+
+/// The file's own name: what the node guesses the split from, and what it tells functions.
+fn source(path: &Path) -> Result<String> {
+    if path == Path::new("-") {
+        return Ok("-".to_owned());
+    }
+    // `.` and `photos/..` have no name of their own.
+    let named = if path.file_name().is_some() {
+        path.to_owned()
+    } else {
+        path.canonicalize()?
+    };
+    match named.file_name().map(|name| name.to_str()) {
+        Some(Some(name)) => Ok(name.to_owned()),
+        Some(None) => bail!(
+            "the name of {} is not UTF-8; rename it, or put it from standard input",
+            path.display()
+        ),
+        None => Ok("/".to_owned()),
+    }
+}

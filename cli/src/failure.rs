@@ -1,0 +1,180 @@
+//! What went wrong, as a message for people and an exit code for scripts.
+
+use std::io;
+use std::process::ExitCode;
+
+use nearfield_protocol::{Problem, ProblemKind};
+
+use crate::project::BadManifest;
+
+/// Exit codes; part of the contract with scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    Failed = 1,
+    Usage = 2,
+    FunctionFailed = 3,
+    NotFound = 4,
+    Unreachable = 5,
+    NotAllowed = 6,
+    OverLimit = 7,
+    TimedOut = 124,
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// A refusal that names a limit is one over a limit, whatever its kind's usual cause.
+    pub fn of_problem(problem: &Problem) -> Exit {
+        use ProblemKind::*;
+        match problem.kind {
+            OutOfFuel | Timeout | Trap | NoResponse | BadResponse | OutOfMemory | TooManyHandles => {
+                Exit::FunctionFailed
+            }
+            UnknownFunction | UnknownDataset | UnknownBlob | UnknownPath | UnknownRoute | UnknownCall
+            | UnknownToken => Exit::NotFound,
+            Unauthorized | Forbidden => Exit::NotAllowed,
+            BodyTooLarge | TooManyRequests | HeadersTooLarge | StoreFull => Exit::OverLimit,
+            BadInput | BadManifest | RefusedComponent if problem.limit.is_some() => Exit::OverLimit,
+            RequestTimeout => Exit::TimedOut,
+            BadRequest | MethodNotAllowed | Conflict | RangeNotSatisfiable | RefusedComponent
+            | BadManifest | BadInput | Internal | Corrupt | Overload | Draining => Exit::Failed,
+        }
+    }
+
+    /// For an answer that is no problem of ours, such as a proxy's.
+    pub fn of_status(status: u16) -> Exit {
+        match status {
+            401 | 403 => Exit::NotAllowed,
+            404 => Exit::NotFound,
+            408 => Exit::TimedOut,
+            413 | 429 | 431 => Exit::OverLimit,
+            _ => Exit::Failed,
+        }
+    }
+
+    fn of(error: &anyhow::Error) -> Exit {
+        error.chain().find_map(known).unwrap_or(Exit::Failed)
+    }
+}
+
+fn known(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    let failure = cause.downcast_ref::<Failure>().map(|failure| failure.exit);
+    failure.or_else(|| cause.downcast_ref::<Problem>().map(Exit::of_problem))
+}
+
+/// An error whose exit code and next step are known where it arises.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    what: String,
+    next: Option<String>,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, what: impl Into<String>) -> Self {
+        Failure {
+            exit,
+            what: what.into(),
+            next: None,
+        }
+    }
+
+    /// The command or change that helps.
+    pub fn next(mut self, step: impl Into<String>) -> Self {
+        self.next = Some(step.into());
+        self
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Says it on stderr and returns the exit code.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    if reader_left(error) {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("{}", message(error));
+    ExitCode::from(Exit::of(error) as u8)
+}
+
+/// `error: ` with the thing and its causes, then the next step on a line of its own.
+pub fn message(error: &anyhow::Error) -> String {
+    if let Some(bad) = error.downcast_ref::<BadManifest>() {
+        return bad.render();
+    }
+    let text = format!("error: {error:#}");
+    match error.chain().find_map(next_step) {
+        Some(step) => format!("{text}\n next: {step}"),
+        None => text,
+    }
+}
+
+fn next_step(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return failure.next.clone();
+    }
+    let step = match cause.downcast_ref::<Problem>()?.kind {
+        ProblemKind::Unauthorized => {
+            "pass --token, set NEARFIELD_TOKEN, or name the node's folder with --data-dir"
+        }
+        ProblemKind::UnknownFunction => "see `nearfield ls functions`",
+        ProblemKind::UnknownDataset => "see `nearfield ls datasets`",
+        ProblemKind::UnknownToken => "see `nearfield ls tokens`",
+        _ => return None,
+    };
+    Some(step.to_owned())
+}
+
+/// `nearfield ls … | head` closes our stdout early: nobody is left to tell, and nothing went wrong.
+fn reader_left(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_has_the_exit_code_that_the_manual_says() {
+        for &kind in ProblemKind::ALL {
+            let expected = match (kind.slug(), kind.status()) {
+                ("out-of-fuel" | "timeout" | "trap" | "no-response" | "bad-response", _) => 3,
+                ("out-of-memory" | "too-many-handles", _) => 3,
+                ("store-full", _) | (_, 413 | 429 | 431) => 7,
+                (_, 401 | 403) => 6,
+                (_, 404) => 4,
+                (_, 408) => 124,
+                _ => 1,
+            };
+            assert_eq!(
+                Exit::of_problem(&Problem::new(kind, "")) as u8,
+                expected,
+                "{}",
+                kind.slug()
+            );
+        }
+        let too_long =
+            Problem::new(ProblemKind::BadInput, "a record is too long").with_limit("record = 64 MiB");
+        assert_eq!(Exit::of_problem(&too_long), Exit::OverLimit);
+    }
+
+    #[test]
+    fn context_keeps_the_code_and_the_next_step() {
+        let failure = Failure::new(Exit::Unreachable, "no node answers").next("start one");
+        let error = anyhow::Error::new(failure).context("putting `logs`");
+        assert_eq!(Exit::of(&error), Exit::Unreachable);
+        assert_eq!(
+            message(&error),
+            "error: putting `logs`: no node answers\n next: start one"
+        );
+    }
+}

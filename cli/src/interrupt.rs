@@ -1,0 +1,54 @@
+//! Ctrl-C: what is half written goes, and the process ends with 130.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result};
+
+use crate::failure::Exit;
+
+/// Files and folders to remove if the user interrupts. A mutex, since the watching thread reads it.
+static PARTIAL: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Starts watching. Not for `up`, which shuts a node down in order instead.
+pub fn watch() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context("watching for Ctrl-C")?;
+    std::thread::spawn(move || {
+        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+            // Held until the end, so that no other thread finishes or begins a file meanwhile.
+            let partial = paths();
+            for path in partial.iter() {
+                let _ = if path.is_dir() {
+                    std::fs::remove_dir_all(path)
+                } else {
+                    std::fs::remove_file(path)
+                };
+            }
+            std::process::exit(Exit::Interrupted as i32);
+        }
+    });
+    Ok(())
+}
+
+/// Something half written, removed by an interrupt while this lives.
+pub struct Partial(PathBuf);
+
+impl Partial {
+    pub fn new(path: &Path) -> Self {
+        paths().push(path.to_owned());
+        Partial(path.to_owned())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        paths().retain(|path| *path != self.0);
+    }
+}
+
+fn paths() -> MutexGuard<'static, Vec<PathBuf>> {
+    PARTIAL.lock().unwrap_or_else(PoisonError::into_inner)
+}

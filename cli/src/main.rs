@@ -1,0 +1,27 @@
+//! `nearfield`: the one binary. A node (`up`) and everything a user types at one.
+//!
+//! `args` says what can be typed, `commands` does it, `client` speaks with a node's admin API,
+//! `failure` turns what went wrong into a message and an exit code.
+
+mod archive;
+mod args;
+mod client;
+mod commands;
+mod failure;
+mod guest;
+mod interrupt;
+mod local;
+mod output;
+mod project;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match commands::run(args::Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}

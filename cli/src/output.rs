@@ -1,0 +1,211 @@
+//! What users see: results on stdout, as text or as one JSON value; notices and progress on stderr, and
+//! only where a person looks at it.
+
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nearfield_protocol::units::format_bytes;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    pub json: bool,
+}
+
+impl Output {
+    /// The result: `value` itself, or what `human` says of it. Fields that this build does not know stay in JSON.
+    pub fn show<T: DeserializeOwned>(&self, value: &Value, human: impl FnOnce(T) -> String) -> Result<()> {
+        if self.json {
+            return self.text(&format!("{value:#}"));
+        }
+        let known = serde_json::from_value(value.clone())
+            .context("the node's answer is not what this build expects; are both of the same version?")?;
+        self.text(&human(known))
+    }
+
+    /// The same when nothing has to be read from `value`.
+    pub fn show_as(&self, value: &Value, human: impl FnOnce() -> String) -> Result<()> {
+        self.text(&if self.json { format!("{value:#}") } else { human() })
+    }
+
+    /// Text on stdout, ended by one line end.
+    pub fn text(&self, text: &str) -> Result<()> {
+        let mut stdout = io::stdout().lock();
+        if !text.is_empty() {
+            writeln!(stdout, "{}", text.trim_end())?;
+        }
+        Ok(stdout.flush()?)
+    }
+
+    /// Something a person may want to know meanwhile.
+    pub fn notice(&self, text: &str) {
+        if io::stderr().is_terminal() {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Bytes with rate and, if the total is known, the time left.
+    pub fn bytes_bar(&self, total: Option<u64>) -> ProgressBar {
+        const KNOWN: &str = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+        const UNKNOWN: &str = "{spinner} {bytes} {bytes_per_sec}";
+        let bar = ProgressBar::with_draw_target(total, target());
+        bar.with_style(style(if total.is_some() { KNOWN } else { UNKNOWN }))
+    }
+
+    /// One line that changes.
+    pub fn spinner(&self) -> ProgressBar {
+        ProgressBar::with_draw_target(None, target()).with_style(style("{spinner} {wide_msg}"))
+    }
+}
+
+fn target() -> ProgressDrawTarget {
+    if io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Columns as wide as their widest cell; the last is not padded.
+pub fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_uppercase)).chain(rows).collect();
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Any JSON as indented `key: value`, sizes and times in people's units by the ending of their key.
+pub fn tree(value: &Value) -> String {
+    let mut text = String::new();
+    branch(&mut text, value, 0);
+    text
+}
+
+fn branch(text: &mut String, value: &Value, depth: usize) {
+    let indent = "  ".repeat(depth);
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let children = match value {
+                    Value::Object(fields) => fields.len(),
+                    Value::Array(items) => items.len(),
+                    leaf => {
+                        text.push_str(&format!("{indent}{key}: {}\n", scalar(key, leaf)));
+                        continue;
+                    }
+                };
+                if children > 0 {
+                    text.push_str(&format!("{indent}{key}:\n"));
+                    branch(text, value, depth + 1);
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                let mut inner = String::new();
+                branch(&mut inner, item, depth + 1);
+                // The first line's indentation makes room for the dash.
+                text.push_str(&format!("{indent}- {}\n", inner.trim()));
+            }
+        }
+        leaf => text.push_str(&format!("{indent}{}\n", scalar("", leaf))),
+    }
+}
+
+fn scalar(key: &str, value: &Value) -> String {
+    match (value, value.as_u64()) {
+        (Value::String(text), _) => text.clone(),
+        (_, Some(bytes)) if key.ends_with("bytes") => format_bytes(bytes),
+        (_, Some(unix_ms)) if key.ends_with("unix_ms") => utc(unix_ms),
+        _ => value.to_string(),
+    }
+}
+
+/// `2026-11-23 03:36:25.120`, in UTC; cut it where less will do.
+pub fn utc(unix_ms: u64) -> String {
+    let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
+    format!(
+        "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{:03}",
+        ms % 1000
+    )
+}
+
+/// To the minute, for tables.
+pub fn utc_minute(unix_ms: u64) -> String {
+    utc(unix_ms)[..16].to_owned()
+}
+
+/// Days since 1970 as year, month, day: Howard Hinnant, "chrono-compatible low-level date algorithms".
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 {
+        march_month + 3
+    } else {
+        march_month - 9
+    };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn times_are_the_calendars() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00.000");
+        assert_eq!(utc(951_782_400_000), "2000-02-29 00:00:00.000");
+        assert_eq!(utc(1_795_405_000_123), "2026-11-23 03:36:40.123");
+    }
+
+    #[test]
+    fn tables_align() {
+        let text = table(
+            ["name", "size"],
+            [["a".into(), "1".into()], ["longer".into(), "22".into()]],
+        );
+        assert_eq!(text, "NAME    SIZE\na       1\nlonger  22\n");
+    }
+
+    #[test]
+    fn trees_read_like_a_page() {
+        let value =
+            json!({ "name": "f", "size_bytes": 4096, "none": [], "list": [{ "a": 1, "b": 2 }, { "a": 3 }] });
+        let text = tree(&value);
+        for line in [
+            "name: f\n",
+            "size_bytes: 4.0 KiB\n",
+            "list:\n  - a: 1\n    b: 2\n  - a: 3\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!text.contains("none"));
+    }
+}

@@ -1,0 +1,262 @@
+//! `nearfield up`: the composition root. Every long-lived task of a node starts here.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, BufReader, IsTerminal};
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nearfield_gateway::{
+    Admission, Auth, Calls, Catalog, Gateway, Hosts, Metrics, Routes, Side, load_or_create_admin_token, serve,
+};
+use nearfield_host::{CompilerCommand, Host, HostOptions, Logs};
+use nearfield_net::{Identity, Node};
+use nearfield_protocol::Digest;
+use nearfield_store::{Store, StoreOptions};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::{self, pki_types};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::UpArgs;
+use crate::local::LocalHost;
+
+/// How much guests stand back behind listeners and control, as a nice value.
+const GUEST_NICE: i32 = 5;
+/// One blob is hashed again this often: 4 MiB a second, a terabyte in three days.
+const SCRUB_INTERVAL: Duration = Duration::from_secs(1);
+/// What a secret derived from the node's key is for.
+const TOKEN_PURPOSE: &str = "nearfield 2026-11 function tokens";
+
+/// Runs a node until it is told to stop.
+pub fn run(args: UpArgs, json: bool) -> anyhow::Result<()> {
+    start_logs();
+    let tls = acceptor(&args)?;
+    for (name, address) in [("--listen", args.listen), ("--admin", args.admin)] {
+        if !address.ip().is_loopback() && tls.is_none() && !args.insecure {
+            bail!(
+                "{name} {address} would serve tokens in plain text to the network: give --tls-cert and \
+                 --tls-key, or --insecure if something in front of it encrypts"
+            );
+        }
+    }
+    let guests = guest_runtime().context("starting the guests' threads")?;
+    let control = Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("nearfield")
+        .build()
+        .context("starting threads")?;
+    let ended = control.block_on(node(args, json, tls, &guests));
+    // Guests that still run have no listener any more.
+    guests.shutdown_background();
+    ended
+}
+
+async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, guests: &Runtime) -> anyhow::Result<()> {
+    let data_dir = args.data_dir.as_path();
+    let functions = bind(args.listen, "--listen").await?;
+    let admin = bind(args.admin, "--admin").await?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
+        .with_context(|| format!("making the data folder {}", data_dir.display()))?;
+
+    let store_options = StoreOptions {
+        max_bytes: args.max_bytes,
+        ..StoreOptions::default()
+    };
+    let store = Store::open(data_dir, store_options).await?;
+    let key = data_dir.join("node.key");
+    let identity =
+        Identity::load_or_create(&key).with_context(|| format!("the node's key {}", key.display()))?;
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    let node = Node::open(data_dir, &identity, store.clone(), loopback).await?;
+    let (logs, log_writer) = Logs::open(data_dir.join("logs"))?;
+    let host = Host::new(
+        store.clone(),
+        HostOptions {
+            code_dir: data_dir.join("code"),
+            compiler: CompilerCommand {
+                program: std::env::current_exe()
+                    .context("finding this executable, which compiles components")?,
+                arguments: vec!["compile-component".into()],
+            },
+            guests: guests.handle().clone(),
+            logs,
+        },
+    )?;
+    let token_file = data_dir.join("admin.token");
+    let token = load_or_create_admin_token(&token_file)
+        .with_context(|| format!("the admin token {}", token_file.display()))?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let functions_url = format!("{scheme}://{}", functions.local_addr()?);
+    let admin_url = format!("{scheme}://{}", admin.local_addr()?);
+
+    let gateway = Arc::new(Gateway {
+        auth: Auth::new(&token, identity.derive(TOKEN_PURPOSE)).context("the key for function tokens")?,
+        admission: Admission::default(),
+        routes: Routes::default(),
+        hosts: Hosts::new(node.id()),
+        calls: Calls::default(),
+        metrics: Metrics::default(),
+        dispatch: Arc::new(LocalHost { id: node.id(), host }),
+        started: Instant::now(),
+        max_store_bytes: args.max_bytes,
+        functions_url: functions_url.clone(),
+        catalog: Catalog::new(store.clone(), node.clone()),
+    });
+
+    let stop = CancellationToken::new();
+    let log_writer = tokio::spawn(log_writer.run());
+    let scrubber = tokio::spawn(scrub(store.clone(), stop.clone()));
+    let serving = [
+        tokio::spawn(serve(
+            gateway.clone(),
+            Side::Functions,
+            functions,
+            tls.clone(),
+            stop.clone(),
+        )),
+        tokio::spawn(serve(gateway.clone(), Side::Admin, admin, tls, stop.clone())),
+    ];
+    announce(json, &node, &functions_url, &admin_url, data_dir);
+
+    stopped().await?;
+    eprintln!(
+        "stopping: no new connections; open ones have {} s",
+        nearfield_gateway::DRAIN.as_secs()
+    );
+    stop.cancel();
+    for listener in serving {
+        listener.await?;
+    }
+    scrubber.await?;
+    drop(gateway);
+    node.shutdown().await;
+    store.shutdown().await;
+    // The writer ends with the last guest's log; a guest that never ends must not hold the node.
+    log_writer.abort();
+    Ok(())
+}
+
+/// Where everything is, on stdout: people read it, scripts parse it.
+fn announce(json: bool, node: &Node, functions_url: &str, admin_url: &str, data_dir: &Path) {
+    if json {
+        let value = json!({
+            "node": node.id().to_string(),
+            "functions_url": functions_url,
+            "admin_url": admin_url,
+            "data_dir": data_dir,
+        });
+        println!("{value}");
+        return;
+    }
+    println!("nearfield {} is up", env!("CARGO_PKG_VERSION"));
+    println!("  functions  {functions_url}");
+    println!("  admin      {admin_url}");
+    println!("  data       {}", data_dir.display());
+    println!("  node       {}", node.id());
+    println!("Put data with `nearfield put PATH --name NAME`, make a function with `nearfield new NAME`.");
+}
+
+async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            bail!(
+                "{address} is taken, perhaps by another nearfield: stop that, or choose another with {flag}"
+            )
+        }
+        Err(error) => Err(error).with_context(|| format!("listening on {address}")),
+    }
+}
+
+/// The threads that run guests and nothing else: as many as cores, a little less urgent than ours.
+fn guest_runtime() -> io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("nearfield-guest")
+        .on_thread_start(|| {
+            // On Linux this concerns the calling thread alone. If it is refused, guests are as urgent.
+            let _ = rustix::process::setpriority_process(None, GUEST_NICE);
+        })
+        .build()
+}
+
+/// Hashes one blob after another, slowly, for as long as the node runs.
+async fn scrub(store: Store, stop: CancellationToken) {
+    let start = Digest::from_bytes([0; 32]);
+    let mut after = start;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SCRUB_INTERVAL) => {}
+        }
+        after = match store.scrub_next(after).await {
+            Ok(next) => next.unwrap_or(start),
+            Err(error) => {
+                tracing::error!(%error, "scrubbing");
+                start
+            }
+        };
+    }
+}
+
+/// Ends at SIGINT or SIGTERM.
+async fn stopped() -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+fn acceptor(args: &UpArgs) -> anyhow::Result<Option<TlsAcceptor>> {
+    let (cert, key) = match (&args.tls_cert, &args.tls_key) {
+        (Some(cert), Some(key)) => (cert, key),
+        (None, None) => return Ok(None),
+        _ => bail!("--tls-cert and --tls-key go together"),
+    };
+    let open = |path: &Path| {
+        fs::File::open(path)
+            .map(BufReader::new)
+            .with_context(|| format!("opening {}", path.display()))
+    };
+    use pki_types::pem::PemObject;
+    let chain: Vec<_> = pki_types::CertificateDer::pem_reader_iter(open(cert)?)
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("{} is no PEM certificate chain", cert.display()))?;
+    let key = pki_types::PrivateKeyDer::from_pem_reader(open(key)?)
+        .with_context(|| format!("{} is no PEM private key", key.display()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .context("certificate and key do not fit together")?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Some(TlsAcceptor::from(Arc::new(config))))
+}
+
+/// Logs go to stderr: text for people, JSON lines otherwise. `RUST_LOG` chooses what.
+fn start_logs() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| "warn,nearfield=info".into());
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    // A second subscriber is only possible in a process that has one already.
+    let _ = if io::stderr().is_terminal() {
+        subscriber.try_init()
+    } else {
+        subscriber.json().try_init()
+    };
+}

@@ -1,0 +1,163 @@
+//! What a host must survive: one misbehaviour for each path. The tests ask for them all, and then whether the host
+//! still answers.
+//!
+//! | path | what it does | what should end it |
+//! | --- | --- | --- |
+//! | `/loop` | computes for ever | fuel |
+//! | `/memory` | allocates and touches for ever | the memory limit |
+//! | `/recurse` | recurses for ever | the stack limit |
+//! | `/sleep` | waits an hour | the timeout |
+//! | `/panic` | panics | is a trap |
+//! | `/never` | returns without a response | is an error |
+//! | `/half` | promises 1,000 bytes, sends 500, traps | is a broken transfer |
+//! | `/logs` | writes 100 MB of logs, then answers | the log limit cuts them |
+//! | `/handles` | makes resources for ever | the handle limit |
+//! | `/header` | sends a header of 10 MB | the header limit |
+//! | `/call?url=…` | asks another server, itself perhaps, and answers with its status | grants, the call depth |
+//!
+//! Any other path answers `ok`.
+#![cfg(target_family = "wasm")]
+
+use std::hint::black_box;
+
+use wasip2::clocks::monotonic_clock;
+use wasip2::exports::http::incoming_handler::Guest;
+use wasip2::http::outgoing_handler;
+use wasip2::http::types::{
+    Fields, IncomingRequest, OutgoingBody, OutgoingRequest, OutgoingResponse, ResponseOutparam, Scheme,
+};
+
+struct Hostile;
+
+impl Guest for Hostile {
+    fn handle(request: IncomingRequest, out: ResponseOutparam) {
+        let target = request.path_with_query().unwrap_or_default();
+        match target.split('?').next().unwrap_or_default() {
+            "/loop" => spin(),
+            "/memory" => fill_memory(),
+            "/recurse" => answer(out, &recurse(0).to_string()),
+            "/sleep" => sleep(),
+            "/panic" => panic!("as asked"),
+            "/never" => drop(out),
+            "/half" => half(out),
+            "/logs" => {
+                flood_logs();
+                answer(out, "ok");
+            }
+            "/handles" => hoard_handles(),
+            "/header" => huge_header(out),
+            "/call" => answer(out, &call(target.split_once("url=").map_or("", |(_, url)| url))),
+            _ => answer(out, "ok"),
+        }
+    }
+}
+
+wasip2::http::proxy::export!(Hostile);
+
+fn spin() {
+    let mut turns = 0u64;
+    loop {
+        turns = black_box(turns).wrapping_add(1);
+    }
+}
+
+fn fill_memory() {
+    loop {
+        // Ones, since zeroes could come untouched from the host.
+        std::mem::forget(black_box(vec![1u8; 1 << 20]));
+    }
+}
+
+#[expect(unconditional_recursion, reason = "as asked")]
+fn recurse(depth: u64) -> u64 {
+    let frame = black_box([depth; 64]);
+    recurse(depth + 1) + frame[0]
+}
+
+fn sleep() {
+    const HOUR_NS: u64 = 3_600_000_000_000;
+    monotonic_clock::subscribe_duration(HOUR_NS).block();
+}
+
+fn half(out: ResponseOutparam) {
+    let headers = Fields::new();
+    headers
+        .append("content-length", b"1000")
+        .expect("a header of ours");
+    let response = OutgoingResponse::new(headers);
+    let body = response.body().expect("a body is taken once");
+    ResponseOutparam::set(out, Ok(response));
+    let stream = body.write().expect("a stream is taken once");
+    stream
+        .blocking_write_and_flush(&[b'x'; 500])
+        .expect("the client is there");
+    panic!("half is sent");
+}
+
+fn flood_logs() {
+    const LINES: usize = 100_000_000 / 4096;
+    let stderr = wasip2::cli::stderr::get_stderr();
+    let mut line = [b'x'; 4096];
+    line[4095] = b'\n';
+    for _ in 0..LINES {
+        // A host that stops listening is not told twice, but tried again all the same.
+        let _ = stderr.blocking_write_and_flush(&line);
+    }
+}
+
+fn hoard_handles() {
+    loop {
+        std::mem::forget(Fields::new());
+    }
+}
+
+fn huge_header(out: ResponseOutparam) {
+    let headers = Fields::new();
+    headers
+        .append("x-huge", &vec![b'x'; 10_000_000])
+        .expect("the host takes a header of any size");
+    respond(out, headers, "ok");
+}
+
+/// The status of a GET of `url`, or why there is none.
+fn call(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some(("https", rest)) => (Scheme::Https, rest),
+        Some((_, rest)) => (Scheme::Http, rest),
+        None => return "no url".to_owned(),
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let request = OutgoingRequest::new(Fields::new());
+    let set = request
+        .set_scheme(Some(&scheme))
+        .and_then(|()| request.set_authority(Some(authority)))
+        .and_then(|()| request.set_path_with_query(Some(if path.is_empty() { "/" } else { path })));
+    if set.is_err() {
+        return "a bad url".to_owned();
+    }
+    let pending = match outgoing_handler::handle(request, None) {
+        Ok(pending) => pending,
+        Err(error) => return format!("{error:?}"),
+    };
+    pending.subscribe().block();
+    match pending.get() {
+        Some(Ok(Ok(response))) => response.status().to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn answer(out: ResponseOutparam, text: &str) {
+    respond(out, Fields::new(), text);
+}
+
+fn respond(out: ResponseOutparam, headers: Fields, text: &str) {
+    let response = OutgoingResponse::new(headers);
+    let body = response.body().expect("a body is taken once");
+    ResponseOutparam::set(out, Ok(response));
+    let stream = body.write().expect("a stream is taken once");
+    stream
+        .blocking_write_and_flush(text.as_bytes())
+        .expect("the client is there");
+    drop(stream);
+    OutgoingBody::finish(body, None).expect("a body is finished once");
+}

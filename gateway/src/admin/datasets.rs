@@ -1,0 +1,310 @@
+//! Datasets over the admin API.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use nearfield_protocol::{DatasetName, Digest, Problem, ProblemKind, Split};
+use nearfield_store::{Dataset, PutRequest, Store, pack};
+use serde_json::json;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::{Asked, parse_digest};
+use crate::body::{Body, BodyFault, BoundedBody};
+use crate::catalog::unknown_dataset;
+use crate::content::{self, Content};
+use crate::reply::{self, store_problem};
+use crate::server::Gateway;
+
+/// What shards are cut towards unless asked otherwise.
+const SHARD_BYTES: u32 = 4 << 20;
+/// Bounds of `shard-size`: what the cutter can aim at.
+const SHARD_BYTES_RANGE: std::ops::RangeInclusive<u32> = (64 << 10)..=(4 << 20);
+/// Shards and sources that a description lists.
+const MAX_LISTED: usize = 1_000;
+const MAX_LISTED_SOURCES: usize = 100;
+/// A tar stream's pieces on their way out.
+const TAR_PIECE_BYTES: usize = 256 << 10;
+/// Pieces that may wait for a slow client.
+const TAR_PIECES: usize = 8;
+
+pub fn list(gateway: &Gateway) -> Response<Body> {
+    let records = gateway.catalog.node.records();
+    let datasets: Vec<_> = records
+        .datasets()
+        .map(|newest| {
+            json!({
+                "name": newest.name,
+                "version": newest.version,
+                "digest": newest.digest,
+                "size_bytes": newest.size_bytes,
+                "shards": newest.shards,
+                "put_unix_ms": newest.put_unix_ms,
+                "versions": records.dataset_versions(&newest.name).len(),
+            })
+        })
+        .collect();
+    reply::json(StatusCode::OK, &json!({ "datasets": datasets }))
+}
+
+pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Response<Body>, Problem> {
+    let name = parse_name(name)?;
+    let split = match asked.parameter("split") {
+        None | Some("auto") => None,
+        Some(_) => asked.parsed::<Split>("split")?,
+    };
+    let shard_size_bytes = asked.parsed::<u32>("shard-size")?.unwrap_or(SHARD_BYTES);
+    if !SHARD_BYTES_RANGE.contains(&shard_size_bytes) {
+        return Err(Problem::new(
+            ProblemKind::BadRequest,
+            format!("shard-size = {shard_size_bytes} bytes is not between 64 KiB and 4 MiB"),
+        ));
+    }
+    let request = PutRequest {
+        source: asked.parameter("source").unwrap_or(name.as_str()).to_owned(),
+        split,
+        shard_size_bytes,
+        folder: asked.flag("folder")?,
+    };
+    let if_version = asked.parsed::<u64>("if-version")?;
+    let fault = BodyFault::default();
+    // Data has no size limit of its own: the store's quota and the disk bound it.
+    let body = BoundedBody::new(asked.request.into_body(), u64::MAX, fault.clone());
+    let input = BodyReader {
+        body,
+        runtime: Handle::current(),
+        chunk: Bytes::new(),
+    };
+    let put = gateway.catalog.put(name, if_version, input, request).await;
+    let (version, report) = put.map_err(|problem| fault.problem().unwrap_or(problem))?;
+    Ok(reply::json(
+        StatusCode::CREATED,
+        &json!({
+            "name": version.name,
+            "version": version.version,
+            "digest": version.digest,
+            "split": report.split.to_string(),
+            "bytes": report.size_bytes,
+            "shards": report.shards,
+            "new_shards": report.new_shards,
+            "new_bytes": report.new_bytes,
+        }),
+    ))
+}
+
+pub async fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, Problem> {
+    let records = gateway.catalog.node.records();
+    let name = parse_name(name)?;
+    let newest = records
+        .dataset(&name)
+        .ok_or_else(|| unknown_dataset(name.as_str()))?;
+    let dataset = gateway
+        .catalog
+        .store
+        .dataset(&newest.digest)
+        .await
+        .map_err(store_problem)?;
+    let meta = &dataset.meta;
+    let headers: Vec<_> = meta
+        .headers
+        .iter()
+        .map(|header| String::from_utf8_lossy(header))
+        .collect();
+    let shards: Vec<_> = (0..)
+        .map_while(|index| dataset.shard(index))
+        .take(MAX_LISTED)
+        .map(|(shard, digest)| {
+            let source = shard.source.and_then(|source| meta.sources.get(source as usize));
+            json!({ "digest": digest, "size_bytes": shard.size_bytes, "source": source })
+        })
+        .collect();
+    Ok(reply::json(
+        StatusCode::OK,
+        &json!({
+            "name": name,
+            "versions": records.dataset_versions(&name),
+            "meta": {
+                "split": meta.split.to_string(),
+                "folder": meta.folder,
+                "shard_size_bytes": meta.shard_size_bytes,
+                "headers": headers,
+                "sources": meta.sources.iter().take(MAX_LISTED_SOURCES).collect::<Vec<_>>(),
+            },
+            "shards": shards,
+        }),
+    ))
+}
+
+pub async fn remove(gateway: &Gateway, name: &str) -> Result<Response<Body>, Problem> {
+    let name = parse_name(name)?;
+    let released_bytes = gateway.catalog.remove_dataset(&name).await?;
+    Ok(reply::json(
+        StatusCode::OK,
+        &json!({ "removed": name, "released_bytes": released_bytes }),
+    ))
+}
+
+/// `?of=NAME|b3:…&path=P`: a file, a blob, a stream, or a folder as a tar.
+pub async fn content(gateway: &Gateway, asked: &Asked) -> Result<Response<Body>, Problem> {
+    let of = asked.parameter("of").ok_or_else(|| {
+        Problem::new(
+            ProblemKind::BadRequest,
+            "parameter `of` is missing: a dataset or b3:…",
+        )
+    })?;
+    let store = &gateway.catalog.store;
+    let named = !of.starts_with("b3:");
+    let digest = if named {
+        let name = parse_name(of)?;
+        gateway
+            .catalog
+            .node
+            .records()
+            .dataset(&name)
+            .ok_or_else(|| unknown_dataset(of))?
+            .digest
+    } else {
+        parse_digest(of)?
+    };
+    let dataset = match store.dataset(&digest).await {
+        Ok(dataset) => Some(dataset),
+        // A digest may name any blob.
+        Err(nearfield_store::StoreError::NotADataset { .. }) if !named => None,
+        Err(error) => return Err(store_problem(error)),
+    };
+    let (method, headers) = (asked.request.method(), asked.request.headers());
+    let whole = match (dataset, asked.parameter("path")) {
+        (Some(dataset), Some(path)) => Content::file(&dataset, path)?,
+        (Some(dataset), None) if dataset.meta.folder => return Ok(folder_tar(store, dataset)),
+        (Some(dataset), None) => Content::whole(&dataset),
+        (None, None) => Content::blob(store, digest)?,
+        (None, Some(_)) => {
+            return Err(Problem::new(
+                ProblemKind::UnknownPath,
+                format!("{digest} is a blob, not a folder"),
+            ));
+        }
+    };
+    Ok(content::respond(store, &whole, method, headers))
+}
+
+pub fn pins(gateway: &Gateway) -> Result<Response<Body>, Problem> {
+    let pins = gateway.catalog.store.pins().map_err(store_problem)?;
+    Ok(reply::json(StatusCode::OK, &json!({ "pins": pins })))
+}
+
+pub async fn pin(gateway: &Gateway, digest: &str, pinned: bool) -> Result<Response<Body>, Problem> {
+    let digest = parse_digest(digest)?;
+    gateway.catalog.pin(digest, pinned).await?;
+    Ok(reply::json(
+        StatusCode::OK,
+        &json!({ "digest": digest, "pinned": pinned }),
+    ))
+}
+
+fn parse_name(name: &str) -> Result<DatasetName, Problem> {
+    name.parse().map_err(|error: nearfield_protocol::InvalidName| {
+        Problem::new(ProblemKind::BadRequest, error.to_string())
+    })
+}
+
+/// A folder as one tar stream. A failure on the way resets the stream.
+fn folder_tar(store: &Store, dataset: Arc<Dataset>) -> Response<Body> {
+    let (pieces, received) = mpsc::channel(TAR_PIECES);
+    let (store, runtime, digest) = (store.clone(), Handle::current(), dataset.digest);
+    tokio::task::spawn_blocking(move || {
+        let mut out = PieceWriter {
+            pieces: pieces.clone(),
+            buffer: Vec::with_capacity(TAR_PIECE_BYTES),
+        };
+        let written = write_tar(&store, &runtime, &dataset, &mut out).and_then(|()| out.flush());
+        if let Err(error) = written {
+            let problem = Problem::new(ProblemKind::Internal, format!("reading {digest}: {error}"));
+            // The client may be gone, which may well be the error.
+            let _ = pieces.blocking_send(Err(problem));
+        }
+    });
+    let frames = futures_util::stream::unfold(received, |mut received| async move {
+        let piece: Result<Bytes, Problem> = received.recv().await?;
+        Some((piece.map(Frame::data), received))
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/x-tar"),
+    );
+    if let Ok(value) = HeaderValue::from_str(&digest.to_string()) {
+        headers.insert(HeaderName::from_static("nearfield-digest"), value);
+    }
+    response
+}
+
+fn write_tar(store: &Store, runtime: &Handle, dataset: &Dataset, out: &mut dyn Write) -> io::Result<()> {
+    let Some(index) = &dataset.paths else {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the folder has no path index",
+        ));
+    };
+    let mut shard = |index: u32| {
+        let digest: Digest = dataset.shard(index).ok_or(io::ErrorKind::NotFound)?.1;
+        let blob = runtime.block_on(store.blob(&digest)).map_err(io::Error::other)?;
+        let len = blob.len();
+        Ok(blob.slice(0..len))
+    };
+    pack::write_folder_tar(index, &mut shard, out)
+}
+
+/// Sends what is written, in pieces.
+struct PieceWriter {
+    pieces: mpsc::Sender<Result<Bytes, Problem>>,
+    buffer: Vec<u8>,
+}
+
+impl Write for PieceWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= TAR_PIECE_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(TAR_PIECE_BYTES));
+        if piece.is_empty() {
+            return Ok(());
+        }
+        self.pieces
+            .blocking_send(Ok(piece.into()))
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// A body as a reader, for a thread that may block.
+struct BodyReader {
+    body: BoundedBody,
+    runtime: Handle,
+    chunk: Bytes,
+}
+
+impl Read for BodyReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.runtime.block_on(self.body.frame()) {
+                None => return Ok(0),
+                Some(Err(problem)) => return Err(io::Error::other(problem)),
+                Some(Ok(frame)) => self.chunk = frame.into_data().unwrap_or_default(),
+            }
+        }
+        let taken = self.chunk.len().min(buffer.len());
+        self.chunk.copy_to_slice(&mut buffer[..taken]);
+        Ok(taken)
+    }
+}

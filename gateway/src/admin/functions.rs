@@ -1,0 +1,252 @@
+//! Functions over the admin API.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, Limited, StreamBody};
+use nearfield_protocol::manifest::{FunctionManifest, Route};
+use nearfield_protocol::records::FunctionVersion;
+use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind, limits};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Asked;
+use crate::body::Body;
+use crate::catalog::{unix_ms, unknown_function};
+use crate::dispatch::Surface;
+use crate::reply::{self, store_problem};
+use crate::server::Gateway;
+
+/// Log lines that one request gives at most from the past.
+const MAX_LOG_LINES: usize = 10_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Deploy {
+    component: Digest,
+    #[serde(default)]
+    manifest: FunctionManifest,
+    /// Check everything, change nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Takes a component's bytes in.
+pub async fn upload(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, Problem> {
+    let limited = Limited::new(asked.request.into_body(), limits::COMPONENT_BYTES as usize);
+    let bytes = limited.collect().await.map_err(|error| {
+        Problem::new(
+            ProblemKind::BodyTooLarge,
+            format!("reading the component: {error}"),
+        )
+        .with_limit(format!("component size = {} bytes", limits::COMPONENT_BYTES))
+    })?;
+    let bytes = bytes.to_bytes();
+    let size_bytes = bytes.len();
+    let digest = gateway
+        .catalog
+        .store
+        .add_sealed(bytes)
+        .await
+        .map_err(store_problem)?;
+    Ok(reply::json(
+        StatusCode::CREATED,
+        &json!({ "digest": digest, "size_bytes": size_bytes }),
+    ))
+}
+
+pub async fn deploy(gateway: &Gateway, name: &str, asked: Asked) -> Result<Response<Body>, Problem> {
+    let name = parse_name(name)?;
+    let Deploy {
+        component,
+        manifest,
+        dry_run,
+    } = asked.json().await?;
+    let surface = check(gateway, &name, component, &manifest).await?;
+    let previous = gateway.catalog.node.records().function(&name).cloned();
+    let version = if dry_run {
+        let number = previous.as_ref().map_or(1, |previous| previous.version + 1);
+        new_version(&name, number, component, manifest, None)
+    } else {
+        let write = |number| new_version(&name, number, component, manifest, None);
+        gateway.catalog.deploy(&name, write).await?
+    };
+    Ok(deployed(gateway, &version, previous.as_ref(), &surface))
+}
+
+pub async fn rollback(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
+    let name = parse_name(name)?;
+    let records = gateway.catalog.node.records();
+    let versions = records.function_versions(&name);
+    let newest = versions.last().ok_or_else(|| unknown_function(name.as_str()))?;
+    let to = match asked.parsed::<u64>("to")? {
+        Some(to) => to,
+        None => newest.version.saturating_sub(1),
+    };
+    let target = versions
+        .iter()
+        .find(|version| version.version == to)
+        .ok_or_else(|| {
+            let known: Vec<_> = versions
+                .iter()
+                .map(|version| version.version.to_string())
+                .collect();
+            Problem::new(
+                ProblemKind::UnknownFunction,
+                format!(
+                    "function `{name}` has no version {to}; there are {}",
+                    known.join(", ")
+                ),
+            )
+        })?;
+    let surface = check(gateway, &name, target.component, &target.manifest).await?;
+    let write = |number| new_version(&name, number, target.component, target.manifest.clone(), Some(to));
+    let version = gateway.catalog.deploy(&name, write).await?;
+    Ok(deployed(gateway, &version, Some(newest), &surface))
+}
+
+pub fn list(gateway: &Gateway) -> Response<Body> {
+    let records = gateway.catalog.node.records();
+    let functions: Vec<_> = records
+        .functions()
+        .map(|function| {
+            json!({
+                "name": function.name,
+                "version": function.version,
+                "component": function.component,
+                "route": route(function),
+                "public": function.manifest.public,
+                "deployed_unix_ms": function.deployed_unix_ms,
+                "url": url(gateway, function),
+            })
+        })
+        .collect();
+    reply::json(StatusCode::OK, &json!({ "functions": functions }))
+}
+
+pub fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, Problem> {
+    let name = parse_name(name)?;
+    let records = gateway.catalog.node.records();
+    let current = records
+        .function(&name)
+        .ok_or_else(|| unknown_function(name.as_str()))?;
+    Ok(reply::json(
+        StatusCode::OK,
+        &json!({
+            "current": current,
+            "versions": records.function_versions(&name),
+            "url": url(gateway, current),
+        }),
+    ))
+}
+
+pub async fn remove(gateway: &Gateway, name: &str) -> Result<Response<Body>, Problem> {
+    let name = parse_name(name)?;
+    gateway.catalog.remove_function(&name).await?;
+    Ok(reply::json(StatusCode::OK, &json!({ "removed": name })))
+}
+
+/// `?lines=100&follow=true`: newline-delimited JSON.
+pub fn logs(gateway: &Arc<Gateway>, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
+    let name = parse_name(name)?;
+    if gateway.catalog.node.records().function(&name).is_none() {
+        return Err(unknown_function(name.as_str()));
+    }
+    let lines = asked.parsed::<usize>("lines")?.unwrap_or(100).min(MAX_LOG_LINES);
+    let follow = asked.flag("follow")?;
+    let received = gateway
+        .dispatch
+        .logs(gateway.catalog.node.id(), name, lines, follow)?;
+    let frames = futures_util::stream::unfold(received, |mut received| async move {
+        let line = received.recv().await?;
+        let mut text = serde_json::to_vec(&line).unwrap_or_default();
+        text.push(b'\n');
+        Some((Ok::<_, Problem>(Frame::data(Bytes::from(text))), received))
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    let ndjson = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(header::CONTENT_TYPE, ndjson);
+    Ok(response)
+}
+
+/// Everything that can be said against a deployment before it is one.
+async fn check(
+    gateway: &Gateway,
+    name: &FunctionName,
+    component: Digest,
+    manifest: &FunctionManifest,
+) -> Result<Surface, Problem> {
+    manifest
+        .check()
+        .map_err(|error| Problem::new(ProblemKind::BadManifest, format!("function `{name}`: {error}")))?;
+    let records = gateway.catalog.node.records();
+    let route = manifest.route.clone().unwrap_or_else(|| Route::of(name));
+    if let Some(other) = gateway.routes.current(&records).taken_by(&route, name) {
+        return Err(Problem::new(
+            ProblemKind::Conflict,
+            format!(
+                "the route `{}` belongs to function `{other}`: choose another, or remove that one",
+                route.as_str()
+            ),
+        ));
+    }
+    gateway.dispatch.check(gateway.catalog.node.id(), component).await
+}
+
+fn new_version(
+    name: &FunctionName,
+    version: u64,
+    component: Digest,
+    manifest: FunctionManifest,
+    rolled_back_to: Option<u64>,
+) -> FunctionVersion {
+    FunctionVersion {
+        name: name.clone(),
+        version,
+        component,
+        manifest,
+        deployed_unix_ms: unix_ms(),
+        rolled_back_to,
+    }
+}
+
+fn deployed(
+    gateway: &Gateway,
+    version: &FunctionVersion,
+    previous: Option<&FunctionVersion>,
+    surface: &Surface,
+) -> Response<Body> {
+    reply::json(
+        StatusCode::OK,
+        &json!({
+            "name": version.name,
+            "version": version.version,
+            "component": version.component,
+            "url": url(gateway, version),
+            "imports": surface.imports,
+            "exports": surface.exports,
+            "previous": previous,
+        }),
+    )
+}
+
+fn route(function: &FunctionVersion) -> Route {
+    function
+        .manifest
+        .route
+        .clone()
+        .unwrap_or_else(|| Route::of(&function.name))
+}
+
+fn url(gateway: &Gateway, function: &FunctionVersion) -> String {
+    format!("{}{}", gateway.functions_url, route(function).as_str())
+}
+
+fn parse_name(name: &str) -> Result<FunctionName, Problem> {
+    name.parse().map_err(|error: nearfield_protocol::InvalidName| {
+        Problem::new(ProblemKind::BadRequest, error.to_string())
+    })
+}

@@ -1,0 +1,271 @@
+//! The admin API: `/v1`, its OpenAPI document, health and metrics. `openapi.json` beside this crate is
+//! the reference; a test holds its paths against the ones matched here.
+
+mod datasets;
+mod functions;
+mod tokens;
+
+use std::sync::Arc;
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use nearfield_protocol::{CallId, Digest, Problem, ProblemKind, limits};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::body::Body;
+use crate::reply;
+use crate::server::Gateway;
+
+const OPENAPI: &str = include_str!("../../openapi.json");
+
+/// Calls that one list gives at most.
+const MAX_LISTED_CALLS: usize = 1_000;
+
+/// A request whose path is taken apart, percent-decoded.
+struct Asked {
+    method: Method,
+    segments: Vec<String>,
+    query: Vec<(String, String)>,
+    request: Request<Incoming>,
+}
+
+impl Asked {
+    fn new(request: Request<Incoming>) -> Result<Self, Problem> {
+        let decode = |segment: &str| {
+            percent_encoding::percent_decode_str(segment)
+                .decode_utf8()
+                .map(|text| text.into_owned())
+                .map_err(|_| Problem::new(ProblemKind::BadRequest, "the path is not UTF-8"))
+        };
+        let segments: Result<Vec<_>, _> = request.uri().path().split('/').skip(1).map(decode).collect();
+        let query = request.uri().query().unwrap_or_default().as_bytes();
+        let query = form_urlencoded::parse(query).into_owned().collect();
+        Ok(Asked {
+            method: request.method().clone(),
+            segments: segments?,
+            query,
+            request,
+        })
+    }
+
+    fn parameter(&self, name: &str) -> Option<&str> {
+        self.query
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// A parameter that must parse if it is there.
+    fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Option<T>, Problem> {
+        self.parameter(name)
+            .map(|text| {
+                text.parse().map_err(|error: T::Err| {
+                    Problem::new(
+                        ProblemKind::BadRequest,
+                        format!("parameter `{name}` = `{text}`: {error}"),
+                    )
+                })
+            })
+            .transpose()
+    }
+
+    fn flag(&self, name: &str) -> Result<bool, Problem> {
+        Ok(self.parsed::<bool>(name)?.unwrap_or(false))
+    }
+
+    async fn json<T: DeserializeOwned>(self) -> Result<T, Problem> {
+        let limited = Limited::new(self.request.into_body(), limits::ADMIN_BODY_BYTES);
+        let bytes = limited.collect().await.map_err(|error| {
+            Problem::new(
+                ProblemKind::BodyTooLarge,
+                format!("reading the request body: {error}"),
+            )
+            .with_limit(format!("admin request body = {} bytes", limits::ADMIN_BODY_BYTES))
+        })?;
+        serde_json::from_slice(&bytes.to_bytes())
+            .map_err(|error| Problem::new(ProblemKind::BadRequest, format!("the request body: {error}")))
+    }
+}
+
+/// Answers what came in on the admin listener.
+pub async fn answer(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Response<Body> {
+    open(gateway, request)
+        .await
+        .unwrap_or_else(|problem| reply::problem(&problem))
+}
+
+/// What needs no token; the rest after it.
+async fn open(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
+    match request.uri().path() {
+        "/readyz" => Ok(match gateway.catalog.store.unhealthy() {
+            None => reply::text(StatusCode::OK, "ready\n"),
+            Some(reason) => reply::text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+        }),
+        "/metrics" => {
+            if let Ok((bytes, _)) = gateway.catalog.store.usage() {
+                gateway.metrics.store_bytes.set(bytes);
+            }
+            Ok(reply::text(StatusCode::OK, gateway.metrics.render()))
+        }
+        "/v1/openapi.json" => {
+            let mut response = reply::text(StatusCode::OK, OPENAPI);
+            let json = http::HeaderValue::from_static("application/json");
+            response.headers_mut().insert(http::header::CONTENT_TYPE, json);
+            Ok(response)
+        }
+        _ => {
+            gateway.auth.admin(request.headers())?;
+            admitted(gateway, Asked::new(request)?).await
+        }
+    }
+}
+
+async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>, Problem> {
+    let method = asked.method.clone();
+    let segments = asked.segments.clone();
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    match (method.as_str(), segments.as_slice()) {
+        ("GET", ["v1", "status"]) => status(gateway),
+        ("GET", ["v1", "nodes"]) => Ok(nodes(gateway)),
+        ("GET", ["v1", "datasets"]) => Ok(datasets::list(gateway)),
+        ("POST", ["v1", "datasets", name]) => datasets::put(gateway, name, asked).await,
+        ("GET", ["v1", "datasets", name]) => datasets::describe(gateway, name).await,
+        ("DELETE", ["v1", "datasets", name]) => datasets::remove(gateway, name).await,
+        ("GET", ["v1", "content"]) => datasets::content(gateway, &asked).await,
+        ("POST", ["v1", "blobs"]) => functions::upload(gateway, asked).await,
+        ("GET", ["v1", "pins"]) => datasets::pins(gateway),
+        ("PUT", ["v1", "pins", digest]) => datasets::pin(gateway, digest, true).await,
+        ("DELETE", ["v1", "pins", digest]) => datasets::pin(gateway, digest, false).await,
+        ("GET", ["v1", "functions"]) => Ok(functions::list(gateway)),
+        ("PUT", ["v1", "functions", name]) => functions::deploy(gateway, name, asked).await,
+        ("GET", ["v1", "functions", name]) => functions::describe(gateway, name),
+        ("DELETE", ["v1", "functions", name]) => functions::remove(gateway, name).await,
+        ("POST", ["v1", "functions", name, "rollback"]) => functions::rollback(gateway, name, &asked).await,
+        ("GET", ["v1", "functions", name, "logs"]) => functions::logs(gateway, name, &asked),
+        ("GET", ["v1", "calls"]) => {
+            let limit = asked
+                .parsed::<usize>("limit")?
+                .unwrap_or(100)
+                .min(MAX_LISTED_CALLS);
+            let calls = gateway.calls.list(asked.parameter("function"), limit);
+            let calls: Vec<_> = calls.iter().map(|call| call.to_json()).collect();
+            Ok(reply::json(StatusCode::OK, &json!({ "calls": calls })))
+        }
+        ("GET", ["v1", "calls", id]) => {
+            let unknown = || {
+                Problem::new(
+                    ProblemKind::UnknownCall,
+                    format!("no call `{id}` among the recent ones"),
+                )
+            };
+            let id: CallId = id.parse().map_err(|_| unknown())?;
+            let call = gateway.calls.get(&id).ok_or_else(unknown)?;
+            Ok(reply::json(StatusCode::OK, &call.to_json()))
+        }
+        ("POST", ["v1", "tokens"]) => tokens::create(gateway, asked).await,
+        ("GET", ["v1", "tokens"]) => Ok(tokens::list(gateway)),
+        ("DELETE", ["v1", "tokens", id]) => tokens::revoke(gateway, id).await,
+        _ if known_path(&segments) => Err(Problem::new(
+            ProblemKind::MethodNotAllowed,
+            format!(
+                "`{}` does not take {method}; see /v1/openapi.json",
+                asked.request.uri().path()
+            ),
+        )),
+        _ => Err(Problem::new(
+            ProblemKind::UnknownRoute,
+            format!(
+                "nothing at `{}`; see /v1/openapi.json",
+                asked.request.uri().path()
+            ),
+        )),
+    }
+}
+
+/// Whether some method is taken here.
+fn known_path(segments: &[&str]) -> bool {
+    matches!(
+        segments,
+        [
+            "v1",
+            "status" | "nodes" | "datasets" | "content" | "blobs" | "pins" | "functions" | "calls" | "tokens"
+        ] | ["v1", "datasets" | "pins" | "functions" | "calls" | "tokens", _]
+            | ["v1", "functions", _, "rollback" | "logs"]
+    )
+}
+
+fn status(gateway: &Gateway) -> Result<Response<Body>, Problem> {
+    let (bytes, blobs) = gateway.catalog.store.usage().map_err(reply::store_problem)?;
+    let records = gateway.catalog.node.records();
+    Ok(reply::json(
+        StatusCode::OK,
+        &json!({
+            "node": gateway.catalog.node.id().to_string(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_s": gateway.started.elapsed().as_secs(),
+            "store": { "bytes": bytes, "blobs": blobs, "max_bytes": gateway.max_store_bytes },
+            "functions": records.functions().count(),
+            "datasets": records.datasets().count(),
+            "functions_url": gateway.functions_url,
+        }),
+    ))
+}
+
+fn nodes(gateway: &Gateway) -> Response<Body> {
+    let node = &gateway.catalog.node;
+    reply::json(
+        StatusCode::OK,
+        &json!({ "nodes": [{
+            "id": node.id().to_string(),
+            "roles": ["gateway", "host"],
+            "listening": node.listening(),
+        }] }),
+    )
+}
+
+/// A digest in a path, with or without its `b3:`.
+fn parse_digest(text: &str) -> Result<Digest, Problem> {
+    text.parse()
+        .or_else(|_| Digest::from_hex(text))
+        .map_err(|error| Problem::new(ProblemKind::BadRequest, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_names_every_path_and_no_other() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        for path in paths
+            .keys()
+            .filter(|path| *path != "/v1/openapi.json" && path.starts_with("/v1/"))
+        {
+            let segments: Vec<&str> = path.split('/').skip(1).collect();
+            assert!(known_path(&segments), "{path} is documented but not served");
+        }
+        for path in [
+            "/v1/status",
+            "/v1/nodes",
+            "/v1/datasets",
+            "/v1/datasets/{name}",
+            "/v1/content",
+            "/v1/blobs",
+            "/v1/pins",
+            "/v1/pins/{digest}",
+            "/v1/functions",
+            "/v1/functions/{name}",
+            "/v1/functions/{name}/rollback",
+            "/v1/functions/{name}/logs",
+            "/v1/calls",
+            "/v1/calls/{id}",
+            "/v1/tokens",
+            "/v1/tokens/{id}",
+        ] {
+            assert!(paths.contains_key(path), "{path} is served but not documented");
+        }
+    }
+}

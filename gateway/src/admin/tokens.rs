@@ -1,0 +1,80 @@
+//! Function tokens over the admin API.
+
+use http::{Response, StatusCode};
+use nearfield_protocol::records::TokenVersion;
+use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Asked;
+use crate::body::Body;
+use crate::catalog::{unix_ms, unknown_function};
+use crate::reply;
+use crate::server::Gateway;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Create {
+    function: FunctionName,
+    component: Option<Digest>,
+    max_fuel_per_day: Option<u64>,
+    expires_unix_ms: Option<u64>,
+}
+
+pub async fn create(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, Problem> {
+    let Create {
+        function,
+        component,
+        max_fuel_per_day,
+        expires_unix_ms,
+    } = asked.json().await?;
+    let node = &gateway.catalog.node;
+    if node.records().function(&function).is_none() {
+        return Err(unknown_function(function.as_str()));
+    }
+    let issued_unix_ms = unix_ms();
+    if expires_unix_ms.is_some_and(|expires| expires <= issued_unix_ms) {
+        return Err(Problem::new(
+            ProblemKind::BadRequest,
+            "the token would have expired already",
+        ));
+    }
+    let id = format!("{:016x}", rand::random::<u64>());
+    let grant = TokenVersion {
+        id,
+        function,
+        component,
+        max_fuel_per_day,
+        expires_unix_ms,
+        issued_unix_ms,
+    };
+    let token = gateway.auth.issue(&grant).map_err(internal)?;
+    node.issue_token(grant.clone()).await.map_err(internal)?;
+    let mut answer = serde_json::to_value(&grant).map_err(internal)?;
+    answer["token"] = json!(token);
+    Ok(reply::json(StatusCode::CREATED, &answer))
+}
+
+pub fn list(gateway: &Gateway) -> Response<Body> {
+    let records = gateway.catalog.node.records();
+    reply::json(
+        StatusCode::OK,
+        &json!({ "tokens": records.tokens().collect::<Vec<_>>() }),
+    )
+}
+
+pub async fn revoke(gateway: &Gateway, id: &str) -> Result<Response<Body>, Problem> {
+    let node = &gateway.catalog.node;
+    if node.records().token(id).is_none() {
+        return Err(Problem::new(
+            ProblemKind::UnknownToken,
+            format!("no token `{id}`; `nearfield ls tokens` lists them"),
+        ));
+    }
+    node.revoke_token(id).await.map_err(internal)?;
+    Ok(reply::json(StatusCode::OK, &json!({ "revoked": id })))
+}
+
+fn internal(error: impl std::fmt::Display) -> Problem {
+    Problem::new(ProblemKind::Internal, format!("making the token: {error}"))
+}

@@ -1,0 +1,213 @@
+//! Bodies as they cross the gateway, with their bounds.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use nearfield_protocol::{Problem, ProblemKind, limits};
+use tokio::time::{Instant, Sleep};
+
+/// Every body in the gateway. An error resets the stream, so it is never taken for an end.
+pub type Body = UnsyncBoxBody<Bytes, Problem>;
+
+pub fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+/// What a client did wrong with its body, told to whoever answers it.
+#[derive(Clone, Default)]
+pub struct BodyFault(Arc<AtomicU8>);
+
+const TOO_LARGE: u8 = 1;
+const TOO_SLOW: u8 = 2;
+
+impl BodyFault {
+    /// The problem to answer with instead of what the function made of a broken body.
+    pub fn problem(&self) -> Option<Problem> {
+        match self.0.load(Ordering::Relaxed) {
+            TOO_LARGE => Some(too_large()),
+            TOO_SLOW => Some(
+                Problem::new(
+                    ProblemKind::RequestTimeout,
+                    "the request body stood still for too long",
+                )
+                .with_limit(format!("body idle = {} s", limits::BODY_IDLE.as_secs())),
+            ),
+            _ => None,
+        }
+    }
+}
+
+pub fn too_large() -> Problem {
+    Problem::new(
+        ProblemKind::BodyTooLarge,
+        "the request body is too large; put large data as a dataset",
+    )
+    .with_limit(format!("request body = {} bytes", limits::REQUEST_BODY_BYTES))
+}
+
+/// A client's body: at most `max_bytes`, and never still for longer than [`limits::BODY_IDLE`].
+pub struct BoundedBody {
+    inner: Incoming,
+    left_bytes: u64,
+    fault: BodyFault,
+    /// Made when the body first has to be waited for.
+    idle: Option<Pin<Box<Sleep>>>,
+}
+
+impl BoundedBody {
+    pub fn new(inner: Incoming, max_bytes: u64, fault: BodyFault) -> Self {
+        BoundedBody {
+            inner,
+            left_bytes: max_bytes,
+            fault,
+            idle: None,
+        }
+    }
+
+    fn fail(&self, fault: u8) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
+        self.fault.0.store(fault, Ordering::Relaxed);
+        Poll::Ready(self.fault.problem().map(Err))
+    }
+}
+
+impl http_body::Body for BoundedBody {
+    type Data = Bytes;
+    type Error = Problem;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                self.idle = None;
+                Poll::Ready(match frame {
+                    Some(Ok(frame)) => {
+                        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                        match self.left_bytes.checked_sub(bytes) {
+                            Some(left) => self.left_bytes = left,
+                            None => return self.fail(TOO_LARGE),
+                        }
+                        Some(Ok(frame))
+                    }
+                    Some(Err(error)) => Some(Err(Problem::new(
+                        ProblemKind::BadRequest,
+                        format!("the request body broke off: {error}"),
+                    ))),
+                    None => None,
+                })
+            }
+            Poll::Pending => {
+                let idle = self
+                    .idle
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(limits::BODY_IDLE)));
+                ready!(idle.as_mut().poll(cx));
+                self.fail(TOO_SLOW)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// The start of a body, read ahead.
+pub struct Held {
+    pub frames: VecDeque<Bytes>,
+    /// How the reading ahead stopped.
+    pub end: HeldEnd,
+}
+
+pub enum HeldEnd {
+    /// The body ended, with these trailers.
+    Ended(Option<http::HeaderMap>),
+    /// It failed before anything was sent.
+    Failed(Problem),
+    /// There is more.
+    More,
+}
+
+/// Reads ahead up to [`limits::RESPONSE_HELD_BYTES`], and no longer than until `patience` has passed
+/// without a frame: a slow stream must not wait for its buffer to fill.
+pub async fn hold<B>(body: &mut B, patience: std::time::Duration) -> Held
+where
+    B: http_body::Body<Data = Bytes, Error = Problem> + Unpin,
+{
+    let (mut frames, mut held_bytes, mut trailers) = (VecDeque::new(), 0, None);
+    let deadline = Instant::now() + patience;
+    let end = loop {
+        // Most answers are there at once: only a pending body needs the timer.
+        let next = match futures_util::FutureExt::now_or_never(body.frame()) {
+            Some(frame) => frame,
+            None => match tokio::time::timeout_at(deadline, body.frame()).await {
+                Ok(frame) => frame,
+                Err(_) => break HeldEnd::More,
+            },
+        };
+        match next {
+            None => break HeldEnd::Ended(trailers),
+            Some(Err(problem)) => break HeldEnd::Failed(problem),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    held_bytes += data.len();
+                    frames.push_back(data);
+                    if held_bytes >= limits::RESPONSE_HELD_BYTES {
+                        break HeldEnd::More;
+                    }
+                }
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            },
+        }
+    };
+    Held { frames, end }
+}
+
+/// Frames that are all there: a body with a known length.
+pub struct Buffered {
+    frames: VecDeque<Bytes>,
+}
+
+impl Buffered {
+    pub fn new(frames: VecDeque<Bytes>) -> Self {
+        Buffered { frames }
+    }
+}
+
+impl http_body::Body for Buffered {
+    type Data = Bytes;
+    type Error = Problem;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
+        Poll::Ready(self.frames.pop_front().map(|data| Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.frames.iter().map(|data| data.len() as u64).sum())
+    }
+}

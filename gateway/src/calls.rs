@@ -1,0 +1,121 @@
+//! What became of recent calls, for `/v1/calls` and `nearfield explain`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use nearfield_protocol::call::CallReport;
+use nearfield_protocol::records::FunctionVersion;
+use nearfield_protocol::{CallId, NodeId};
+use serde_json::{Value, json};
+
+use crate::place::{Candidate, Standing};
+
+/// Calls remembered: about two megabytes.
+const MAX_CALLS: usize = 4_096;
+
+/// One finished call.
+#[derive(Clone)]
+pub struct CallRecord {
+    pub id: CallId,
+    pub function: Arc<FunctionVersion>,
+    pub host: NodeId,
+    pub started_unix_ms: u64,
+    pub status: u16,
+    pub placement: Arc<Placement>,
+    pub report: CallReport,
+}
+
+/// How a call's host was chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    pub candidates: Vec<Candidate>,
+    /// Inputs, and of them those that the host held whole.
+    pub inputs: usize,
+    pub local: usize,
+    pub moved_bytes: u64,
+}
+
+/// The last [`MAX_CALLS`] calls.
+#[derive(Default)]
+pub struct Calls {
+    /// The lock is held for one insertion or look-up.
+    recent: Mutex<Recent>,
+}
+
+#[derive(Default)]
+struct Recent {
+    order: VecDeque<CallId>,
+    by_id: HashMap<CallId, CallRecord>,
+}
+
+impl Calls {
+    pub fn insert(&self, record: CallRecord) {
+        let mut recent = self.recent.lock().expect("no panic under this lock");
+        if recent.order.len() == MAX_CALLS
+            && let Some(oldest) = recent.order.pop_front()
+        {
+            recent.by_id.remove(&oldest);
+        }
+        recent.order.push_back(record.id);
+        recent.by_id.insert(record.id, record);
+    }
+
+    pub fn get(&self, id: &CallId) -> Option<CallRecord> {
+        self.recent
+            .lock()
+            .expect("no panic under this lock")
+            .by_id
+            .get(id)
+            .cloned()
+    }
+
+    /// The newest first, of one function if it is named.
+    pub fn list(&self, function: Option<&str>, limit: usize) -> Vec<CallRecord> {
+        let recent = self.recent.lock().expect("no panic under this lock");
+        recent
+            .order
+            .iter()
+            .rev()
+            .filter_map(|id| recent.by_id.get(id))
+            .filter(|record| function.is_none_or(|name| record.function.name.as_str() == name))
+            .take(limit)
+            .cloned()
+            .collect()
+    }
+}
+
+impl CallRecord {
+    pub fn to_json(&self) -> Value {
+        let candidates: Vec<_> = self.placement.candidates.iter().map(candidate_json).collect();
+        json!({
+            "id": self.id.to_string(),
+            "function": self.function.name,
+            "version": self.function.version,
+            "component": self.function.component,
+            "host": self.host.to_string(),
+            "started_unix_ms": self.started_unix_ms,
+            "status": self.status,
+            "placement": {
+                "chosen": self.host.to_string(),
+                "candidates": candidates,
+                "local": self.placement.local,
+                "inputs": self.placement.inputs,
+                "moved_bytes": self.placement.moved_bytes,
+            },
+            "report": self.report,
+        })
+    }
+}
+
+fn candidate_json(candidate: &Candidate) -> Value {
+    let host = candidate.host.to_string();
+    match candidate.standing {
+        Standing::Costs { ms, missing_bytes: 0 } => {
+            json!({ "host": host, "cost_ms": ms, "reason": "holds all of the call's data" })
+        }
+        Standing::Costs { ms, missing_bytes } => {
+            json!({ "host": host, "cost_ms": ms, "reason": format!("lacks {missing_bytes} bytes of the call's data") })
+        }
+        Standing::Draining => json!({ "host": host, "cost_ms": null, "reason": "takes no new calls" }),
+    }
+}

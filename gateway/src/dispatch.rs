@@ -1,0 +1,56 @@
+//! How a call reaches the host that was chosen for it.
+
+use std::pin::Pin;
+
+use http::{Request, Response};
+use nearfield_protocol::call::{CallReport, CallSpec};
+use nearfield_protocol::{Digest, FunctionName, NodeId, Problem};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::body::Body;
+
+/// A boxed future: dispatch is chosen at run time.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Reaches hosts. The first implementation is the host in this same process.
+pub trait Dispatch: Send + Sync + 'static {
+    /// Runs one call on `host`. Ends with the response's head; the body streams.
+    fn call(&self, host: NodeId, spec: CallSpec, request: Request<Body>) -> Boxed<'_, Dispatched>;
+
+    /// Compiles and links a component as `host` would run it.
+    fn check(&self, host: NodeId, component: Digest) -> Boxed<'_, Result<Surface, Problem>>;
+
+    /// The last `lines` log lines of a function on `host`, then, if `follow`, those that come.
+    /// The channel is bounded: a slow reader holds nobody up and misses lines.
+    fn logs(
+        &self,
+        host: NodeId,
+        function: FunctionName,
+        lines: usize,
+        follow: bool,
+    ) -> Result<mpsc::Receiver<Logged>, Problem>;
+}
+
+/// What a host gives back for a call.
+pub struct Dispatched {
+    pub response: Result<Response<Body>, Problem>,
+    /// Comes once the response has ended or failed.
+    pub report: oneshot::Receiver<CallReport>,
+}
+
+/// What a component imports and exports.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Surface {
+    pub imports: Vec<String>,
+    pub exports: Vec<String>,
+}
+
+/// One line that a function printed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Logged {
+    pub unix_ms: u64,
+    pub function: String,
+    pub call: String,
+    pub line: String,
+}

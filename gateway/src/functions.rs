@@ -1,0 +1,448 @@
+//! The life of a call, top-down: route, auth, admit, locate, place, dispatch, finish.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, Request, Response, Uri};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use nearfield_protocol::call::{CallReport, CallSpec, Stages};
+use nearfield_protocol::manifest::Locate;
+use nearfield_protocol::{CallId, Digest, Problem, ProblemKind, limits};
+
+use crate::auth::{Asked, Caller};
+use crate::body::{self, Body, BodyFault, BoundedBody, Buffered, HeldEnd};
+use crate::calls::{CallRecord, Placement};
+use crate::catalog::unix_ms;
+use crate::dispatch::Dispatched;
+use crate::finish::{FinishingBody, Unfinished};
+use crate::place::{self, Ask, Standing};
+use crate::reply;
+use crate::route::{Served, rest_of};
+use crate::server::{Gateway, Peer};
+
+/// How long a response may be read ahead while its guest is still working on it.
+const HOLD: Duration = Duration::from_millis(5);
+
+const ID: HeaderName = HeaderName::from_static("nearfield-id");
+const HOST: HeaderName = HeaderName::from_static("nearfield-host");
+const PLACEMENT: HeaderName = HeaderName::from_static("nearfield-placement");
+pub const FUEL: HeaderName = HeaderName::from_static("nearfield-fuel");
+pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Answers a request for a function.
+pub async fn call(gateway: &Arc<Gateway>, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
+    let id = CallId::new(unix_ms(), rand::random());
+    let traceparent = request.headers().get(TRACEPARENT).cloned();
+    let mut response = match prepare(gateway, request, peer, id).await {
+        Ok((served, unfinished, spec, request, fault)) => {
+            let host = unfinished.host;
+            let dispatched = gateway.dispatch.call(host, spec, request).await;
+            finish(gateway, &served, unfinished, dispatched, &fault).await
+        }
+        Err(problem) => reply::problem(&problem),
+    };
+    let headers = response.headers_mut();
+    headers.insert(ID, text_value(&id.to_string()));
+    if let Some(traceparent) = traceparent {
+        headers.insert(TRACEPARENT, traceparent);
+    }
+    response
+}
+
+type Prepared = (Arc<Served>, Unfinished, CallSpec, Request<Body>, BodyFault);
+
+/// Everything before a host gets to see the call.
+async fn prepare(
+    gateway: &Arc<Gateway>,
+    request: Request<Incoming>,
+    peer: &Peer,
+    id: CallId,
+) -> Result<Prepared, Problem> {
+    let started = Instant::now();
+    let records = gateway.catalog.node.records();
+    let path = request.uri().path();
+    let served = gateway
+        .routes
+        .current(&records)
+        .find(path)
+        .cloned()
+        .ok_or_else(|| no_route(path))?;
+    let function = &served.function;
+    let rest = rest_of(path, &served.prefix).ok_or_else(|| {
+        Problem::new(
+            ProblemKind::BadRequest,
+            "the path is not UTF-8 once it is percent-decoded",
+        )
+    })?;
+
+    let asked = Asked {
+        function,
+        method: request.method().as_str(),
+        path: &rest,
+    };
+    let caller = gateway.auth.caller(request.headers(), &asked, &records)?;
+    if let Caller::Token(token) = &caller {
+        gateway.admission.check_budget(token, unix_ms())?;
+    }
+    if request.body().size_hint().lower() > limits::REQUEST_BODY_BYTES {
+        return Err(body::too_large());
+    }
+    let place_in_line = gateway.admission.enter(&function.name)?;
+
+    let inputs = served.inputs.clone()?;
+    let located = match &function.manifest.locate {
+        Some(locate) => Some(locate_shard(gateway, locate, &inputs, &rest, request.uri().query()).await?),
+        None => None,
+    };
+    let placement = choose(gateway, function.component, located, &inputs);
+    let host = match placement.candidates.first() {
+        Some(best) if matches!(best.standing, Standing::Costs { .. }) => best.host,
+        _ => return Err(Problem::new(ProblemKind::Overload, "no host takes calls now")),
+    };
+
+    let fault = BodyFault::default();
+    let request = forward(request, &served, peer, &fault)?;
+    let unfinished = Unfinished {
+        gateway: gateway.clone(),
+        metrics: gateway.metrics.function(&function.name),
+        id,
+        function: function.clone(),
+        host,
+        placement: Arc::new(placement),
+        caller,
+        started,
+        started_unix_ms: unix_ms(),
+        status: 0,
+        _place: place_in_line,
+    };
+    let spec = CallSpec {
+        id,
+        function: function.clone(),
+        inputs,
+    };
+    Ok((served.clone(), unfinished, spec, request, fault))
+}
+
+fn no_route(path: &str) -> Problem {
+    match path.strip_prefix("/fn/") {
+        Some(rest) => crate::catalog::unknown_function(rest.split('/').next().unwrap_or_default()),
+        None => Problem::new(
+            ProblemKind::UnknownRoute,
+            format!("no function answers for `{path}`; `nearfield ls functions` lists their URLs"),
+        ),
+    }
+}
+
+/// The shard that the manifest's `locate` names for this request. A path that is not there is no
+/// error here: the function decides what to answer.
+async fn locate_shard(
+    gateway: &Gateway,
+    locate: &Locate,
+    inputs: &std::collections::BTreeMap<String, Digest>,
+    rest: &str,
+    query: Option<&str>,
+) -> Result<Digest, Problem> {
+    let digest = inputs.get(&locate.input).ok_or_else(|| {
+        Problem::new(
+            ProblemKind::BadManifest,
+            format!("locate names `{}`, which is no input", locate.input),
+        )
+    })?;
+    let dataset = gateway
+        .catalog
+        .store
+        .dataset(digest)
+        .await
+        .map_err(reply::store_problem)?;
+    let parameter = |name: &str| {
+        form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value)
+    };
+    let path = locate.path.fill(rest, parameter);
+    let shard = path
+        .and_then(|path| dataset.locate(&path))
+        .and_then(|at| dataset.shard(at.shard));
+    Ok(shard.map_or(*digest, |(_, shard)| shard))
+}
+
+/// Asks placement with what this node knows of its hosts.
+fn choose(
+    gateway: &Gateway,
+    component: Digest,
+    located: Option<Digest>,
+    inputs: &std::collections::BTreeMap<String, Digest>,
+) -> Placement {
+    let store = &gateway.catalog.store;
+    let local = inputs.values().filter(|digest| store.has(digest)).count();
+    let hosts = gateway.hosts.views();
+    let ask = Ask {
+        key: located.unwrap_or(component),
+        component_bytes: 0,
+    };
+    let candidates = place::place(&ask, &hosts);
+    let moved_bytes = match candidates.first().map(|best| best.standing) {
+        Some(Standing::Costs { missing_bytes, .. }) => missing_bytes,
+        _ => 0,
+    };
+    Placement {
+        candidates,
+        inputs: inputs.len(),
+        local,
+        moved_bytes,
+    }
+}
+
+/// The request as the guest gets to see it: its path below the route, headers that are its own.
+fn forward(
+    request: Request<Incoming>,
+    served: &Served,
+    peer: &Peer,
+    fault: &BodyFault,
+) -> Result<Request<Body>, Problem> {
+    let (mut parts, incoming) = request.into_parts();
+    let below = parts
+        .uri
+        .path()
+        .strip_prefix(served.prefix.as_str())
+        .unwrap_or_default();
+    let below = if below.is_empty() { "/" } else { below };
+    let path = match parts.uri.query() {
+        Some(query) => format!("{below}?{query}"),
+        None => below.to_owned(),
+    };
+    let refused = |error: &dyn std::fmt::Display| Problem::new(ProblemKind::BadRequest, error.to_string());
+    let host = parts
+        .uri
+        .authority()
+        .map(|authority| authority.as_str().to_owned())
+        .or_else(|| Some(parts.headers.get(header::HOST)?.to_str().ok()?.to_owned()))
+        .ok_or_else(|| refused(&"the request names no host"))?;
+    parts.uri = Uri::builder()
+        .scheme(if peer.tls { Scheme::HTTPS } else { Scheme::HTTP })
+        .authority(host)
+        .path_and_query(PathAndQuery::try_from(path).map_err(|error| refused(&error))?)
+        .build()
+        .map_err(|error| refused(&error))?;
+
+    strip_hop_by_hop(&mut parts.headers);
+    // The token was for us; a guest that could read it could use it.
+    parts.headers.remove(header::AUTHORIZATION);
+    // Nobody before us is trusted to say where a request comes from.
+    parts
+        .headers
+        .insert(FORWARDED_PREFIX, text_value(served.prefix.as_str()));
+    parts
+        .headers
+        .insert(FORWARDED_FOR, text_value(&peer.address.ip().to_string()));
+    parts.headers.insert(
+        FORWARDED_PROTO,
+        HeaderValue::from_static(if peer.tls { "https" } else { "http" }),
+    );
+
+    let body = if incoming.is_end_stream() {
+        body::empty()
+    } else {
+        BoundedBody::new(incoming, limits::REQUEST_BODY_BYTES, fault.clone()).boxed_unsync()
+    };
+    Ok(Request::from_parts(parts, body))
+}
+
+/// Removes what concerns one connection only (RFC 9110 §7.6.1), and names that are ours to set.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    const HOP_BY_HOP: [HeaderName; 8] = [
+        header::CONNECTION,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        HeaderName::from_static("keep-alive"),
+    ];
+    if let Some(named) = headers.get(header::CONNECTION).cloned() {
+        for name in named.to_str().unwrap_or_default().split(',') {
+            if let Ok(name) = HeaderName::try_from(name.trim()) {
+                headers.remove(name);
+            }
+        }
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    let ours: Vec<_> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("nearfield-") || name.as_str().starts_with("x-forwarded-"))
+        .cloned()
+        .collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+/// Makes a response of what the host gave back.
+async fn finish(
+    gateway: &Arc<Gateway>,
+    served: &Served,
+    mut unfinished: Unfinished,
+    dispatched: Dispatched,
+    fault: &BodyFault,
+) -> Response<Body> {
+    let Dispatched { response, report } = dispatched;
+    let checked = response.and_then(|response| check_head(served, response));
+    let (mut parts, mut rest) = match checked {
+        Ok(response) => response.into_parts(),
+        Err(problem) => return unfinished.fail(fault.problem().unwrap_or(problem), report).await,
+    };
+    let held = body::hold(&mut rest, HOLD).await;
+    if let HeldEnd::Failed(problem) = held.end {
+        return unfinished.fail(fault.problem().unwrap_or(problem), report).await;
+    }
+    unfinished.status = parts.status.as_u16();
+    set_common(&mut parts.headers, gateway, &unfinished);
+    match held.end {
+        HeldEnd::Ended(trailers) => {
+            let report = report.await.unwrap_or_else(|_| lost_report());
+            parts.headers.insert(FUEL, HeaderValue::from(report.fuel));
+            parts.headers.insert(SERVER_TIMING, server_timing(&report.stages));
+            unfinished.done(report);
+            let body = Buffered::new(held.frames);
+            let body = match trailers {
+                Some(trailers) => body
+                    .with_trailers(std::future::ready(Some(Ok(trailers))))
+                    .boxed_unsync(),
+                None => body.boxed_unsync(),
+            };
+            Response::from_parts(parts, body)
+        }
+        _ => {
+            parts.headers.insert(
+                header::TRAILER,
+                HeaderValue::from_static("nearfield-fuel, server-timing"),
+            );
+            let body = FinishingBody::new(held.frames, rest, report, unfinished);
+            Response::from_parts(parts, body.boxed_unsync())
+        }
+    }
+}
+
+/// What the gateway says of every call.
+fn set_common(headers: &mut HeaderMap, gateway: &Gateway, unfinished: &Unfinished) {
+    let Placement {
+        local,
+        inputs,
+        moved_bytes,
+        ..
+    } = &*unfinished.placement;
+    headers.insert(HOST, gateway.hosts.header(&unfinished.host));
+    headers.insert(
+        PLACEMENT,
+        match inputs {
+            0 => HeaderValue::from_static("local=0/0 moved=0"),
+            _ => text_value(&format!("local={local}/{inputs} moved={moved_bytes}")),
+        },
+    );
+}
+
+/// Refuses a head that is too large, and takes out what is not the guest's to say.
+fn check_head(served: &Served, mut response: Response<Body>) -> Result<Response<Body>, Problem> {
+    let bytes: usize = response
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    if bytes > limits::RESPONSE_HEADER_BYTES {
+        return Err(Problem::new(
+            ProblemKind::BadResponse,
+            format!("function `{}` set {bytes} bytes of headers", served.function.name),
+        )
+        .with_limit(format!(
+            "response headers = {} bytes",
+            limits::RESPONSE_HEADER_BYTES
+        )));
+    }
+    strip_hop_by_hop(response.headers_mut());
+    Ok(response)
+}
+
+pub fn server_timing(stages: &Stages) -> HeaderValue {
+    let ms = |us: u64| us as f64 / 1000.0;
+    text_value(&format!(
+        "queue;dur={:.3}, load;dur={:.3}, run;dur={:.3}",
+        ms(stages.queue_us),
+        ms(stages.load_us),
+        ms(stages.run_us)
+    ))
+}
+
+/// What is booked for a call whose host went away without a report.
+pub fn lost_report() -> CallReport {
+    CallReport {
+        fuel: 0,
+        problem: Some(Problem::new(
+            ProblemKind::Internal,
+            "the host went away without a report",
+        )),
+        cancelled: false,
+        request_bytes: 0,
+        response_bytes: 0,
+        data_bytes: 0,
+        pages_grown: 0,
+        outgoing_requests: 0,
+        cold: false,
+        stages: Stages::default(),
+    }
+}
+
+/// Text of ours that is made of visible ASCII.
+fn text_value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+impl Unfinished {
+    /// Answers with a problem, and books the call once its host has reported.
+    async fn fail(
+        mut self,
+        problem: Problem,
+        report: tokio::sync::oneshot::Receiver<CallReport>,
+    ) -> Response<Body> {
+        let mut response = reply::problem(&problem);
+        self.status = problem.kind.status();
+        set_common(response.headers_mut(), &self.gateway.clone(), &self);
+        let mut report = report.await.unwrap_or_else(|_| lost_report());
+        report.problem = Some(problem);
+        let headers = response.headers_mut();
+        headers.insert(FUEL, HeaderValue::from(report.fuel));
+        headers.insert(SERVER_TIMING, server_timing(&report.stages));
+        self.done(report);
+        response
+    }
+
+    /// Books a finished call: metrics, the token's budget, the list of recent calls.
+    pub fn done(self, report: CallReport) {
+        let gateway = &self.gateway;
+        gateway
+            .metrics
+            .call(&self.metrics, &report, self.started.elapsed());
+        if let Caller::Token(token) = &self.caller {
+            gateway.admission.book(token, report.fuel, unix_ms());
+        }
+        gateway.calls.insert(CallRecord {
+            id: self.id,
+            function: self.function,
+            host: self.host,
+            started_unix_ms: self.started_unix_ms,
+            status: self.status,
+            placement: self.placement,
+            report,
+        });
+    }
+}

@@ -1,0 +1,227 @@
+//! Figures for Prometheus. Labels are bounded: functions that are deployed, problem types, stages.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use nearfield_protocol::FunctionName;
+use nearfield_protocol::call::CallReport;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// 50 µs to 26 s, each bucket twice the one before.
+const BUCKETS: u16 = 20;
+const FIRST_BUCKET_S: f64 = 50e-6;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FunctionLabel {
+    function: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    function: String,
+    outcome: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabel {
+    function: String,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    Total,
+    Queue,
+    Load,
+    Run,
+}
+
+impl EncodeLabelValue for Stage {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
+        let name = match self {
+            Stage::Total => "total",
+            Stage::Queue => "queue",
+            Stage::Load => "load",
+            Stage::Run => "run",
+        };
+        EncodeLabelValue::encode(&name, encoder)
+    }
+}
+
+/// All figures of one gateway.
+pub struct Metrics {
+    registry: Registry,
+    calls: Family<OutcomeLabel, Counter>,
+    latency: Family<StageLabel, Histogram, fn() -> Histogram>,
+    fuel: Family<FunctionLabel, Counter>,
+    cold: Family<FunctionLabel, Counter>,
+    bytes_in: Family<FunctionLabel, Counter>,
+    bytes_out: Family<FunctionLabel, Counter>,
+    data_bytes: Family<FunctionLabel, Counter>,
+    /// As many as functions were ever deployed here.
+    functions: RwLock<HashMap<FunctionName, Arc<FunctionMetrics>>>,
+    pub connections: Gauge,
+    pub store_bytes: Gauge<u64, AtomicU64>,
+}
+
+fn histogram() -> Histogram {
+    Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(
+        FIRST_BUCKET_S,
+        2.0,
+        BUCKETS,
+    ))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("nearfield");
+        let metrics = Metrics {
+            calls: Family::default(),
+            latency: Family::new_with_constructor(histogram),
+            fuel: Family::default(),
+            cold: Family::default(),
+            bytes_in: Family::default(),
+            bytes_out: Family::default(),
+            data_bytes: Family::default(),
+            functions: RwLock::default(),
+            connections: Gauge::default(),
+            store_bytes: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("calls", "Calls by function and outcome", metrics.calls.clone());
+        registry.register_with_unit(
+            "call",
+            "Time of calls by stage",
+            Unit::Seconds,
+            metrics.latency.clone(),
+        );
+        registry.register("fuel", "Fuel used", metrics.fuel.clone());
+        registry.register(
+            "cold_calls",
+            "Calls that had to load their component",
+            metrics.cold.clone(),
+        );
+        registry.register_with_unit("request", "Request bodies", Unit::Bytes, metrics.bytes_in.clone());
+        registry.register_with_unit(
+            "response",
+            "Response bodies",
+            Unit::Bytes,
+            metrics.bytes_out.clone(),
+        );
+        registry.register_with_unit(
+            "data_read",
+            "Shards read by functions",
+            Unit::Bytes,
+            metrics.data_bytes.clone(),
+        );
+        registry.register(
+            "connections",
+            "Open client connections",
+            metrics.connections.clone(),
+        );
+        registry.register_with_unit("store", "Sealed blobs", Unit::Bytes, metrics.store_bytes.clone());
+        Metrics { registry, ..metrics }
+    }
+}
+
+/// One function's figures, looked up once and then only counted.
+pub struct FunctionMetrics {
+    name: String,
+    ok: Counter,
+    stages: [(Stage, Histogram); 4],
+    fuel: Counter,
+    cold: Counter,
+    bytes_in: Counter,
+    bytes_out: Counter,
+    data_bytes: Counter,
+}
+
+impl Metrics {
+    /// The figures of `function`.
+    pub fn function(&self, function: &FunctionName) -> Arc<FunctionMetrics> {
+        if let Some(known) = self
+            .functions
+            .read()
+            .expect("no panic under this lock")
+            .get(function)
+        {
+            return known.clone();
+        }
+        let name = function.to_string();
+        let label = FunctionLabel {
+            function: name.clone(),
+        };
+        let stage = |stage| {
+            (
+                stage,
+                self.latency
+                    .get_or_create(&StageLabel {
+                        function: name.clone(),
+                        stage,
+                    })
+                    .clone(),
+            )
+        };
+        let made = Arc::new(FunctionMetrics {
+            ok: self.outcome(&name, "ok"),
+            stages: [Stage::Total, Stage::Queue, Stage::Load, Stage::Run].map(stage),
+            fuel: self.fuel.get_or_create(&label).clone(),
+            cold: self.cold.get_or_create(&label).clone(),
+            bytes_in: self.bytes_in.get_or_create(&label).clone(),
+            bytes_out: self.bytes_out.get_or_create(&label).clone(),
+            data_bytes: self.data_bytes.get_or_create(&label).clone(),
+            name,
+        });
+        self.functions
+            .write()
+            .expect("no panic under this lock")
+            .insert(function.clone(), made.clone());
+        made
+    }
+
+    /// Counts one finished call.
+    pub fn call(&self, function: &FunctionMetrics, report: &CallReport, total: Duration) {
+        match &report.problem {
+            Some(problem) => self.outcome(&function.name, problem.kind.slug()).inc(),
+            None if report.cancelled => self.outcome(&function.name, "cancelled").inc(),
+            None => function.ok.inc(),
+        };
+        for (stage, histogram) in &function.stages {
+            histogram.observe(match stage {
+                Stage::Total => total.as_secs_f64(),
+                Stage::Queue => report.stages.queue_us as f64 / 1e6,
+                Stage::Load => report.stages.load_us as f64 / 1e6,
+                Stage::Run => report.stages.run_us as f64 / 1e6,
+            });
+        }
+        function.fuel.inc_by(report.fuel);
+        function.cold.inc_by(u64::from(report.cold));
+        function.bytes_in.inc_by(report.request_bytes);
+        function.bytes_out.inc_by(report.response_bytes);
+        function.data_bytes.inc_by(report.data_bytes);
+    }
+
+    fn outcome(&self, function: &str, outcome: &str) -> Counter {
+        let label = OutcomeLabel {
+            function: function.to_owned(),
+            outcome: outcome.to_owned(),
+        };
+        self.calls.get_or_create(&label).clone()
+    }
+
+    /// The text format.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

@@ -1,0 +1,339 @@
+//! Listeners and connections: who may connect, how long a connection may stay silent, how it ends.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use nearfield_protocol::{Problem, ProblemKind, limits};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admit::Admission;
+use crate::auth::Auth;
+use crate::body::Body;
+use crate::calls::Calls;
+use crate::catalog::Catalog;
+use crate::content::{self, Content};
+use crate::dispatch::Dispatch;
+use crate::hosts::Hosts;
+use crate::metrics::Metrics;
+use crate::route::Routes;
+use crate::{admin, functions, reply};
+
+/// How long open connections may go on once the node is asked to stop.
+pub const DRAIN: Duration = Duration::from_secs(30);
+/// Streams that one HTTP/2 connection may have open.
+const HTTP2_STREAMS: u32 = 256;
+/// How often the first bytes of a connection are looked at again while they are too few to tell.
+const SNIFF_STEP: Duration = Duration::from_millis(5);
+/// What HTTP/2 begins with, as far as it differs from any HTTP/1.1 request line.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
+/// All that answering a request takes. Made once, by the composition root.
+pub struct Gateway {
+    pub catalog: Catalog,
+    pub auth: Auth,
+    pub admission: Admission,
+    pub routes: Routes,
+    pub hosts: Hosts,
+    pub calls: Calls,
+    pub metrics: Metrics,
+    pub dispatch: Arc<dyn Dispatch>,
+    pub started: Instant,
+    pub max_store_bytes: Option<u64>,
+    /// Where functions are reached from outside: `http://host:port`.
+    pub functions_url: String,
+}
+
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    pub address: SocketAddr,
+    pub tls: bool,
+}
+
+/// Which of the two listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Functions and bytes.
+    Functions,
+    /// `/v1`, metrics, health.
+    Admin,
+}
+
+/// Serves one listener until `stop`, then lets open connections end within [`DRAIN`].
+pub async fn serve(
+    gateway: Arc<Gateway>,
+    side: Side,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    stop: CancellationToken,
+) {
+    let connections = Arc::new(Semaphore::new(limits::CONNECTIONS));
+    let addresses = Arc::new(Addresses::default());
+    let tracker = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, mostly: wait for some connection to end.
+                tracing::warn!(%error, "accepting a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Ok(place) = connections.clone().try_acquire_owned() else {
+            continue;
+        };
+        let Some(share) = addresses.clone().enter(address.ip()) else {
+            continue;
+        };
+        let (gateway, tls, stop) = (gateway.clone(), tls.clone(), stop.clone());
+        tracker.spawn(async move {
+            gateway.metrics.connections.inc();
+            connection(&gateway, side, stream, address, tls, stop).await;
+            gateway.metrics.connections.dec();
+            drop((place, share));
+        });
+    }
+    drop(listener);
+    tracker.close();
+    if tokio::time::timeout(DRAIN, tracker.wait()).await.is_err() {
+        tracing::warn!(
+            connections = tracker.len(),
+            "connections still open after draining"
+        );
+    }
+}
+
+async fn connection(
+    gateway: &Arc<Gateway>,
+    side: Side,
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    stop: CancellationToken,
+) {
+    // Small responses must not wait for an acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let peer = Peer {
+        address,
+        tls: tls.is_some(),
+    };
+    match tls {
+        None => match tokio::time::timeout(limits::HEADER_TIMEOUT, speaks_http2(&stream)).await {
+            Ok(Ok(http2)) => speak(gateway, side, stream, http2, peer, stop).await,
+            Ok(Err(error)) => tracing::debug!(%address, %error, "the connection broke"),
+            Err(_) => tracing::debug!(%address, "nothing came in time"),
+        },
+        Some(acceptor) => match tokio::time::timeout(limits::HEADER_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                speak(gateway, side, stream, http2, peer, stop).await;
+            }
+            Ok(Err(error)) => tracing::debug!(%address, %error, "the TLS handshake failed"),
+            Err(_) => tracing::debug!(%address, "no TLS handshake in time"),
+        },
+    }
+}
+
+/// Looks at the first bytes without taking them.
+async fn speaks_http2(stream: &TcpStream) -> std::io::Result<bool> {
+    let mut first = [0; HTTP2_PREFACE.len()];
+    loop {
+        let seen = stream.peek(&mut first).await?;
+        if seen == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if !HTTP2_PREFACE.starts_with(&first[..seen]) {
+            return Ok(false);
+        }
+        if seen == HTTP2_PREFACE.len() {
+            return Ok(true);
+        }
+        tokio::time::sleep(SNIFF_STEP).await;
+    }
+}
+
+async fn speak(
+    gateway: &Arc<Gateway>,
+    side: Side,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    http2: bool,
+    peer: Peer,
+    stop: CancellationToken,
+) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let gateway = gateway.clone();
+        async move { Ok::<_, Infallible>(answer(&gateway, side, request, &peer).await) }
+    });
+    let io = TokioIo::new(stream);
+    let ended = if http2 {
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_header_list_size(limits::REQUEST_HEADER_BYTES as u32)
+            .max_concurrent_streams(HTTP2_STREAMS)
+            .keep_alive_interval(limits::BODY_IDLE)
+            .keep_alive_timeout(limits::HEADER_TIMEOUT)
+            .serve_connection(io, service);
+        tokio::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    } else {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits::HEADER_TIMEOUT)
+            .max_headers(limits::REQUEST_HEADER_FIELDS)
+            .max_buf_size(limits::REQUEST_HEADER_BYTES)
+            .serve_connection(io, service);
+        tokio::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(address = %peer.address, %error, "the connection ended early");
+    }
+}
+
+/// The one place where a path is first looked at.
+async fn answer(
+    gateway: &Arc<Gateway>,
+    side: Side,
+    request: Request<Incoming>,
+    peer: &Peer,
+) -> Response<Body> {
+    let path = request.uri().path();
+    if path == "/healthz" {
+        return reply::text(StatusCode::OK, "ok\n");
+    }
+    match side {
+        Side::Admin => admin::answer(gateway, request).await,
+        Side::Functions if path.starts_with("/b3/") => bytes(gateway, &request).await,
+        Side::Functions => functions::call(gateway, request, peer).await,
+    }
+}
+
+/// `/b3/{hex}` and `/b3/{dataset hex}/{path}`.
+async fn bytes(gateway: &Gateway, request: &Request<Incoming>) -> Response<Body> {
+    let found = async {
+        gateway.auth.admin(request.headers())?;
+        let rest = &request.uri().path()["/b3/".len()..];
+        let (hex, path) = match rest.split_once('/') {
+            Some((hex, path)) => (hex, Some(path)),
+            None => (rest, None),
+        };
+        let digest = nearfield_protocol::Digest::from_hex(hex)
+            .map_err(|error| Problem::new(ProblemKind::BadRequest, error.to_string()))?;
+        let store = &gateway.catalog.store;
+        let Some(path) = path else {
+            return Content::blob(store, digest);
+        };
+        let path = percent_encoding::percent_decode_str(path)
+            .decode_utf8()
+            .map_err(|_| Problem::new(ProblemKind::BadRequest, "the path is not UTF-8"))?;
+        let dataset = store.dataset(&digest).await.map_err(reply::store_problem)?;
+        Content::file(&dataset, &path)
+    };
+    match found.await {
+        Ok(content) => content::respond(
+            &gateway.catalog.store,
+            &content,
+            request.method(),
+            request.headers(),
+        ),
+        Err(problem) => reply::problem(&problem),
+    }
+}
+
+/// Connections by address.
+#[derive(Default)]
+struct Addresses {
+    /// The lock is held for one count.
+    open: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One connection's share of its address's.
+struct Share {
+    addresses: Arc<Addresses>,
+    address: IpAddr,
+}
+
+impl Addresses {
+    fn enter(self: Arc<Self>, address: IpAddr) -> Option<Share> {
+        // An IPv4 client on a dual-stack socket is the same client.
+        let address = address.to_canonical();
+        {
+            let mut open = self.open.lock().expect("no panic under this lock");
+            let count = open.entry(address).or_default();
+            if *count >= limits::CONNECTIONS_PER_ADDRESS {
+                return None;
+            }
+            *count += 1;
+        }
+        Some(Share {
+            addresses: self,
+            address,
+        })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut open = self.addresses.open.lock().expect("no panic under this lock");
+        if let Some(count) = open.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_has_its_share() {
+        let addresses = Arc::new(Addresses::default());
+        let one: IpAddr = "192.0.2.1".parse().unwrap();
+        let mapped: IpAddr = "::ffff:192.0.2.1".parse().unwrap();
+        let held: Vec<_> = (0..limits::CONNECTIONS_PER_ADDRESS)
+            .map(|_| addresses.clone().enter(one).unwrap())
+            .collect();
+        assert!(
+            addresses.clone().enter(mapped).is_none(),
+            "the same client in IPv6 clothes"
+        );
+        assert!(addresses.clone().enter("192.0.2.2".parse().unwrap()).is_some());
+        drop(held);
+        assert!(addresses.clone().enter(one).is_some());
+        assert!(addresses.open.lock().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,310 @@
+//! `nearfield:data` for guests: the shards of the datasets that a manifest grants.
+//!
+//! Linked by hand rather than by generated bindings, for two reasons: a read gives the guest a slice
+//! of the map itself (one copy instead of two), and every function charges fuel before it works.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nearfield_protocol::{Digest, cost, limits};
+use nearfield_store::{Blob, Dataset, Store as BlobStore, StoreError};
+use wasmtime::component::{ComponentType, Lift, Linker, Lower, Resource, ResourceType};
+use wasmtime::{StoreContextMut, Trap};
+use wasmtime_wasi::WasiView;
+
+use crate::guest::Guest;
+
+const INTERFACE: &str = "nearfield:data/shards@0.1.0";
+
+/// What a guest may open, and what it has read.
+pub(crate) struct DataAccess {
+    blobs: BlobStore,
+    inputs: Arc<BTreeMap<String, Digest>>,
+    bytes: u64,
+}
+
+impl DataAccess {
+    pub fn new(blobs: BlobStore, inputs: Arc<BTreeMap<String, Digest>>) -> Self {
+        DataAccess {
+            blobs,
+            inputs,
+            bytes: 0,
+        }
+    }
+
+    pub fn renew(&mut self, inputs: Arc<BTreeMap<String, Digest>>) {
+        self.inputs = inputs;
+        self.bytes = 0;
+    }
+
+    /// Bytes of shards read.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// The host's side of `resource dataset`.
+struct DatasetHandle(Arc<Dataset>);
+
+/// The host's side of `resource shard`.
+struct ShardHandle {
+    dataset: Arc<Dataset>,
+    index: u32,
+    blob: Arc<Blob>,
+}
+
+/// `variant error`.
+#[derive(Debug, Clone, ComponentType, Lift, Lower)]
+#[component(variant)]
+enum DataError {
+    #[component(name = "denied")]
+    Denied(String),
+    #[component(name = "not-found")]
+    NotFound(String),
+    #[component(name = "corrupt")]
+    Corrupt(String),
+    #[component(name = "changed")]
+    Changed(String),
+    #[component(name = "invalid")]
+    Invalid(String),
+    #[component(name = "io")]
+    Io(String),
+}
+
+impl From<StoreError> for DataError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Missing(_) => DataError::NotFound(error.to_string()),
+            StoreError::Corrupt(_) => DataError::Corrupt(error.to_string()),
+            StoreError::NotADataset { .. } => DataError::Invalid(error.to_string()),
+            _ => DataError::Io(error.to_string()),
+        }
+    }
+}
+
+type Context<'a> = StoreContextMut<'a, Guest>;
+type Answer<T> = Result<T, DataError>;
+
+/// Takes `fuel` from the guest, or stops it.
+fn charge(store: &mut Context<'_>, fuel: u64) -> wasmtime::Result<()> {
+    let left = store.get_fuel()?;
+    match left.checked_sub(fuel) {
+        Some(left) => store.set_fuel(left),
+        None => {
+            store.set_fuel(0)?;
+            Err(Trap::OutOfFuel.into())
+        }
+    }
+}
+
+/// Waits for the store from a synchronous host function. Only what is cold gets here: other guests
+/// go on, because the runtime moves them off this thread first.
+fn wait<T>(work: impl Future<Output = T>) -> T {
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work))
+}
+
+/// Adds the interface to a linker.
+pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    let mut shards = linker.instance(INTERFACE)?;
+    shards.resource(
+        "dataset",
+        ResourceType::host::<DatasetHandle>(),
+        |mut store, rep| {
+            store
+                .data_mut()
+                .ctx()
+                .table
+                .delete(Resource::<DatasetHandle>::new_own(rep))?;
+            Ok(())
+        },
+    )?;
+    shards.resource("shard", ResourceType::host::<ShardHandle>(), |mut store, rep| {
+        store
+            .data_mut()
+            .ctx()
+            .table
+            .delete(Resource::<ShardHandle>::new_own(rep))?;
+        Ok(())
+    })?;
+
+    shards.func_wrap(
+        "[static]dataset.open",
+        |mut store: Context<'_>, (input,): (String,)| {
+            charge(&mut store, cost::DATA_CALL)?;
+            let data = &store.data().data;
+            let answer = match data.inputs.get(&input) {
+                None => Err(DataError::Denied(format!(
+                    "`{input}` is not among the manifest's inputs ({})",
+                    data.inputs.keys().cloned().collect::<Vec<_>>().join(", ")
+                ))),
+                Some(digest) => wait(data.blobs.dataset(digest)).map_err(DataError::from),
+            };
+            let answer: Answer<Resource<DatasetHandle>> = match answer {
+                Ok(dataset) => Ok(store.data_mut().ctx().table.push(DatasetHandle(dataset))?),
+                Err(error) => Err(error),
+            };
+            Ok((answer,))
+        },
+    )?;
+    shards.func_wrap(
+        "[method]dataset.digest",
+        |mut store: Context<'_>, (this,): (Resource<DatasetHandle>,)| {
+            let dataset = dataset(&mut store, &this)?;
+            Ok((digest_bytes(dataset.digest),))
+        },
+    )?;
+    shards.func_wrap(
+        "[method]dataset.len",
+        |mut store: Context<'_>, (this,): (Resource<DatasetHandle>,)| {
+            let dataset = dataset(&mut store, &this)?;
+            Ok((dataset.shards.len() as u32,))
+        },
+    )?;
+    shards.func_wrap(
+        "[method]dataset.shard",
+        |mut store: Context<'_>, (this, index): (Resource<DatasetHandle>, u32)| {
+            let dataset = dataset(&mut store, &this)?;
+            let answer: Answer<Resource<ShardHandle>> = match open_shard(&store, &dataset, index) {
+                Ok(blob) => Ok(store
+                    .data_mut()
+                    .ctx()
+                    .table
+                    .push(ShardHandle { dataset, index, blob })?),
+                Err(error) => Err(error),
+            };
+            Ok((answer,))
+        },
+    )?;
+    shards.func_wrap(
+        "[method]dataset.by-path",
+        |mut store: Context<'_>, (this, path): (Resource<DatasetHandle>, String)| {
+            let dataset = dataset(&mut store, &this)?;
+            let place = dataset
+                .locate(&path)
+                .map(|at| (at.shard, at.offset, at.size_bytes));
+            let answer: Answer<Option<(u32, u64, u64)>> = Ok(place);
+            Ok((answer,))
+        },
+    )?;
+    shards.func_wrap(
+        "[method]dataset.by-key",
+        |mut store: Context<'_>, (this, _key): (Resource<DatasetHandle>, String)| {
+            dataset(&mut store, &this)?;
+            let answer: Answer<Option<u32>> = Err(DataError::Invalid(
+                "this dataset was put without a key".to_owned(),
+            ));
+            Ok((answer,))
+        },
+    )?;
+
+    shards.func_wrap(
+        "[method]shard.digest",
+        |mut store: Context<'_>, (this,): (Resource<ShardHandle>,)| {
+            let (dataset, index) = shard(&mut store, &this)?;
+            Ok((digest_bytes(dataset.shards[index as usize]),))
+        },
+    )?;
+    shards.func_wrap(
+        "[method]shard.size",
+        |mut store: Context<'_>, (this,): (Resource<ShardHandle>,)| {
+            let (dataset, index) = shard(&mut store, &this)?;
+            Ok((dataset.meta.shards[index as usize].size_bytes,))
+        },
+    )?;
+    shards.func_wrap(
+        "[method]shard.format",
+        |mut store: Context<'_>, (this,): (Resource<ShardHandle>,)| {
+            let (dataset, _) = shard(&mut store, &this)?;
+            Ok((dataset.meta.split.to_string(),))
+        },
+    )?;
+    shards.func_wrap(
+        "[method]shard.header",
+        |mut store: Context<'_>, (this,): (Resource<ShardHandle>,)| {
+            let (dataset, index) = shard(&mut store, &this)?;
+            let header = dataset.meta.shards[index as usize]
+                .header
+                .map(|header| &dataset.meta.headers[header as usize]);
+            Ok((Bytes::from(header.cloned().unwrap_or_default()),))
+        },
+    )?;
+    shards.func_wrap(
+        "[method]shard.source",
+        |mut store: Context<'_>, (this,): (Resource<ShardHandle>,)| {
+            let (dataset, index) = shard(&mut store, &this)?;
+            let source = dataset.meta.shards[index as usize]
+                .source
+                .map(|source| &dataset.meta.sources[source as usize]);
+            Ok((source.cloned().unwrap_or_default(),))
+        },
+    )?;
+    shards.func_wrap(
+        "[method]shard.read",
+        |mut store: Context<'_>, (this, offset, len): (Resource<ShardHandle>, u64, u32)| {
+            let blob = store.data_mut().ctx().table.get(&this)?.blob.clone();
+            let answer = match range(&blob, offset, len) {
+                Ok(range) => {
+                    let bytes = range.len() as u64;
+                    charge(&mut store, cost::DATA_CALL + cost::bytes(bytes))?;
+                    store.data_mut().data.bytes += bytes;
+                    Ok(blob.slice(range))
+                }
+                Err(error) => {
+                    charge(&mut store, cost::DATA_CALL)?;
+                    Err(error)
+                }
+            };
+            let answer: Answer<Bytes> = answer;
+            Ok((answer,))
+        },
+    )?;
+    Ok(())
+}
+
+fn dataset(store: &mut Context<'_>, this: &Resource<DatasetHandle>) -> wasmtime::Result<Arc<Dataset>> {
+    charge(store, cost::DATA_CALL)?;
+    Ok(store.data_mut().ctx().table.get(this)?.0.clone())
+}
+
+fn shard(store: &mut Context<'_>, this: &Resource<ShardHandle>) -> wasmtime::Result<(Arc<Dataset>, u32)> {
+    charge(store, cost::DATA_CALL)?;
+    let handle = store.data_mut().ctx().table.get(this)?;
+    Ok((handle.dataset.clone(), handle.index))
+}
+
+fn open_shard(store: &Context<'_>, dataset: &Dataset, index: u32) -> Answer<Arc<Blob>> {
+    let blobs = &store.data().data.blobs;
+    let Some((_, digest)) = dataset.shard(index) else {
+        return Err(DataError::NotFound(format!(
+            "shard {index} of {}",
+            dataset.shards.len()
+        )));
+    };
+    match blobs.mapped(&digest) {
+        Some(blob) => Ok(blob),
+        None => Ok(wait(blobs.blob(&digest))?),
+    }
+}
+
+/// The bytes that a read gives: up to `len` from `offset`, fewer at the end.
+fn range(blob: &Blob, offset: u64, len: u32) -> Answer<std::ops::Range<usize>> {
+    if len > limits::SHARD_READ_BYTES {
+        return Err(DataError::Invalid(format!(
+            "a read gives at most {} bytes",
+            limits::SHARD_READ_BYTES
+        )));
+    }
+    let size = blob.len() as u64;
+    if offset > size {
+        return Err(DataError::Invalid(format!(
+            "offset {offset} lies after the shard's {size} bytes"
+        )));
+    }
+    let end = size.min(offset + u64::from(len));
+    Ok(offset as usize..end as usize)
+}
+
+fn digest_bytes(digest: Digest) -> Bytes {
+    Bytes::copy_from_slice(digest.as_bytes())
+}

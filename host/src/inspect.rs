@@ -1,0 +1,108 @@
+//! What a component says of itself, read from its binary without compiling it.
+
+use nearfield_protocol::{Problem, ProblemKind, limits};
+use serde::{Deserialize, Serialize};
+use wasmparser::{Encoding, Parser, Payload};
+
+use crate::engine::Lane;
+
+/// A component's outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inspection {
+    pub imports: Vec<String>,
+    pub exports: Vec<String>,
+}
+
+/// Reads imports and exports. Refuses what is no component, with what it is instead.
+pub fn inspect(bytes: &[u8]) -> Result<Inspection, Problem> {
+    let refused = |detail: String| Problem::new(ProblemKind::RefusedComponent, detail);
+    if bytes.len() as u64 > limits::COMPONENT_BYTES {
+        return Err(refused(format!(
+            "the component has {} bytes; build it in release mode and strip it",
+            bytes.len()
+        ))
+        .with_limit(format!("component size = {} bytes", limits::COMPONENT_BYTES)));
+    }
+    let (mut imports, mut exports, mut depth) = (Vec::new(), Vec::new(), 0usize);
+    for payload in Parser::new(0).parse_all(bytes) {
+        let malformed = |error: wasmparser::BinaryReaderError| {
+            refused(format!("this is no valid WebAssembly component: {error}"))
+        };
+        match payload.map_err(malformed)? {
+            Payload::Version {
+                encoding: Encoding::Module,
+                ..
+            } if depth == 0 => {
+                return Err(refused(
+                    "this is a core WebAssembly module, not a component: build for wasm32-wasip2, or wrap it with \
+                     `wasm-tools component new`"
+                        .to_owned(),
+                ));
+            }
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                for import in section {
+                    imports.push(import.map_err(malformed)?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                for export in section {
+                    exports.push(export.map_err(malformed)?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(Inspection { imports, exports })
+}
+
+impl Inspection {
+    /// The lane that runs it, by what it exports.
+    pub fn lane(&self) -> Result<Lane, Problem> {
+        let exports = |prefix: &str| self.exports.iter().any(|export| export.starts_with(prefix));
+        if exports("wasi:http/handler@0.3") {
+            Ok(Lane::LiveP3)
+        } else if exports("wasi:http/incoming-handler@0.2") {
+            Ok(Lane::LiveP2)
+        } else {
+            Err(Problem::new(
+                ProblemKind::RefusedComponent,
+                format!(
+                    "the component exports {}; a function exports wasi:http/incoming-handler@0.2 or \
+                     wasi:http/handler@0.3 (use #[nearfield::http], or any wasi:http toolchain)",
+                    if self.exports.is_empty() {
+                        "nothing".to_owned()
+                    } else {
+                        self.exports.join(", ")
+                    }
+                ),
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_module_is_named_as_one() {
+        let problem = inspect(b"\0asm\x01\0\0\0").unwrap_err();
+        assert_eq!(problem.kind, ProblemKind::RefusedComponent);
+        assert!(problem.detail.contains("core WebAssembly module"), "{problem}");
+    }
+
+    #[test]
+    fn other_bytes_are_refused() {
+        for bytes in [&b""[..], b"#!/bin/sh", b"\0asm"] {
+            assert_eq!(inspect(bytes).unwrap_err().kind, ProblemKind::RefusedComponent);
+        }
+    }
+
+    #[test]
+    fn an_empty_component_has_no_lane() {
+        let inspection = inspect(b"\0asm\x0d\0\x01\0").unwrap();
+        assert!(inspection.lane().unwrap_err().detail.contains("exports nothing"));
+    }
+}

@@ -1,0 +1,154 @@
+//! Instances: made for a call, and for functions that ask for it, kept for the next ones.
+
+use std::pin::Pin;
+use std::sync::Mutex;
+
+use nearfield_protocol::limits;
+use tokio::sync::oneshot;
+use wasmtime::Store;
+use wasmtime_wasi_http::p2::bindings::Proxy;
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::p3::bindings::Service;
+use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView, p3};
+
+use crate::components::Loaded;
+use crate::guest::Guest;
+
+/// Calls that one reused instance serves: bounds what it may leak.
+const CALLS_PER_INSTANCE: u32 = 10_000;
+/// Idle instances kept of one function version: as many as it may have calls at once would hold
+/// that much memory for ever; a burst beyond these instantiates anew.
+const IDLE_INSTANCES: usize = 32;
+/// Handles that an instance may hold between calls: its streams and what it caches.
+const IDLE_HANDLES: usize = limits::GUEST_HANDLES / 4;
+
+/// What a guest hands over first: the head of its response, or its own word that it failed.
+pub(crate) type Head = Result<http::Response<WasiBody>, String>;
+
+/// A guest in its store. It runs one call at a time.
+pub(crate) struct Instance {
+    pub store: Store<Guest>,
+    exports: Option<Exports>,
+    calls: u32,
+}
+
+enum Exports {
+    P2(Proxy),
+    P3(Service),
+}
+
+impl Instance {
+    /// Not instantiated before its first call: a start function runs guest code, under that call's limits.
+    pub fn new(store: Store<Guest>) -> Self {
+        Instance {
+            store,
+            exports: None,
+            calls: 0,
+        }
+    }
+
+    /// Runs one call to the guest's end. The head is sent on the way.
+    pub async fn handle(
+        &mut self,
+        component: &Loaded,
+        request: http::Request<WasiBody>,
+        head: oneshot::Sender<Head>,
+    ) -> wasmtime::Result<()> {
+        self.calls += 1;
+        let store = &mut self.store;
+        let exports = match &mut self.exports {
+            Some(exports) => exports,
+            none => none.insert(match component {
+                Loaded::P2(pre) => Exports::P2(pre.instantiate_async(&mut *store).await?),
+                Loaded::P3(pre) => Exports::P3(pre.instantiate_async(&mut *store).await?),
+            }),
+        };
+        match exports {
+            Exports::P2(proxy) => handle_p2(store, proxy, request, head).await,
+            Exports::P3(service) => handle_p3(store, service, request, head).await,
+        }
+    }
+}
+
+async fn handle_p2(
+    store: &mut Store<Guest>,
+    proxy: &Proxy,
+    request: http::Request<WasiBody>,
+    head: oneshot::Sender<Head>,
+) -> wasmtime::Result<()> {
+    let scheme = if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) {
+        Scheme::Https
+    } else {
+        Scheme::Http
+    };
+    let request = store.data_mut().http().new_incoming_request(scheme, request)?;
+    let outparam = store
+        .data_mut()
+        .http()
+        .new_response_outparam_from_callback(move |response| {
+            // The client may be gone already.
+            let _ = head.send(response.map_err(|code| format!("{code:?}")));
+        })?;
+    proxy
+        .wasi_http_incoming_handler()
+        .call_handle(store, request, outparam)
+        .await
+}
+
+/// Tells a request's maker that it was taken in.
+type Processed = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+async fn handle_p3(
+    store: &mut Store<Guest>,
+    service: &Service,
+    request: http::Request<WasiBody>,
+    head: oneshot::Sender<Head>,
+) -> wasmtime::Result<()> {
+    store
+        .run_concurrent(async |accessor| {
+            let (request, processed) = accessor.with(|mut access| {
+                let view = access.get().http();
+                let (request, processed) = p3::Request::from_http(view.hooks, request);
+                let processed: Processed = Box::pin(processed);
+                wasmtime::error::Ok((view.table.push(request)?, processed))
+            })?;
+            let response = service.wasi_http_handler().call_handle(accessor, request).await?;
+            let response = match response {
+                Ok(response) => accessor.with(|mut access| {
+                    let response = access.get().http().table.delete(response)?;
+                    response.into_http(&mut access, processed).map(Ok)
+                })?,
+                Err(code) => Err(format!("{code:?}")),
+            };
+            // The client may be gone already.
+            let _ = head.send(response);
+            // The body streams, and the guest's other tasks go on, until nothing is left to do.
+            std::future::poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+            Ok(())
+        })
+        .await?
+}
+
+/// Idle instances of one function version.
+#[derive(Default)]
+pub(crate) struct InstancePool {
+    /// Last in, first out: the warmest is taken first. The lock is held for one push or pop.
+    idle: Mutex<Vec<Instance>>,
+}
+
+impl InstancePool {
+    pub fn take(&self) -> Option<Instance> {
+        self.idle.lock().expect("no panic under this lock").pop()
+    }
+
+    /// Keeps an instance whose call ended well, unless it is used up.
+    pub fn give_back(&self, mut instance: Instance) {
+        if instance.calls >= CALLS_PER_INSTANCE || instance.store.data_mut().handles() > IDLE_HANDLES {
+            return;
+        }
+        let mut idle = self.idle.lock().expect("no panic under this lock");
+        if idle.len() < IDLE_INSTANCES {
+            idle.push(instance);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Runs WebAssembly components: engines, lanes, limits, data imports.
+//!
+//! A call goes top-down through `host` (admission), `components` (digest → ready to instantiate),
+//! `invoke` (one call, one task) and `instances` (the guest itself). `guest` is what a store holds;
+//! `data`, `outgoing` and `logs` are what guests may touch.
+
+mod compile;
+mod components;
+mod data;
+mod engine;
+mod guest;
+mod host;
+mod inspect;
+mod instances;
+mod invoke;
+mod logs;
+mod outgoing;
+
+pub use compile::{CompilerCommand, compiler_main};
+pub use engine::Lane;
+pub use host::{Host, HostError, HostOptions};
+pub use inspect::{Inspection, inspect};
+pub use invoke::{Answer, GuestBody};
+pub use logs::{LogLine, LogWriter, Logs};

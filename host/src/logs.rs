@@ -1,0 +1,356 @@
+//! What functions print: bounded per call, one file a function, kept small.
+//!
+//! Lines go through a bounded queue to one writer task; a flood is dropped and counted, never
+//! waited for. A file that reaches its size is renamed to `.1`, replacing the one before.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use nearfield_protocol::{CallId, FunctionName, limits};
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWrite;
+use tokio::sync::{broadcast, mpsc};
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+/// Lines waiting for the writer: at the longest line, 64 MiB.
+const QUEUE_LINES: usize = 4_096;
+/// Lines that a slow follower may lag behind before it misses some.
+const FOLLOW_LINES: usize = 1_024;
+/// A longer line is cut into several.
+const MAX_LINE_BYTES: usize = 16 << 10;
+/// Size at which a function's file is put aside.
+const ROTATE_BYTES: u64 = 8 << 20;
+/// What a stream may write at once; the guest is told, and splits.
+const WRITE_BYTES: usize = 64 << 10;
+
+/// One line that a function printed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    pub unix_ms: u64,
+    pub function: String,
+    pub call: String,
+    pub line: String,
+}
+
+/// The logs of this host's functions. Cheap to clone.
+#[derive(Clone)]
+pub struct Logs {
+    dir: PathBuf,
+    queue: mpsc::Sender<LogLine>,
+    follow: broadcast::Sender<LogLine>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// The task that writes the files.
+pub struct LogWriter {
+    dir: PathBuf,
+    queue: mpsc::Receiver<LogLine>,
+    follow: broadcast::Sender<LogLine>,
+}
+
+impl Logs {
+    /// The logs in `dir`, and the writer that must be run for them.
+    pub fn open(dir: PathBuf) -> io::Result<(Self, LogWriter)> {
+        fs::create_dir_all(&dir)?;
+        let (queue, received) = mpsc::channel(QUEUE_LINES);
+        let (follow, _) = broadcast::channel(FOLLOW_LINES);
+        let writer = LogWriter {
+            dir: dir.clone(),
+            queue: received,
+            follow: follow.clone(),
+        };
+        Ok((
+            Logs {
+                dir,
+                queue,
+                follow,
+                dropped: Arc::default(),
+            },
+            writer,
+        ))
+    }
+
+    /// The last `lines` lines of a function, oldest first.
+    pub fn tail(&self, function: &FunctionName, lines: usize) -> io::Result<Vec<LogLine>> {
+        let path = file_of(&self.dir, function.as_str());
+        let mut kept = std::collections::VecDeque::with_capacity(lines.min(1_024));
+        for path in [rotated(&path), path] {
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            for line in BufReader::new(file).lines() {
+                // A line torn by a crash is no line.
+                let Ok(line) = serde_json::from_str(&line?) else {
+                    continue;
+                };
+                if kept.len() == lines {
+                    kept.pop_front();
+                }
+                kept.push_back(line);
+            }
+        }
+        Ok(kept.into())
+    }
+
+    /// Lines of all functions from now on.
+    pub fn follow(&self) -> broadcast::Receiver<LogLine> {
+        self.follow.subscribe()
+    }
+
+    /// Lines lost because the writer could not keep up.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    fn push(&self, line: LogLine) {
+        if self.queue.try_send(line).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl LogWriter {
+    /// Writes until every [`Logs`] is gone.
+    pub async fn run(mut self) {
+        let mut batch = Vec::new();
+        while self.queue.recv_many(&mut batch, QUEUE_LINES).await > 0 {
+            for line in &batch {
+                // Nobody may be following.
+                let _ = self.follow.send(line.clone());
+            }
+            let (dir, lines) = (self.dir.clone(), std::mem::take(&mut batch));
+            match tokio::task::spawn_blocking(move || write_lines(&dir, &lines)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "function logs cannot be written"),
+                Err(error) => tracing::error!(%error, "the log writer panicked"),
+            }
+        }
+    }
+}
+
+fn write_lines(dir: &Path, lines: &[LogLine]) -> io::Result<()> {
+    let mut by_function: HashMap<&str, Vec<u8>> = HashMap::new();
+    for line in lines {
+        let text = by_function.entry(&line.function).or_default();
+        serde_json::to_writer(&mut *text, line)?;
+        text.push(b'\n');
+    }
+    for (function, text) in by_function {
+        let path = file_of(dir, function);
+        let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+        if file.metadata()?.len() >= ROTATE_BYTES {
+            fs::rename(&path, rotated(&path))?;
+            file = OpenOptions::new().create(true).append(true).open(&path)?;
+        }
+        file.write_all(&text)?;
+    }
+    Ok(())
+}
+
+/// Function names are safe in file names: letters, digits, `-`, `_` and inner dots.
+fn file_of(dir: &Path, function: &str) -> PathBuf {
+    dir.join(format!("{function}.ndjson"))
+}
+
+fn rotated(path: &Path) -> PathBuf {
+    path.with_extension("ndjson.1")
+}
+
+/// The log of one call: what its guest prints, and what the host has to tell its author.
+#[derive(Clone)]
+pub(crate) struct CallLog {
+    /// The guest's streams and the host write from one task, so the lock is never contended.
+    state: Arc<Mutex<CallLogState>>,
+}
+
+struct CallLogState {
+    logs: Logs,
+    function: FunctionName,
+    call: CallId,
+    /// The line that has not ended yet.
+    partial: Vec<u8>,
+    left_bytes: usize,
+}
+
+impl CallLog {
+    pub fn new(logs: Logs, function: FunctionName, call: CallId) -> Self {
+        let state = CallLogState {
+            logs,
+            function,
+            call,
+            partial: Vec::new(),
+            left_bytes: limits::LOG_BYTES_PER_CALL,
+        };
+        CallLog {
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+
+    /// Goes on as the log of another call: a reused guest keeps its streams.
+    pub fn become_(&self, other: &CallLog) {
+        let (function, call) = {
+            let other = other.state.lock().expect("no panic under this lock");
+            (other.function.clone(), other.call)
+        };
+        let mut state = self.state.lock().expect("no panic under this lock");
+        state.end_line();
+        (state.function, state.call, state.left_bytes) = (function, call, limits::LOG_BYTES_PER_CALL);
+    }
+
+    /// A line from the host.
+    pub fn note(&self, text: &str) {
+        let mut state = self.state.lock().expect("no panic under this lock");
+        state.end_line();
+        state.write(format!("nearfield: {text}\n").as_bytes());
+    }
+
+    /// Writes what has no line end yet.
+    pub fn finish(&self) {
+        self.state.lock().expect("no panic under this lock").end_line();
+    }
+
+    fn write(&self, bytes: &[u8]) {
+        self.state.lock().expect("no panic under this lock").write(bytes);
+    }
+}
+
+impl CallLogState {
+    fn write(&mut self, bytes: &[u8]) {
+        if self.left_bytes == 0 {
+            return;
+        }
+        let taken = &bytes[..bytes.len().min(self.left_bytes)];
+        self.left_bytes -= taken.len();
+        for piece in taken.split_inclusive(|&byte| byte == b'\n') {
+            self.partial.extend_from_slice(piece);
+            if self.partial.ends_with(b"\n") || self.partial.len() >= MAX_LINE_BYTES {
+                self.end_line();
+            }
+        }
+        if self.left_bytes == 0 {
+            self.end_line();
+            self.push(format!(
+                "nearfield: the log of this call reached {} bytes; the rest is dropped",
+                limits::LOG_BYTES_PER_CALL
+            ));
+        }
+    }
+
+    fn end_line(&mut self) {
+        if self.partial.is_empty() {
+            return;
+        }
+        let bytes = std::mem::take(&mut self.partial);
+        let text = String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(&bytes)).into_owned();
+        self.push(text);
+    }
+
+    fn push(&self, line: String) {
+        let unix_ms = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |elapsed| elapsed.as_millis() as u64);
+        self.logs.push(LogLine {
+            unix_ms,
+            function: self.function.to_string(),
+            call: self.call.to_string(),
+            line,
+        });
+    }
+}
+
+impl IsTerminal for CallLog {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for CallLog {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl AsyncWrite for CallLog {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.write(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl OutputStream for CallLog {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        CallLog::write(self, &bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(WRITE_BYTES)
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for CallLog {
+    async fn ready(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_flood_is_cut_and_the_rest_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (logs, writer) = Logs::open(dir.path().to_owned()).unwrap();
+        let name: FunctionName = "f".parse().unwrap();
+        let call = CallLog::new(logs.clone(), name.clone(), CallId::new(1, 2));
+        call.write(b"first\nsec");
+        call.write(b"ond\n");
+        for _ in 0..limits::LOG_BYTES_PER_CALL {
+            call.write(b"flood flood flood flood\n");
+        }
+        call.finish();
+        let reader = logs.clone();
+        drop((logs, call));
+        // The writer ends when the last sender does; the reader's clone is one, so run it aside.
+        let writer = tokio::spawn(writer.run());
+        let tail = loop {
+            let tail = reader.tail(&name, 100_000).unwrap();
+            if tail.last().is_some_and(|line| line.line.contains("dropped")) {
+                break tail;
+            }
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(tail[0].line, "first");
+        assert_eq!(tail[1].line, "second");
+        assert!(reader.tail(&name, 2).unwrap().len() == 2);
+        drop(reader);
+        writer.await.unwrap();
+    }
+}

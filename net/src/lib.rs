@@ -1,0 +1,12 @@
+//! A node on the network: its identity, its endpoint, the records it shares.
+//!
+//! One node so far: the endpoint listens on loopback and the document has one replica. What crosses
+//! nodes is already what it will be: signed records under prefix-free keys.
+
+mod identity;
+mod node;
+mod view;
+
+pub use identity::Identity;
+pub use node::{NetError, Node};
+pub use view::Records;

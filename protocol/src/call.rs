@@ -1,0 +1,50 @@
+//! One call, as gateway and host speak of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::records::FunctionVersion;
+use crate::{CallId, Digest, Problem};
+
+/// What a host needs to know to run a call, beside the HTTP request.
+#[derive(Debug, Clone)]
+pub struct CallSpec {
+    pub id: CallId,
+    pub function: Arc<FunctionVersion>,
+    /// The manifest's inputs, each resolved to one version.
+    pub inputs: Arc<BTreeMap<String, Digest>>,
+}
+
+/// What became of a call. Complete once its response has ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CallReport {
+    /// Guest operators and host calls by the cost table.
+    pub fuel: u64,
+    /// Why it failed, if it did.
+    pub problem: Option<Problem>,
+    /// The client went away before the response ended.
+    pub cancelled: bool,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+    /// Bytes of shards read.
+    pub data_bytes: u64,
+    /// Pages of 64 KiB that linear memory grew by.
+    pub pages_grown: u64,
+    pub outgoing_requests: u32,
+    /// The component was compiled or read from disk for this call.
+    pub cold: bool,
+    pub stages: Stages,
+}
+
+/// Where a call's time went on its host, in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stages {
+    /// Waiting for a place.
+    pub queue_us: u64,
+    /// Getting the compiled component.
+    pub load_us: u64,
+    /// From instantiation to the guest's end.
+    pub run_us: u64,
+}

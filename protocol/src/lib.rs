@@ -1,0 +1,21 @@
+//! The words that nodes, the command line and the guest's host exchange: digests, names, dataset
+//! metas, function manifests, records, limits, the fuel cost table and the problem types.
+//!
+//! Plain data and pure functions only: nothing here reads a file, a socket or a clock.
+
+pub mod call;
+pub mod cost;
+mod digest;
+pub mod limits;
+pub mod manifest;
+pub mod meta;
+mod name;
+pub mod problem;
+pub mod records;
+mod split;
+pub mod units;
+
+pub use digest::{Digest, ParseDigestError};
+pub use name::{CallId, DatasetName, FunctionName, InvalidName, NodeId};
+pub use problem::{Problem, ProblemKind};
+pub use split::{ParseSplitError, Split};

@@ -1,0 +1,66 @@
+//! Default limits. Each has one name, used in code, errors and docs, and its reason beside it.
+
+use std::time::Duration;
+
+/// Fuel per call: about three seconds of one core.
+pub const FUEL_PER_CALL: u64 = 10_000_000_000;
+/// Most fuel a manifest may ask for per call: an hour of one core, beyond any wall time.
+pub const MAX_FUEL_PER_CALL: u64 = 10_000_000_000_000;
+/// Wall time per call; blocked host calls burn no fuel, so fuel alone bounds nothing.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wall time a manifest may ask for.
+pub const MAX_CALL_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Linear memory of one guest.
+pub const GUEST_MEMORY_BYTES: u64 = 256 << 20;
+/// Most linear memory a manifest may ask for: the whole of wasm32.
+pub const MAX_GUEST_MEMORY_BYTES: u64 = 4 << 30;
+/// Tables per store: real components have one a core module.
+pub const TABLES_PER_STORE: usize = 64;
+/// Core instances per store: real components have two to five.
+pub const INSTANCES_PER_STORE: usize = 64;
+/// Handles a guest may hold at once: enough for hundreds of open shards, small for the host.
+pub const GUEST_HANDLES: usize = 1_024;
+/// Bytes that one host call may copy out of a guest.
+pub const HOST_CALL_COPY_BYTES: usize = 8 << 20;
+/// One component, before compilation.
+pub const COMPONENT_BYTES: u64 = 64 << 20;
+/// CPU time of one compilation; compile bombs of 147 KB take longer than a minute.
+pub const COMPILE_CPU: Duration = Duration::from_secs(30);
+/// Address space of one compilation.
+pub const COMPILE_MEMORY_BYTES: u64 = 2 << 30;
+/// Request header block: what common proxies accept, with room.
+pub const REQUEST_HEADER_BYTES: usize = 64 << 10;
+/// Request header fields.
+pub const REQUEST_HEADER_FIELDS: usize = 100;
+/// How long a client may take to send its headers.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Request body, streamed.
+pub const REQUEST_BODY_BYTES: u64 = 100 << 20;
+/// How long a body may stand still, in either direction.
+pub const BODY_IDLE: Duration = Duration::from_secs(30);
+/// Response body, streamed.
+pub const RESPONSE_BODY_BYTES: u64 = 1 << 30;
+/// Header block that a guest may produce.
+pub const RESPONSE_HEADER_BYTES: usize = 64 << 10;
+/// Response bytes held back so that fuel and timing can be headers instead of trailers.
+pub const RESPONSE_HELD_BYTES: usize = 64 << 10;
+/// Connections a listener holds at once: each costs a descriptor and about 10 KiB.
+pub const CONNECTIONS: usize = 10_000;
+/// Connections from one address.
+pub const CONNECTIONS_PER_ADDRESS: usize = 256;
+/// Calls of one function at once.
+pub const CALLS_PER_FUNCTION: usize = 256;
+/// Calls that wait on a host for a place.
+pub const QUEUED_CALLS: usize = 1_024;
+/// How long a call waits for a place.
+pub const QUEUE_WAIT: Duration = Duration::from_secs(5);
+/// Log bytes kept of one call.
+pub const LOG_BYTES_PER_CALL: usize = 256 << 10;
+/// Outgoing requests of one call.
+pub const OUTGOING_REQUESTS: u32 = 32;
+/// One `shard.read`.
+pub const SHARD_READ_BYTES: u32 = 1 << 20;
+/// A record that no cut may split; longer ones are an error with their offset.
+pub const RECORD_BYTES: u64 = 64 << 20;
+/// A manifest or another JSON body of the admin API.
+pub const ADMIN_BODY_BYTES: usize = 1 << 20;

@@ -1,0 +1,192 @@
+//! Failures as the outside sees them: one kind a cause, stable, with its HTTP status (RFC 9457).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $variant:ident = $slug:literal, $status:literal, $title:literal;)*) => {
+        /// A cause of failure. The slug is part of the contract; new kinds may be added, none renamed.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum ProblemKind { $($(#[$doc])* $variant,)* }
+
+        impl ProblemKind {
+            pub const ALL: &'static [ProblemKind] = &[$(ProblemKind::$variant),*];
+
+            /// The last part of the problem's `type`.
+            pub const fn slug(self) -> &'static str {
+                match self { $(ProblemKind::$variant => $slug),* }
+            }
+
+            /// The HTTP status it is answered with.
+            pub const fn status(self) -> u16 {
+                match self { $(ProblemKind::$variant => $status),* }
+            }
+
+            pub const fn title(self) -> &'static str {
+                match self { $(ProblemKind::$variant => $title),* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The request itself is wrong.
+    BadRequest = "bad-request", 400, "The request cannot be understood";
+    /// No or no valid token.
+    Unauthorized = "unauthorized", 401, "A token is needed";
+    /// A valid token that does not grant this.
+    Forbidden = "forbidden", 403, "The token does not allow this";
+    UnknownFunction = "unknown-function", 404, "No such function";
+    UnknownDataset = "unknown-dataset", 404, "No such dataset";
+    UnknownBlob = "unknown-blob", 404, "No such blob";
+    UnknownPath = "unknown-path", 404, "No such path in the dataset";
+    UnknownRoute = "unknown-route", 404, "Nothing is served at this path";
+    UnknownCall = "unknown-call", 404, "No such call, or one too long ago";
+    UnknownToken = "unknown-token", 404, "No such token";
+    MethodNotAllowed = "method-not-allowed", 405, "The path does not take this method";
+    /// The client sent its headers or body too slowly.
+    RequestTimeout = "request-timeout", 408, "The request did not arrive in time";
+    /// `--if-version` or a name that is taken.
+    Conflict = "conflict", 409, "It has changed since";
+    BodyTooLarge = "body-too-large", 413, "The request body is too large";
+    RangeNotSatisfiable = "range-not-satisfiable", 416, "The range lies outside the content";
+    /// The component is no component, imports what no host has, or cannot be compiled in bounds.
+    RefusedComponent = "refused-component", 422, "The component is refused";
+    BadManifest = "bad-manifest", 422, "The manifest is refused";
+    /// The input cannot be cut: a record too long, an unclosed quote, an archive that is none.
+    BadInput = "bad-input", 422, "The input cannot be cut into shards";
+    TooManyRequests = "too-many-requests", 429, "A rate or a token's budget is used up";
+    HeadersTooLarge = "headers-too-large", 431, "The request headers are too large";
+    /// Ours to mend.
+    Internal = "internal", 500, "Nearfield failed";
+    /// A blob on disk no longer matches its digest.
+    Corrupt = "corrupt", 500, "Stored bytes no longer match their digest";
+    /// The guest trapped.
+    Trap = "trap", 502, "The function trapped";
+    /// The guest ended without a response.
+    NoResponse = "no-response", 502, "The function gave no response";
+    /// The guest's response breaks a limit or HTTP.
+    BadResponse = "bad-response", 502, "The function gave a response that cannot be sent";
+    Overload = "overload", 503, "No host has room for this call now";
+    Draining = "draining", 503, "This node is shutting down";
+    OutOfFuel = "out-of-fuel", 504, "The function used up its fuel";
+    Timeout = "timeout", 504, "The function ran out of time";
+    OutOfMemory = "out-of-memory", 507, "The function needed more memory than its limit";
+    TooManyHandles = "too-many-handles", 507, "The function held more handles than its limit";
+    StoreFull = "store-full", 507, "The store is full";
+}
+
+/// What every problem's `type` begins with.
+const TYPE_PREFIX: &str = "urn:nearfield:problem:";
+
+impl ProblemKind {
+    fn from_type(text: &str) -> Option<Self> {
+        let slug = text.strip_prefix(TYPE_PREFIX)?;
+        Self::ALL.iter().copied().find(|kind| kind.slug() == slug)
+    }
+}
+
+/// One failure: its kind, which thing, what to do next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Wire", try_from = "Wire")]
+pub struct Problem {
+    pub kind: ProblemKind,
+    /// What failed, on which thing, and what to do.
+    pub detail: String,
+    /// The limit that was hit, as `name = value`.
+    pub limit: Option<String>,
+}
+
+impl Problem {
+    pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
+        Problem {
+            kind,
+            detail: detail.into(),
+            limit: None,
+        }
+    }
+
+    pub fn with_limit(mut self, limit: impl Into<String>) -> Self {
+        self.limit = Some(limit.into());
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)?;
+        match &self.limit {
+            Some(limit) => write!(f, " ({limit})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Problem {}
+
+/// The `application/problem+json` body.
+#[derive(Clone, Serialize, Deserialize)]
+struct Wire {
+    r#type: String,
+    #[serde(default)]
+    title: String,
+    #[serde(default)]
+    status: u16,
+    #[serde(default)]
+    detail: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limit: Option<String>,
+}
+
+impl From<Problem> for Wire {
+    fn from(problem: Problem) -> Self {
+        Wire {
+            r#type: format!("{TYPE_PREFIX}{}", problem.kind.slug()),
+            title: problem.kind.title().to_owned(),
+            status: problem.kind.status(),
+            detail: problem.detail,
+            limit: problem.limit,
+        }
+    }
+}
+
+impl TryFrom<Wire> for Problem {
+    type Error = String;
+
+    fn try_from(wire: Wire) -> Result<Self, String> {
+        let kind = ProblemKind::from_type(&wire.r#type)
+            .ok_or_else(|| format!("`{}` is no problem type that this build knows", wire.r#type))?;
+        Ok(Problem {
+            kind,
+            detail: wire.detail,
+            limit: wire.limit,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_kind_has_its_own_slug_and_an_error_status() {
+        let slugs: HashSet<_> = ProblemKind::ALL.iter().map(|kind| kind.slug()).collect();
+        assert_eq!(slugs.len(), ProblemKind::ALL.len());
+        assert!(
+            ProblemKind::ALL
+                .iter()
+                .all(|kind| (400..600).contains(&kind.status()))
+        );
+    }
+
+    #[test]
+    fn json_comes_back() {
+        let problem = Problem::new(ProblemKind::OutOfFuel, "function `f` stopped").with_limit("fuel = 5");
+        let json = serde_json::to_value(&problem).unwrap();
+        assert_eq!(json["type"], "urn:nearfield:problem:out-of-fuel");
+        assert_eq!(json["status"], 504);
+        assert_eq!(serde_json::from_value::<Problem>(json).unwrap(), problem);
+    }
+}

@@ -1,0 +1,130 @@
+//! Sizes, counts and times as people write them.
+
+use std::time::Duration;
+
+/// Text that is no size, count or time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not {expected}")]
+pub struct ParseUnitError {
+    text: String,
+    expected: &'static str,
+}
+
+fn parse(text: &str, units: &[(&str, u64)], expected: &'static str) -> Result<u64, ParseUnitError> {
+    let refused = || ParseUnitError {
+        text: text.chars().take(80).collect(),
+        expected,
+    };
+    let digits = text.trim();
+    let at = digits
+        .find(|c: char| !c.is_ascii_digit() && c != '_')
+        .unwrap_or(digits.len());
+    let number: u64 = digits[..at].replace('_', "").parse().map_err(|_| refused())?;
+    let unit = digits[at..].trim();
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit).ok_or_else(refused)?;
+    number.checked_mul(*factor).ok_or_else(refused)
+}
+
+/// `64KiB`, `500G`, `1048576` → bytes. `K M G T` and `KB MB GB TB` are powers of 1000, `KiB …` of 1024.
+pub fn parse_bytes(text: &str) -> Result<u64, ParseUnitError> {
+    const UNITS: &[(&str, u64)] = &[
+        ("", 1),
+        ("B", 1),
+        ("K", 1000),
+        ("M", 1000_u64.pow(2)),
+        ("G", 1000_u64.pow(3)),
+        ("T", 1000_u64.pow(4)),
+        ("KB", 1000),
+        ("MB", 1000_u64.pow(2)),
+        ("GB", 1000_u64.pow(3)),
+        ("TB", 1000_u64.pow(4)),
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("TiB", 1 << 40),
+    ];
+    parse(text, UNITS, "a size, such as 256MiB, 4G or 1048576")
+}
+
+/// `10G`, `500M`, `5_000_000` → a count, powers of 1000.
+pub fn parse_count(text: &str) -> Result<u64, ParseUnitError> {
+    const UNITS: &[(&str, u64)] = &[
+        ("", 1),
+        ("K", 1000),
+        ("M", 1000_u64.pow(2)),
+        ("G", 1000_u64.pow(3)),
+        ("T", 1000_u64.pow(4)),
+    ];
+    parse(text, UNITS, "a count, such as 10G, 500M or 5000000")
+}
+
+/// `500ms`, `30s`, `5m`, `12h`, `30d` → a time.
+pub fn parse_duration(text: &str) -> Result<Duration, ParseUnitError> {
+    const UNITS: &[(&str, u64)] = &[
+        ("ms", 1),
+        ("s", 1000),
+        ("m", 60_000),
+        ("min", 60_000),
+        ("h", 3_600_000),
+        ("d", 86_400_000),
+    ];
+    parse(
+        text,
+        UNITS,
+        "a time with a unit, such as 500ms, 30s, 5m, 12h or 30d",
+    )
+    .map(Duration::from_millis)
+}
+
+/// Bytes for people: `512 B`, `4.0 MiB`.
+pub fn format_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    scaled(bytes, 1024.0, &UNITS)
+}
+
+/// A count for people: `999`, `1.2 M`.
+pub fn format_count(count: u64) -> String {
+    const UNITS: [&str; 5] = ["", "K", "M", "G", "T"];
+    scaled(count, 1000.0, &UNITS).trim_end().to_owned()
+}
+
+fn scaled(value: u64, base: f64, units: &[&str]) -> String {
+    let mut scaled = value as f64;
+    let mut unit = 0;
+    // 999.95 would print as "1000.0": go up one unit before rounding does.
+    while scaled >= base - 0.05 && unit + 1 < units.len() {
+        scaled /= base;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{value} {}", units[0])
+    } else {
+        format!("{scaled:.1} {}", units[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_s_units() {
+        assert_eq!(parse_bytes("256MiB"), Ok(256 << 20));
+        assert_eq!(parse_bytes("4 G"), Ok(4_000_000_000));
+        assert_eq!(parse_bytes("1_000"), Ok(1000));
+        assert_eq!(parse_count("10G"), Ok(10_000_000_000));
+        assert_eq!(parse_duration("30s"), Ok(Duration::from_secs(30)));
+        for bad in ["", "MiB", "-1", "1.5G", "99999999999T", "3 X"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+        assert!(parse_duration("30").is_err());
+    }
+
+    #[test]
+    fn and_back() {
+        assert_eq!(format_bytes(0), "0 B");
+        assert_eq!(format_bytes(4 << 20), "4.0 MiB");
+        assert_eq!(format_count(999), "999");
+        assert_eq!(format_count(999_990), "1.0 M");
+    }
+}

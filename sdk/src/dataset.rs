@@ -1,0 +1,471 @@
+//! Granted datasets: their shards, and the files in them.
+
+use std::fmt;
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
+use std::rc::Rc;
+
+use crate::{Csv, Files, Fixed, Lines, Ndjson, host};
+
+/// One version of a dataset. Cloning it is cheap.
+#[derive(Clone)]
+pub struct Dataset {
+    handle: Rc<host::Dataset>,
+}
+
+/// Where a file lies: it starts in `shard` at `offset` and goes on at the start of the following shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    pub shard: u32,
+    pub offset: u64,
+    pub length: u64,
+}
+
+impl Dataset {
+    /// Opens a name from the manifest's `inputs`.
+    pub fn open(input: &str) -> Result<Self, DataError> {
+        host::Dataset::open(input).map(|handle| Self {
+            handle: Rc::new(handle),
+        })
+    }
+
+    /// What names this version.
+    pub fn digest(&self) -> Digest {
+        self.handle.digest()
+    }
+
+    /// The number of shards.
+    pub fn len(&self) -> u32 {
+        self.handle.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The shard at `index`, from 0.
+    pub fn shard(&self, index: u32) -> Result<Shard, DataError> {
+        self.handle.shard(index).map(Shard::new)
+    }
+
+    /// All shards in order, each opened when its turn comes.
+    pub fn shards(&self) -> impl Iterator<Item = Result<Shard, DataError>> + '_ {
+        (0..self.len()).map(|index| self.shard(index))
+    }
+
+    /// Where the file at `path` lies, if there is one.
+    pub fn by_path(&self, path: &str) -> Result<Option<Location>, DataError> {
+        self.handle.by_path(path)
+    }
+
+    /// The shard whose key range holds `key`, for a dataset put with a key.
+    pub fn by_key(&self, key: &str) -> Result<Option<u32>, DataError> {
+        self.handle.by_key(key)
+    }
+
+    /// The file at `path`, if there is one.
+    pub fn file(&self, path: &str) -> Result<Option<File>, DataError> {
+        let open = |location: Location| {
+            let shard = self.shard(location.shard)?;
+            Ok(File {
+                dataset: self.clone(),
+                location,
+                position: 0,
+                ends: Vec::new(),
+                shard,
+                segment: 0,
+            })
+        };
+        self.by_path(path)?.map(open).transpose()
+    }
+}
+
+/// The least and the most bytes a shard asks the host for at once. Reads start small, so that a lookup stays cheap,
+/// and double while they are sequential; 256 KiB amortise a crossing and still fit the processor's cache.
+const READ_BYTES: (u32, u32) = (16 << 10, 256 << 10);
+
+/// One immutable piece of a dataset, readable from any place. It buffers by itself.
+pub struct Shard {
+    handle: host::Shard,
+    size: u64,
+    /// Where `buffer` starts in the shard.
+    start: u64,
+    buffer: Vec<u8>,
+    /// How much of `buffer` has been read.
+    used: usize,
+    /// Bytes to ask for next.
+    ahead: u32,
+}
+
+impl Shard {
+    fn new(handle: host::Shard) -> Self {
+        Self {
+            size: handle.size(),
+            handle,
+            start: 0,
+            buffer: Vec::new(),
+            used: 0,
+            ahead: READ_BYTES.0,
+        }
+    }
+
+    pub fn digest(&self) -> Digest {
+        self.handle.digest()
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The split that cut it: `lines`, `csv`, `ndjson`, `fixed:N`, `files`, `bytes` or `none`.
+    pub fn format(&self) -> String {
+        self.handle.format()
+    }
+
+    /// The CSV header record of the file it was cut from, its line end included; empty for other formats.
+    pub fn header(&self) -> Vec<u8> {
+        self.handle.header()
+    }
+
+    /// The file or part it was cut from.
+    pub fn source(&self) -> String {
+        self.handle.source()
+    }
+
+    /// The rest as lines without their ends.
+    pub fn lines(self) -> Lines<Self> {
+        Lines::new(self)
+    }
+
+    /// The whole shard as CSV records under their file's header, whichever piece of the file this is.
+    ///
+    /// ```
+    /// # use nearfield::{Dataset, mock};
+    /// # let data = mock::Dataset::new("csv").shard_bytes(8).file("t.csv", "id,n\n1,2\n3,4\n5,6\n");
+    /// # mock::Host::new().dataset("table", data).run(|| -> nearfield::Result<()> {
+    /// let mut sum = 0;
+    /// for shard in Dataset::open("table")?.shards() {
+    ///     let mut csv = shard?.csv()?;
+    ///     assert_eq!(csv.headers()?, &["id", "n"][..]);
+    ///     for record in csv.deserialize() {
+    ///         let (_id, n): (u32, u32) = record?;
+    ///         sum += n;
+    ///     }
+    /// }
+    /// assert_eq!(sum, 12);
+    /// # Ok(()) }).unwrap();
+    /// ```
+    pub fn csv(mut self) -> io::Result<Csv> {
+        let header = self.header();
+        // Only a file's first shard begins with the header. It is left out there, and put before every shard.
+        let mut first = Vec::with_capacity(header.len());
+        self.rewind()?;
+        self.by_ref().take(header.len() as u64).read_to_end(&mut first)?;
+        if first != header {
+            self.rewind()?;
+        }
+        Ok(csv::Reader::from_reader(io::Cursor::new(header).chain(self)))
+    }
+
+    /// The rest as JSON values, one on each line; empty lines are passed over.
+    pub fn ndjson<T: serde::de::DeserializeOwned>(self) -> Ndjson<Self, T> {
+        Ndjson::new(self)
+    }
+
+    /// The files of a shard that was split by `files`.
+    pub fn files(self) -> Files<Self> {
+        Files::new(self)
+    }
+
+    /// The rest as records of `size` bytes.
+    pub fn fixed(self, size: usize) -> Fixed<Self> {
+        Fixed::new(self, size)
+    }
+
+    fn position(&self) -> u64 {
+        self.start + self.used as u64
+    }
+}
+
+impl BufRead for Shard {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.used == self.buffer.len() && self.position() < self.size {
+            self.start = self.position();
+            self.used = 0;
+            // Freed first: the allocator then hands the same, warm memory out again.
+            drop(std::mem::take(&mut self.buffer));
+            self.buffer = self.handle.read(self.start, self.ahead)?;
+            self.ahead = (self.ahead * 2).min(READ_BYTES.1);
+            if self.buffer.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(&self.buffer[self.used..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.used = self.buffer.len().min(self.used + amount);
+    }
+}
+
+impl Read for Shard {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let length = self.fill_buf()?.read(into)?;
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+impl Seek for Shard {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = target(to, self.position(), self.size)?;
+        match position.checked_sub(self.start) {
+            Some(used) if used <= self.buffer.len() as u64 => self.used = used as usize,
+            _ => {
+                self.start = position;
+                self.used = 0;
+                self.buffer = Vec::new();
+                self.ahead = READ_BYTES.0;
+            }
+        }
+        Ok(position)
+    }
+}
+
+/// A file of a dataset, readable from any place, over as many shards as it spans.
+pub struct File {
+    dataset: Dataset,
+    location: Location,
+    position: u64,
+    /// Where each of the file's segments ends, as far as their shards' sizes are known.
+    ends: Vec<u64>,
+    shard: Shard,
+    /// Which segment `shard` is.
+    segment: usize,
+}
+
+impl File {
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.location.length
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The rest as lines without their ends.
+    pub fn lines(self) -> Lines<Self> {
+        Lines::new(self)
+    }
+
+    /// Opens the shard that holds `position`, and says where its segment ends.
+    fn enter(&mut self, position: u64) -> io::Result<u64> {
+        let mut segment = self.ends.partition_point(|&end| end <= position);
+        while segment == self.ends.len() {
+            self.open(segment)?;
+            let start = self.ends.last().copied().unwrap_or_default();
+            self.ends
+                .push(start + self.shard.size().saturating_sub(self.offset(segment)));
+            segment = self.ends.partition_point(|&end| end <= position);
+        }
+        self.open(segment)?;
+        let start = segment.checked_sub(1).map_or(0, |before| self.ends[before]);
+        self.shard
+            .seek(SeekFrom::Start(self.offset(segment) + position - start))?;
+        Ok(self.ends[segment].min(self.location.length))
+    }
+
+    fn open(&mut self, segment: usize) -> io::Result<()> {
+        if segment != self.segment {
+            self.shard = self.dataset.shard(self.location.shard + segment as u32)?;
+            self.segment = segment;
+        }
+        Ok(())
+    }
+
+    /// Where a segment starts in its shard.
+    fn offset(&self, segment: usize) -> u64 {
+        if segment == 0 { self.location.offset } else { 0 }
+    }
+}
+
+impl BufRead for File {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.position >= self.location.length {
+            return Ok(&[]);
+        }
+        let end = self.enter(self.position)?;
+        let bytes = self.shard.fill_buf()?;
+        let rest = usize::try_from(end - self.position).unwrap_or(usize::MAX);
+        Ok(&bytes[..bytes.len().min(rest)])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.position += amount as u64;
+    }
+}
+
+impl Read for File {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let length = self.fill_buf()?.read(into)?;
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+impl Seek for File {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.position = target(to, self.position, self.location.length)?;
+        Ok(self.position)
+    }
+}
+
+/// Where a seek leads; behind the end is an empty read, before the start an error.
+fn target(to: SeekFrom, position: u64, size: u64) -> io::Result<u64> {
+    let (from, by) = match to {
+        SeekFrom::Start(position) => return Ok(position),
+        SeekFrom::Current(by) => (position, by),
+        SeekFrom::End(by) => (size, by),
+    };
+    from.checked_add_signed(by)
+        .ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// A BLAKE3 digest, written `b3:` and 64 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("b3:")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why data could not be read. The text names the thing and the cause.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataError {
+    /// The manifest does not grant it.
+    Denied(String),
+    /// No such input, shard or path.
+    NotFound(String),
+    /// The bytes on disk no longer match their digest.
+    Corrupt(String),
+    /// The file that an in-place shard points into has changed.
+    Changed(String),
+    /// An argument out of range.
+    Invalid(String),
+    /// The host could not read.
+    Io(String),
+}
+
+impl fmt::Display for DataError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Denied(text)
+        | Self::NotFound(text)
+        | Self::Corrupt(text)
+        | Self::Changed(text)
+        | Self::Invalid(text)
+        | Self::Io(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl std::error::Error for DataError {}
+
+impl From<DataError> for io::Error {
+    fn from(error: DataError) -> Self {
+        let kind = match error {
+            DataError::Denied(_) => io::ErrorKind::PermissionDenied,
+            DataError::NotFound(_) => io::ErrorKind::NotFound,
+            DataError::Corrupt(_) | DataError::Changed(_) => io::ErrorKind::InvalidData,
+            DataError::Invalid(_) => io::ErrorKind::InvalidInput,
+            DataError::Io(_) => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mock;
+
+    fn in_shards_of(bytes: u64, test: impl FnOnce(Dataset)) {
+        let data = mock::Dataset::new("bytes")
+            .shard_bytes(bytes)
+            .file("a", "0123456789")
+            .file("b/c", "xyz");
+        mock::Host::new()
+            .dataset("data", data)
+            .run(|| test(Dataset::open("data").unwrap()));
+    }
+
+    #[test]
+    fn a_file_is_whole_over_any_shards() {
+        for bytes in [1, 3, 5, 10, 99] {
+            in_shards_of(bytes, |data| {
+                let mut text = String::new();
+                data.file("a")
+                    .unwrap()
+                    .unwrap()
+                    .read_to_string(&mut text)
+                    .unwrap();
+                assert_eq!(text, "0123456789", "shards of {bytes} bytes");
+                assert!(data.file("c").unwrap().is_none());
+            });
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_from_any_place() {
+        in_shards_of(3, |data| {
+            let mut file = data.file("a").unwrap().unwrap();
+            for start in [7, 2, 9, 0, 5, 10, 11] {
+                let mut text = String::new();
+                file.seek(SeekFrom::Start(start)).unwrap();
+                file.by_ref().take(4).read_to_string(&mut text).unwrap();
+                assert_eq!(
+                    text,
+                    "0123456789"
+                        .chars()
+                        .skip(start as usize)
+                        .take(4)
+                        .collect::<String>()
+                );
+            }
+            assert_eq!(file.seek(SeekFrom::End(-3)).unwrap(), 7);
+            assert!(file.seek(SeekFrom::Current(-8)).is_err());
+        });
+    }
+
+    #[test]
+    fn a_shard_larger_than_a_read_is_whole_and_seeks_inside_and_outside_its_buffer() {
+        let bytes: Vec<u8> = (0..1_000_000u32).map(|n| (n / 1000) as u8).collect();
+        let data = mock::Dataset::new("none").file("big", bytes.clone());
+        mock::Host::new().dataset("data", data).run(|| {
+            let mut shard = Dataset::open("data").unwrap().shard(0).unwrap();
+            let mut all = Vec::new();
+            shard.read_to_end(&mut all).unwrap();
+            assert_eq!(all, bytes);
+            for position in [999_999, 0, 10, 500_000] {
+                let mut byte = [0];
+                shard.seek(SeekFrom::Start(position)).unwrap();
+                shard.read_exact(&mut byte).unwrap();
+                assert_eq!(byte[0], bytes[position as usize]);
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_not_granted_is_denied() {
+        mock::Host::new().run(|| assert!(matches!(Dataset::open("data"), Err(DataError::Denied(_)))));
+    }
+}

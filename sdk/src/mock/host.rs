@@ -1,0 +1,156 @@
+//! The same few items that `guest` offers, answered by the thread's [`Host`].
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+
+use super::{Host, dataset};
+use crate::{DataError, Digest, Location, Request, Response, Result};
+
+thread_local! {
+    /// The hosts that `run` is inside of, the innermost last.
+    static HOSTS: RefCell<Vec<Rc<Host>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `test` under `host`, which is gone afterwards, a panic included.
+pub(super) fn with<T>(host: Host, test: impl FnOnce() -> T) -> T {
+    struct Leave;
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            HOSTS.with_borrow_mut(|hosts| hosts.pop());
+        }
+    }
+
+    HOSTS.with_borrow_mut(|hosts| hosts.push(Rc::new(host)));
+    let _leave = Leave;
+    test()
+}
+
+fn current() -> Rc<Host> {
+    HOSTS
+        .with_borrow(|hosts| hosts.last().cloned())
+        .unwrap_or_default()
+}
+
+pub(crate) fn fetch(request: Request) -> Result<Response> {
+    match &current().outgoing {
+        Some(answer) => answer(request),
+        None => Err(super::not_granted(request.uri())),
+    }
+}
+
+pub(crate) fn env(name: &str) -> Option<String> {
+    current()
+        .env
+        .get(name)
+        .cloned()
+        .or_else(|| std::env::var(name).ok())
+}
+
+/// Gathers what a body writes.
+pub(crate) struct Sink(Vec<u8>);
+
+impl Sink {
+    pub(crate) fn memory() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    pub(crate) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(crate) struct Dataset(Rc<dataset::Dataset>);
+
+impl Dataset {
+    pub(crate) fn open(input: &str) -> Result<Self, DataError> {
+        match current().datasets.get(input) {
+            Some(dataset) => Ok(Self(Rc::clone(dataset))),
+            None => Err(DataError::Denied(format!("the input {input} is not granted"))),
+        }
+    }
+
+    pub(crate) fn digest(&self) -> Digest {
+        self.0.digest()
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        self.0.shards.len() as u32
+    }
+
+    pub(crate) fn shard(&self, index: u32) -> Result<Shard, DataError> {
+        if index >= self.len() {
+            return Err(DataError::NotFound(format!("shard {index} of {}", self.len())));
+        }
+        Ok(Shard {
+            dataset: Rc::clone(&self.0),
+            index: index as usize,
+        })
+    }
+
+    pub(crate) fn by_path(&self, path: &str) -> Result<Option<Location>, DataError> {
+        Ok(self
+            .0
+            .paths
+            .iter()
+            .find(|(known, _)| known == path)
+            .map(|&(_, location)| location))
+    }
+
+    pub(crate) fn by_key(&self, key: &str) -> Result<Option<u32>, DataError> {
+        let holds = |range: &std::ops::RangeInclusive<String>| {
+            range.start().as_str() <= key && key <= range.end().as_str()
+        };
+        Ok(self.0.keys.iter().position(holds).map(|index| index as u32))
+    }
+}
+
+pub(crate) struct Shard {
+    dataset: Rc<dataset::Dataset>,
+    index: usize,
+}
+
+impl Shard {
+    pub(crate) fn digest(&self) -> Digest {
+        self.shard().digest()
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.shard().bytes.len() as u64
+    }
+
+    pub(crate) fn format(&self) -> String {
+        self.shard().format.clone()
+    }
+
+    pub(crate) fn header(&self) -> Vec<u8> {
+        self.shard().header.clone()
+    }
+
+    pub(crate) fn source(&self) -> String {
+        self.shard().source.clone()
+    }
+
+    pub(crate) fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, DataError> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let Some(rest) = self.shard().bytes.get(start..) else {
+            return Err(DataError::Invalid(format!(
+                "offset {offset} is behind the shard's end"
+            )));
+        };
+        Ok(rest[..rest.len().min(length as usize)].to_vec())
+    }
+
+    fn shard(&self) -> &dataset::Shard {
+        &self.dataset.shards[self.index]
+    }
+}

@@ -1,0 +1,113 @@
+//! Cuts a stream or a folder into shards, in one pass and bounded memory.
+//!
+//! Where a cut falls depends on the bytes since the last cut alone (for CSV also on the quotes before them),
+//! never on how many bytes a read returned. So an edit changes the shards around it, and the others keep
+//! their digests.
+//!
+//! Memory: two windows of four times the shard size, 32 MiB for the largest, plus what a decompressor needs.
+
+mod folder;
+mod records;
+mod stream;
+
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use nearfield_protocol::{Split, limits};
+
+pub use crate::spool::{ShardData, SpooledFile};
+
+pub(crate) use stream::copy;
+
+use crate::decompress::decompress;
+use crate::path_index::PathIndexBuilder;
+
+/// The longest CSV header: a copy of it goes into the dataset's meta and is offered with every shard.
+pub const HEADER_BYTES: usize = 1 << 20;
+
+#[derive(Debug, Clone)]
+pub struct CutOptions {
+    pub split: Split,
+    /// The average that fastcdc aims at, 64 KiB to 4 MiB. It looks for a cut from a quarter to four times of it.
+    pub shard_size_bytes: u32,
+    /// Where shards over 16 MiB go while they grow.
+    pub spill_dir: PathBuf,
+}
+
+/// One piece of the input. The pieces of a file, one after another, are the file.
+#[derive(Debug)]
+pub struct CutShard {
+    /// Shards in memory share the window that they were read into: drop one before asking for many more.
+    pub data: ShardData,
+    /// The file it was cut from; none for a pack.
+    pub source: Option<String>,
+    /// The header record of its CSV file, line end included. The file's first shard begins with it, and
+    /// no other shard does.
+    pub header: Option<Bytes>,
+}
+
+/// Takes the shards in order; its error ends the cutting.
+pub type Emit<'a> = dyn FnMut(CutShard) -> io::Result<()> + 'a;
+
+#[derive(Debug, thiserror::Error)]
+pub enum CutError {
+    #[error("cannot read `{name}`: {error}; check that it is whole and put it again")]
+    Read { name: String, error: io::Error },
+    #[error("cannot write a large shard to the spill folder: {0}; free some space there and put it again")]
+    Io(io::Error),
+    #[error("cannot keep a shard: {0}")]
+    Emit(io::Error),
+    #[error(
+        "the record of `{name}` that begins at byte {offset} is longer than {} MiB (in csv, look for an \
+         unclosed quote); put it with `--split bytes`",
+        limits::RECORD_BYTES >> 20
+    )]
+    RecordTooLong { name: String, offset: u64 },
+    #[error(
+        "the header record of `{name}` is longer than {} KiB (look for an unclosed quote); put it with \
+         `--split lines` or `--split bytes`",
+        HEADER_BYTES >> 10
+    )]
+    HeaderTooLong { name: String },
+    #[error("cannot read the folder's tar stream: {0}; send a whole, uncompressed tar archive")]
+    Tar(String),
+    #[error("the path `{path}` {reason}; rename it or leave it out")]
+    BadPath { path: String, reason: &'static str },
+    #[error(
+        "`{path}` is a {kind}, which a dataset cannot hold; leave it out or replace it with a plain file"
+    )]
+    Unsupported { path: String, kind: &'static str },
+}
+
+/// Cuts one file or stream. gzip and zstd are decompressed first, unless the split is `none` or `files`, which
+/// keep the bytes as they are in one shard. Empty input gives no shard.
+pub fn cut_stream(
+    input: &mut dyn Read,
+    source: &str,
+    options: &CutOptions,
+    emit: &mut Emit<'_>,
+) -> Result<(), CutError> {
+    if matches!(options.split, Split::None | Split::Files) {
+        return stream::cut_file(input, source, options, emit);
+    }
+    let mut plain = decompress(input).map_err(|error| CutError::Read {
+        name: source.to_owned(),
+        error,
+    })?;
+    stream::cut_file(&mut *plain, source, options, emit)
+}
+
+/// Cuts a folder that arrives as a tar stream, its entries in the byte order of their full paths (a folder
+/// may stand with or without its trailing slash). `files` makes packs of it; any other split cuts each file
+/// alone and as it is, compressed or not, so that the folder comes back identical.
+pub fn cut_folder(
+    tar: &mut dyn Read,
+    options: &CutOptions,
+    emit: &mut Emit<'_>,
+) -> Result<PathIndexBuilder, CutError> {
+    folder::cut_folder(tar, options, emit)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,258 @@
+//! Finds the ends of records, in bytes that arrive piece by piece.
+
+use bytes::Bytes;
+use nearfield_protocol::{Split, limits};
+
+/// What a spreadsheet may put before the first field.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Where a search came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Search {
+    /// A record ends before this index.
+    End(usize),
+    /// No record ends in what was searched, this many bytes. The next search begins behind them.
+    More(usize),
+}
+
+/// A record is over the limit; it begins at this offset of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TooLong(pub(super) u64);
+
+/// Follows one file from its start. A clone may search ahead.
+#[derive(Debug, Clone)]
+pub(super) struct Records {
+    kind: Kind,
+    /// The file offset behind the bytes searched so far.
+    position: u64,
+    /// The file offset at which the open record begins.
+    record: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    /// Every byte is a record.
+    Bytes,
+    Lines,
+    Fixed(u64),
+    Csv {
+        field: Field,
+        header: Option<Bytes>,
+    },
+}
+
+impl Records {
+    /// None for the splits that do not cut inside a file.
+    pub(super) fn new(split: Split) -> Option<Self> {
+        let kind = match split {
+            Split::Bytes => Kind::Bytes,
+            Split::Lines | Split::Ndjson => Kind::Lines,
+            Split::Fixed(size) => Kind::Fixed(u64::from(size.get())),
+            Split::Csv => Kind::Csv {
+                field: Field::Start,
+                header: None,
+            },
+            Split::None | Split::Files => return None,
+        };
+        Some(Records {
+            kind,
+            position: 0,
+            record: 0,
+        })
+    }
+
+    /// From now on no record end is one before a record that equals `header`.
+    pub(super) fn set_header(&mut self, bytes: Bytes) {
+        if let Kind::Csv { header, .. } = &mut self.kind {
+            *header = Some(bytes);
+        }
+    }
+
+    /// Looks for the first record end at or behind index `from` of `bytes`. `from` is at least 1 where a
+    /// shard begins and 0 where a search goes on. `ended` says that no bytes follow these.
+    pub(super) fn search(&mut self, bytes: &[u8], from: usize, ended: bool) -> Result<Search, TooLong> {
+        let found = match &self.kind {
+            Kind::Bytes => Search::End(from),
+            Kind::Lines => self.search_lines(bytes, from),
+            Kind::Fixed(size) => self.search_fixed(*size, bytes.len(), from),
+            Kind::Csv { .. } => self.search_csv(bytes, from, ended)?,
+        };
+        match found {
+            Search::End(end) => {
+                self.check_open_record(end)?;
+                self.position += end as u64;
+                self.record = self.position;
+            }
+            Search::More(searched) => {
+                self.check_open_record(searched)?;
+                self.position += searched as u64;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Judges the open record as it stands at index `end`. The bytes of one search are fewer than the
+    /// limit, so what ended earlier among them was short enough.
+    fn check_open_record(&self, end: usize) -> Result<(), TooLong> {
+        if self.position + end as u64 - self.record > limits::RECORD_BYTES {
+            return Err(TooLong(self.record));
+        }
+        Ok(())
+    }
+
+    fn search_lines(&mut self, bytes: &[u8], from: usize) -> Search {
+        let last = from.saturating_sub(1);
+        if let Some(index) = bytes[last..].iter().position(|&byte| byte == b'\n') {
+            return Search::End(last + index + 1);
+        }
+        if let Some(index) = bytes[..last].iter().rposition(|&byte| byte == b'\n') {
+            self.record = self.position + index as u64 + 1;
+        }
+        Search::More(bytes.len())
+    }
+
+    fn search_fixed(&mut self, size: u64, len: usize, from: usize) -> Search {
+        let end = self.position + len as u64;
+        let target = (self.position + from as u64).next_multiple_of(size);
+        if target <= end {
+            self.record = target - size;
+            return Search::End((target - self.position) as usize);
+        }
+        self.record = end / size * size;
+        Search::More(len)
+    }
+
+    fn search_csv(&mut self, bytes: &[u8], from: usize, ended: bool) -> Result<Search, TooLong> {
+        let Kind::Csv { mut field, header } = self.kind.clone() else {
+            unreachable!("only called for csv");
+        };
+        // The last search may have stopped at a record end to see what follows it.
+        let mut at_end = from == 0 && self.record == self.position;
+        let mut at = 0;
+        if self.position == 0 && bytes.starts_with(BYTE_ORDER_MARK) {
+            at = BYTE_ORDER_MARK.len();
+        }
+        let found = loop {
+            if at_end && at >= from {
+                let next = &bytes[at..];
+                let repeats = header
+                    .as_ref()
+                    .map(|header| (next.starts_with(header), header.starts_with(next)));
+                match repeats {
+                    Some((true, _)) => {}
+                    Some((false, true)) if !ended => break Search::More(at),
+                    _ => break Search::End(at),
+                }
+            }
+            match field.next_record_end(bytes, at) {
+                Some(end) => {
+                    self.check_open_record(end)?;
+                    self.record = self.position + end as u64;
+                    at = end;
+                    at_end = true;
+                }
+                None => break Search::More(bytes.len()),
+            }
+        };
+        self.kind = Kind::Csv { field, header };
+        Ok(found)
+    }
+}
+
+/// Where in a CSV field the next byte stands. A quote opens only at a field's start, so one inside a plain
+/// field means itself. The delimiter is not known here: comma, semicolon, tab and bar all start a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Start,
+    Plain,
+    Quoted,
+    /// Behind a quote in a quoted field: another one doubles it, anything else closes the field.
+    Quote,
+}
+
+impl Field {
+    /// Goes on from index `at` to the next record end; without one, to the end of `bytes`.
+    fn next_record_end(&mut self, bytes: &[u8], mut at: usize) -> Option<usize> {
+        while let Some(&byte) = bytes.get(at) {
+            let rest = &bytes[at..];
+            match *self {
+                Field::Quoted => {
+                    let quote = rest.iter().position(|&byte| byte == b'"')?;
+                    at += quote + 1;
+                    *self = Field::Quote;
+                }
+                Field::Start | Field::Quote if byte == b'"' => {
+                    at += 1;
+                    *self = Field::Quoted;
+                }
+                Field::Start | Field::Quote | Field::Plain => {
+                    *self = Field::Plain;
+                    let stop = rest
+                        .iter()
+                        .position(|byte| matches!(byte, b',' | b'\n' | b';' | b'\t' | b'|'))?;
+                    at += stop + 1;
+                    *self = Field::Start;
+                    if rest[stop] == b'\n' {
+                        return Some(at);
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn csv_ends(text: &str) -> Vec<usize> {
+        let mut field = Field::Start;
+        let mut ends = Vec::new();
+        let mut at = 0;
+        while let Some(end) = field.next_record_end(text.as_bytes(), at) {
+            ends.push(end);
+            at = end;
+        }
+        ends
+    }
+
+    #[test]
+    fn csv_quotes_hold_line_ends() {
+        assert_eq!(csv_ends("a,b\n1,2\n"), [4, 8]);
+        assert_eq!(csv_ends("a,\"b\nc\"\r\nd\n"), [9, 11]);
+        assert_eq!(csv_ends("\"say \"\"hi\"\"\n\",x\ny\n"), [16, 18]);
+        assert_eq!(csv_ends("5\" pipe,1\n6\" pipe,2\n"), [10, 20]);
+        assert_eq!(csv_ends("a;\"b\nc\"\n"), [8]);
+        assert_eq!(csv_ends("\"\"\n\"\n"), [3]);
+    }
+
+    #[test]
+    fn a_search_goes_on_over_pieces_as_over_the_whole() {
+        let text = b"h\n\"a\"\"\nb\",1\nh\nh\nc,2\nd";
+        for pieces in 1..text.len() {
+            let mut records = Records::new(Split::Csv).unwrap();
+            records.set_header(Bytes::from_static(b"h\n"));
+            let (mut held, mut done, mut from) = (Vec::new(), 0, 3);
+            let mut chunks = text.chunks(pieces).peekable();
+            let end = loop {
+                held.extend_from_slice(chunks.next().unwrap_or_default());
+                if held.len() < from {
+                    continue;
+                }
+                match records.search(&held, from, chunks.peek().is_none()).unwrap() {
+                    Search::End(end) => break done + end,
+                    Search::More(searched) => {
+                        held.drain(..searched);
+                        done += searched;
+                        from = 0;
+                    }
+                }
+            };
+            assert_eq!(
+                end, 16,
+                "in pieces of {pieces}: behind the records that equal the header"
+            );
+        }
+    }
+}

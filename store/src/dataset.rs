@@ -1,0 +1,165 @@
+//! Datasets as they are read: a HashSeq blob, its meta, its path index, its shards.
+
+use std::sync::Arc;
+
+use nearfield_protocol::Digest;
+use nearfield_protocol::meta::{DatasetMeta, ShardMeta};
+
+use crate::blobs::{Blob, Store};
+use crate::error::StoreError;
+use crate::path_index::{Entry, EntryKind, PathIndex};
+
+/// Open datasets kept: a meta of 10,000 shards takes about half a megabyte.
+pub(crate) const MAX_OPEN_DATASETS: u64 = 256;
+
+/// One version of a dataset, open for reading.
+pub struct Dataset {
+    pub digest: Digest,
+    pub meta: DatasetMeta,
+    /// The shards' digests, in order.
+    pub shards: Vec<Digest>,
+    /// Where the files of a folder lie.
+    pub paths: Option<PathIndex<BlobBytes>>,
+    /// The meta's and the path index's own digests.
+    parts: [Digest; 2],
+}
+
+/// A blob as the bytes of a path index.
+pub struct BlobBytes(Arc<Blob>);
+
+impl AsRef<[u8]> for BlobBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Where a file lies in a dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    /// The first shard that holds it.
+    pub shard: u32,
+    /// Where it starts in that shard, in bytes.
+    pub offset: u64,
+    pub size_bytes: u64,
+}
+
+/// A piece of one shard: the unit in which content is streamed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    pub shard: u32,
+    pub offset: u64,
+    pub size_bytes: u64,
+}
+
+impl Dataset {
+    /// Every blob that this version needs, its own included.
+    pub fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
+        [self.digest]
+            .into_iter()
+            .chain(self.parts)
+            .chain(self.shards.iter().copied())
+    }
+
+    /// The meta and digest of shard `index`.
+    pub fn shard(&self, index: u32) -> Option<(&ShardMeta, Digest)> {
+        let at = index as usize;
+        Some((self.meta.shards.get(at)?, self.shards[at]))
+    }
+
+    /// Where the regular file `path` lies. `None` if there is none, or the dataset was no folder.
+    pub fn locate(&self, path: &str) -> Option<Location> {
+        match self.paths.as_ref()?.get(path)?.kind {
+            EntryKind::File {
+                shard, offset, len, ..
+            } => Some(Location {
+                shard,
+                offset,
+                size_bytes: len,
+            }),
+            _ => None,
+        }
+    }
+
+    /// The entries of the folder, in path order; none if the dataset was no folder.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.paths.iter().flat_map(|paths| paths.iter())
+    }
+
+    /// The pieces of shards that hold the bytes `range` of the file at `location`.
+    pub fn extents(&self, location: Location, range: std::ops::Range<u64>) -> Vec<Extent> {
+        let end = range.end.min(location.size_bytes);
+        let mut extents = Vec::new();
+        let (mut shard, mut offset) = (location.shard, location.offset.saturating_add(range.start));
+        let mut left = end.saturating_sub(range.start);
+        while left > 0 {
+            let Some(meta) = self.meta.shards.get(shard as usize) else {
+                break;
+            };
+            if offset < meta.size_bytes {
+                let size_bytes = left.min(meta.size_bytes - offset);
+                extents.push(Extent {
+                    shard,
+                    offset,
+                    size_bytes,
+                });
+                left -= size_bytes;
+                offset = 0;
+            } else {
+                offset -= meta.size_bytes;
+            }
+            shard += 1;
+        }
+        extents
+    }
+
+    /// All bytes of a dataset that was one stream, as a location.
+    pub fn whole(&self) -> Location {
+        Location {
+            shard: 0,
+            offset: 0,
+            size_bytes: self.meta.size_bytes,
+        }
+    }
+}
+
+impl Store {
+    /// Opens a dataset; kept open, so that calls share it.
+    pub async fn dataset(&self, digest: &Digest) -> Result<Arc<Dataset>, StoreError> {
+        if let Some(dataset) = self.datasets().get(digest) {
+            return Ok(dataset);
+        }
+        let refused = |reason: &str| StoreError::NotADataset {
+            digest: *digest,
+            reason: reason.to_owned(),
+        };
+        let sequence = self.blob(digest).await?;
+        let (hashes, rest) = sequence.as_chunks::<32>();
+        let [meta_digest, index_digest, shards @ ..] = hashes else {
+            return Err(refused("it is shorter than two digests"));
+        };
+        if !rest.is_empty() {
+            return Err(refused("its length is no multiple of 32"));
+        }
+        let meta_digest = Digest::from_bytes(*meta_digest);
+        let index_digest = Digest::from_bytes(*index_digest);
+        let meta = DatasetMeta::decode(&*self.blob(&meta_digest).await?)
+            .map_err(|error| StoreError::not_a_dataset(*digest, error))?;
+        if meta.shards.len() != shards.len() {
+            return Err(refused("its meta speaks of another number of shards"));
+        }
+        let index = self.blob(&index_digest).await?;
+        let paths = match index.is_empty() {
+            true => None,
+            false => Some(PathIndex::parse(BlobBytes(index)).map_err(|error| refused(&error.to_string()))?),
+        };
+        let dataset = Arc::new(Dataset {
+            digest: *digest,
+            meta,
+            shards: shards.iter().map(|bytes| Digest::from_bytes(*bytes)).collect(),
+            paths,
+            parts: [meta_digest, index_digest],
+        });
+        self.datasets().insert(*digest, dataset.clone());
+        Ok(dataset)
+    }
+}

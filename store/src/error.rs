@@ -1,0 +1,80 @@
+use std::io;
+use std::path::PathBuf;
+
+use nearfield_protocol::Digest;
+use nearfield_protocol::meta::MetaError;
+
+use crate::cut::CutError;
+
+/// Why the store could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{} is in use by another nearfield process: stop it, or choose another --data-dir", .0.display())]
+    InUse(PathBuf),
+    #[error("{} has store format {found}; this build reads format {known}: upgrade nearfield", path.display())]
+    Format { path: PathBuf, found: u32, known: u32 },
+    #[error("no blob {0} in this store")]
+    Missing(Digest),
+    #[error("blob {0} no longer matches its digest; it is quarantined: put the data again to repair it")]
+    Corrupt(Digest),
+    #[error("{digest} is not a dataset: {reason}")]
+    NotADataset { digest: Digest, reason: String },
+    #[error(
+        "the store is full: {used_bytes} bytes are used of {max_bytes}; remove datasets or raise --max-bytes"
+    )]
+    Full { used_bytes: u64, max_bytes: u64 },
+    #[error("the disk is full: free space or move the data folder")]
+    DiskFull,
+    #[error(transparent)]
+    Cut(CutError),
+    #[error("reading or writing blobs: {0}")]
+    Io(#[source] io::Error),
+    #[error("the blob store's own database: {0}")]
+    Blobs(String),
+    #[error("the state database: {0}")]
+    State(#[source] Box<redb::Error>),
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::DiskFull,
+            _ => StoreError::Io(error),
+        }
+    }
+}
+
+impl From<CutError> for StoreError {
+    fn from(error: CutError) -> Self {
+        match error {
+            CutError::Io(error) | CutError::Emit(error) => error.into(),
+            other => StoreError::Cut(other),
+        }
+    }
+}
+
+impl StoreError {
+    pub(crate) fn not_a_dataset(digest: Digest, error: MetaError) -> Self {
+        StoreError::NotADataset {
+            digest,
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// Errors of redb come in one type per operation; a caller can act on none of them differently.
+macro_rules! from_redb {
+    ($($type:ty),*) => {$(
+        impl From<$type> for StoreError {
+            fn from(error: $type) -> Self {
+                StoreError::State(Box::new(error.into()))
+            }
+        }
+    )*};
+}
+from_redb!(
+    redb::TransactionError,
+    redb::TableError,
+    redb::StorageError,
+    redb::CommitError
+);

@@ -1,0 +1,276 @@
+//! `put`: cut, hash and store in one pass, then seal.
+//!
+//! One blocking thread reads and cuts; what it cuts goes through a bounded channel to imports that
+//! hash and write two at a time; order is kept. Memory is bounded by the cutter's window and
+//! [`IN_FLIGHT_BYTES`].
+
+use std::collections::HashSet;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use nearfield_protocol::meta::{DatasetMeta, ShardMeta};
+use nearfield_protocol::{Digest, Split};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::blobs::{Staged, Store};
+use crate::cut::{self, CutOptions, CutShard, ShardData};
+use crate::error::StoreError;
+
+/// Bytes of shards that are cut but not yet imported.
+const IN_FLIGHT_BYTES: u32 = 20 << 20;
+/// Imports at once: the hash of one shard runs while another's files are fsynced.
+const IMPORTS: usize = 4;
+/// Bytes of a stream looked at to choose its split.
+const SAMPLE_BYTES: usize = 8 << 10;
+
+/// What is put, and how.
+#[derive(Debug, Clone)]
+pub struct PutRequest {
+    /// The file's or part's name; it goes into the meta and helps to choose a split.
+    pub source: String,
+    /// `None` chooses by name and content.
+    pub split: Option<Split>,
+    /// What shards are cut towards: 64 KiB to 4 MiB.
+    pub shard_size_bytes: u32,
+    /// The input is a tar stream of a folder, its paths in order.
+    pub folder: bool,
+}
+
+/// How far a put is. Written by the put, read by whoever shows it.
+#[derive(Debug, Default)]
+pub struct PutProgress {
+    pub bytes: AtomicU64,
+    pub shards: AtomicU64,
+}
+
+/// What a put came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PutReport {
+    pub digest: Digest,
+    pub split: Split,
+    pub size_bytes: u64,
+    pub shards: u32,
+    /// Blobs and bytes that this store did not hold before.
+    pub new_shards: u64,
+    pub new_bytes: u64,
+}
+
+impl Store {
+    /// Reads `input` to its end and makes a dataset of it, not durable before
+    /// [`Store::seal_dataset`]. On an error, and if it is dropped, nothing of it is kept.
+    pub async fn stage_dataset(
+        &self,
+        input: impl Read + Send + 'static,
+        request: PutRequest,
+        progress: Arc<PutProgress>,
+    ) -> Result<StagedDataset, StoreError> {
+        let (shards_tx, shards_rx) = mpsc::channel(1);
+        let cutter = tokio::task::spawn_blocking({
+            let spill_dir = self.spill_dir().to_owned();
+            let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_BYTES as usize));
+            let runtime = tokio::runtime::Handle::current();
+            let request = request.clone();
+            move || {
+                let mut emit = |shard: CutShard| {
+                    let bytes = shard.data.memory_bytes().min(u64::from(IN_FLIGHT_BYTES)) as u32;
+                    let permit = runtime
+                        .block_on(in_flight.clone().acquire_many_owned(bytes))
+                        .map_err(std::io::Error::other)?;
+                    // The receiver goes away only when the put has failed already.
+                    shards_tx
+                        .blocking_send((shard, permit))
+                        .map_err(|_| std::io::Error::from(std::io::ErrorKind::BrokenPipe))
+                };
+                cut_input(Box::new(input), &request, spill_dir, &mut emit)
+            }
+        });
+
+        let imported = tokio_stream(shards_rx)
+            .map(|(shard, permit)| self.import(shard, permit, &progress))
+            .buffered(IMPORTS)
+            .try_collect::<Vec<Imported>>()
+            .await;
+        let cut = cutter
+            .await
+            .map_err(|error| StoreError::Io(std::io::Error::other(error)))?;
+        // A failed import ends the cutter with a broken pipe: the import's error is the cause.
+        let imported = imported?;
+        let (split, index) = cut?;
+        self.compose(split, index, imported, &request).await
+    }
+
+    /// Makes a staged dataset durable. When this returns `Ok`, all of it survives a power cut.
+    pub async fn seal_dataset(&self, staged: StagedDataset) -> Result<PutReport, StoreError> {
+        let StagedDataset {
+            shards,
+            parts,
+            mut report,
+        } = staged;
+        // Shards first: a sequence that is sealed never names a shard that is not.
+        let new = self.seal(shards).await?;
+        self.seal(parts).await?;
+        (report.new_shards, report.new_bytes) = (new.new_blobs, new.new_bytes);
+        Ok(report)
+    }
+
+    async fn import(
+        &self,
+        shard: CutShard,
+        _permit: OwnedSemaphorePermit,
+        progress: &PutProgress,
+    ) -> Result<Imported, StoreError> {
+        let staged = match shard.data {
+            ShardData::Memory(bytes) => self.add(bytes).await?,
+            ShardData::Spilled(file) => self.add_file(file.path(), file.len()).await?,
+        };
+        progress.bytes.fetch_add(staged.size_bytes, Ordering::Relaxed);
+        progress.shards.fetch_add(1, Ordering::Relaxed);
+        Ok(Imported {
+            staged,
+            source: shard.source,
+            header: shard.header,
+        })
+    }
+
+    /// Makes meta, path index and sequence.
+    async fn compose(
+        &self,
+        split: Split,
+        index: Option<Vec<u8>>,
+        imported: Vec<Imported>,
+        request: &PutRequest,
+    ) -> Result<StagedDataset, StoreError> {
+        let meta = describe(split, &imported, request);
+        let meta_blob = self.add(meta.encode().into()).await?;
+        let index_blob = self.add(index.unwrap_or_default().into()).await?;
+        let mut sequence = Vec::with_capacity((imported.len() + 2) * 32);
+        for blob in [&meta_blob, &index_blob]
+            .into_iter()
+            .chain(imported.iter().map(|one| &one.staged))
+        {
+            sequence.extend_from_slice(blob.digest.as_bytes());
+        }
+        let sequence_blob = self.add(sequence.into()).await?;
+        let report = PutReport {
+            digest: sequence_blob.digest,
+            split,
+            size_bytes: meta.size_bytes,
+            shards: imported.len() as u32,
+            new_shards: 0,
+            new_bytes: 0,
+        };
+        let mut seen = HashSet::new();
+        let shards = imported
+            .into_iter()
+            .map(|one| one.staged)
+            .filter(|shard| seen.insert(shard.digest))
+            .collect();
+        Ok(StagedDataset {
+            shards,
+            parts: vec![meta_blob, index_blob, sequence_blob],
+            report,
+        })
+    }
+}
+
+/// A dataset whose blobs are imported but not yet durable.
+pub struct StagedDataset {
+    /// Distinct shards.
+    shards: Vec<Staged>,
+    /// Meta, path index, sequence.
+    parts: Vec<Staged>,
+    report: PutReport,
+}
+
+struct Imported {
+    staged: Staged,
+    source: Option<String>,
+    header: Option<Bytes>,
+}
+
+/// Runs the cutter that the request asks for. Returns the split used and a folder's path index.
+fn cut_input(
+    input: Box<dyn Read>,
+    request: &PutRequest,
+    spill_dir: std::path::PathBuf,
+    emit: &mut dyn FnMut(CutShard) -> std::io::Result<()>,
+) -> Result<(Split, Option<Vec<u8>>), StoreError> {
+    let options = |split| CutOptions {
+        split,
+        shard_size_bytes: request.shard_size_bytes,
+        spill_dir: spill_dir.clone(),
+    };
+    if request.folder {
+        let split = request.split.unwrap_or(Split::Files);
+        let mut input = input;
+        let index = cut::cut_folder(&mut input, &options(split), emit)?;
+        return Ok((split, Some(index.build())));
+    }
+    let mut input = input;
+    let split = match request.split {
+        Some(split) => split,
+        None => {
+            let mut head = Vec::with_capacity(SAMPLE_BYTES);
+            input.by_ref().take(SAMPLE_BYTES as u64).read_to_end(&mut head)?;
+            let split = Split::guess(&request.source, &plain_sample(&head));
+            input = Box::new(std::io::Cursor::new(head).chain(input));
+            split
+        }
+    };
+    cut::cut_stream(&mut input, &request.source, &options(split), emit)?;
+    Ok((split, None))
+}
+
+/// What of `head` can be decompressed: it is cut off, so the error at its end is expected.
+fn plain_sample(head: &[u8]) -> Vec<u8> {
+    let mut sample = Vec::new();
+    if let Ok(plain) = crate::decompress::decompress(head) {
+        let _ = plain.take(SAMPLE_BYTES as u64).read_to_end(&mut sample);
+    }
+    sample
+}
+
+/// The meta of what was imported: sources and headers by first appearance.
+fn describe(split: Split, imported: &[Imported], request: &PutRequest) -> DatasetMeta {
+    let (mut sources, mut headers) = (Vec::<String>::new(), Vec::<Vec<u8>>::new());
+    let shards: Vec<_> = imported
+        .iter()
+        .map(|one| ShardMeta {
+            size_bytes: one.staged.size_bytes,
+            source: one.source.as_ref().map(|source| {
+                // Shards of one source follow each other.
+                if sources.last() != Some(source) {
+                    sources.push(source.clone());
+                }
+                sources.len() as u32 - 1
+            }),
+            header: one.header.as_ref().map(|header| {
+                let known = headers.iter().position(|seen| seen[..] == header[..]);
+                known.unwrap_or_else(|| {
+                    headers.push(header.to_vec());
+                    headers.len() - 1
+                }) as u32
+            }),
+        })
+        .collect();
+    DatasetMeta {
+        split,
+        split_version: Split::VERSION,
+        shard_size_bytes: request.shard_size_bytes,
+        folder: request.folder,
+        size_bytes: shards.iter().map(|shard| shard.size_bytes).sum(),
+        sources,
+        headers,
+        shards,
+    }
+}
+
+/// The channel as a stream.
+fn tokio_stream<T>(receiver: mpsc::Receiver<T>) -> impl futures_util::Stream<Item = T> {
+    futures_util::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|item| (item, receiver))
+    })
+}

@@ -1,0 +1,254 @@
+//! What this node knows of its blobs, in one redb file.
+//!
+//! A blob is *sealed* when its bytes, its outboard and their folder entries are on disk. Only sealed
+//! blobs are served, and only what is marked evictable may be collected. The row is written last,
+//! so a crash at any moment leaves a blob sealed and whole, or not sealed at all.
+
+use std::path::Path;
+
+use nearfield_protocol::Digest;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use crate::error::StoreError;
+
+/// Rises when the layout of the file changes.
+const FORMAT: u32 = 1;
+
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+const FORMAT_KEY: &str = "format";
+const SEALED_BYTES_KEY: &str = "sealed-bytes";
+/// Digest → (size in bytes, [`Standing`]).
+const BLOBS: TableDefinition<[u8; 32], (u64, u8)> = TableDefinition::new("blobs");
+
+/// Datasets that stay whatever happens to their names.
+const PINS: TableDefinition<[u8; 32], ()> = TableDefinition::new("pins");
+
+/// How a sealed blob stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Served and protected.
+    Live = 0,
+    /// Belongs to nothing any more; collected at the next sweep.
+    Evictable = 1,
+    /// Failed verification: never served again, until the same bytes are put once more.
+    Quarantined = 2,
+}
+
+impl Standing {
+    fn from_byte(byte: u8) -> Self {
+        match byte {
+            0 => Standing::Live,
+            1 => Standing::Evictable,
+            _ => Standing::Quarantined,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sealed {
+    pub size_bytes: u64,
+    pub standing: Standing,
+}
+
+pub(crate) struct State {
+    db: Database,
+}
+
+impl State {
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let db = Database::create(path).map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
+            other => StoreError::State(Box::new(other.into())),
+        })?;
+        let tx = db.begin_write()?;
+        {
+            let mut meta = tx.open_table(META)?;
+            let found = meta.get(FORMAT_KEY)?.map(|value| value.value());
+            match found {
+                None => {
+                    meta.insert(FORMAT_KEY, u64::from(FORMAT))?;
+                }
+                Some(found) if found == u64::from(FORMAT) => {}
+                Some(found) => {
+                    return Err(StoreError::Format {
+                        path: path.to_owned(),
+                        found: found as u32,
+                        known: FORMAT,
+                    });
+                }
+            }
+            tx.open_table(BLOBS)?;
+            tx.open_table(PINS)?;
+        }
+        tx.commit()?;
+        Ok(State { db })
+    }
+
+    pub fn get(&self, digest: &Digest) -> Result<Option<Sealed>, StoreError> {
+        let table = self.db.begin_read()?.open_table(BLOBS)?;
+        let row = table.get(digest.as_bytes())?;
+        Ok(row.map(|row| {
+            let (size_bytes, standing) = row.value();
+            Sealed {
+                size_bytes,
+                standing: Standing::from_byte(standing),
+            }
+        }))
+    }
+
+    /// Seals `blobs` in one durable transaction. Returns how many, and how many bytes, were not
+    /// sealed and live before.
+    pub fn seal(&self, blobs: &[(Digest, u64)]) -> Result<(u64, u64), StoreError> {
+        let tx = self.db.begin_write()?;
+        let (mut new_blobs, mut new_bytes, mut added) = (0, 0, 0);
+        {
+            let mut table = tx.open_table(BLOBS)?;
+            for (digest, size_bytes) in blobs {
+                let before = table
+                    .insert(digest.as_bytes(), (*size_bytes, Standing::Live as u8))?
+                    .map(|row| Standing::from_byte(row.value().1));
+                if before.is_none() {
+                    added += size_bytes;
+                }
+                if before != Some(Standing::Live) {
+                    new_blobs += 1;
+                    new_bytes += size_bytes;
+                }
+            }
+            let mut meta = tx.open_table(META)?;
+            let sum = meta.get(SEALED_BYTES_KEY)?.map_or(0, |value| value.value());
+            meta.insert(SEALED_BYTES_KEY, sum + added)?;
+        }
+        tx.commit()?;
+        Ok((new_blobs, new_bytes))
+    }
+
+    pub fn set_standing(&self, digests: &[Digest], standing: Standing) -> Result<(), StoreError> {
+        let tx = self.db.begin_write()?;
+        {
+            let mut table = tx.open_table(BLOBS)?;
+            for digest in digests {
+                let size = table.get(digest.as_bytes())?.map(|row| row.value().0);
+                if let Some(size) = size {
+                    table.insert(digest.as_bytes(), (size, standing as u8))?;
+                }
+            }
+        }
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// Forgets every evictable blob that `keep` does not hold, and returns all digests that must
+    /// not be collected.
+    pub fn sweep(&self, keep: impl Fn(&Digest) -> bool) -> Result<Vec<Digest>, StoreError> {
+        let tx = self.db.begin_write()?;
+        let mut protected = Vec::new();
+        {
+            let mut table = tx.open_table(BLOBS)?;
+            let (mut gone, mut freed) = (Vec::new(), 0);
+            for row in table.iter()? {
+                let (digest, value) = row?;
+                let digest = Digest::from_bytes(digest.value());
+                let (size, standing) = value.value();
+                if Standing::from_byte(standing) == Standing::Evictable && !keep(&digest) {
+                    gone.push(digest);
+                    freed += size;
+                } else {
+                    protected.push(digest);
+                }
+            }
+            for digest in &gone {
+                table.remove(digest.as_bytes())?;
+            }
+            let mut meta = tx.open_table(META)?;
+            let sum = meta.get(SEALED_BYTES_KEY)?.map_or(0, |value| value.value());
+            meta.insert(SEALED_BYTES_KEY, sum.saturating_sub(freed))?;
+        }
+        tx.commit()?;
+        Ok(protected)
+    }
+
+    /// The next live blob after `after` in digest order, for the scrubber's round.
+    pub fn next_live(&self, after: &Digest) -> Result<Option<Digest>, StoreError> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let table = self.db.begin_read()?.open_table(BLOBS)?;
+        for row in table.range::<[u8; 32]>((Excluded(*after.as_bytes()), Unbounded))? {
+            let (digest, value) = row?;
+            if Standing::from_byte(value.value().1) == Standing::Live {
+                return Ok(Some(Digest::from_bytes(digest.value())));
+            }
+        }
+        Ok(None)
+    }
+
+    pub fn set_pinned(&self, digest: &Digest, pinned: bool) -> Result<(), StoreError> {
+        let tx = self.db.begin_write()?;
+        {
+            let mut table = tx.open_table(PINS)?;
+            if pinned {
+                table.insert(digest.as_bytes(), ())?;
+            } else {
+                table.remove(digest.as_bytes())?;
+            }
+        }
+        tx.commit()?;
+        Ok(())
+    }
+
+    pub fn pins(&self) -> Result<Vec<Digest>, StoreError> {
+        let table = self.db.begin_read()?.open_table(PINS)?;
+        let pins: Result<_, redb::StorageError> = table
+            .iter()?
+            .map(|row| Ok(Digest::from_bytes(row?.0.value())))
+            .collect();
+        Ok(pins?)
+    }
+
+    /// Bytes of all sealed blobs.
+    pub fn sealed_bytes(&self) -> Result<u64, StoreError> {
+        let table = self.db.begin_read()?.open_table(META)?;
+        Ok(table.get(SEALED_BYTES_KEY)?.map_or(0, |value| value.value()))
+    }
+
+    /// The number of sealed blobs.
+    pub fn sealed_blobs(&self) -> Result<u64, StoreError> {
+        use redb::ReadableTableMetadata;
+        Ok(self.db.begin_read()?.open_table(BLOBS)?.len()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_what_is_new_and_forgets_what_is_evictable() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(&dir.path().join("state.redb")).unwrap();
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        assert_eq!(state.seal(&[(a, 10), (b, 20)]).unwrap(), (2, 30));
+        assert_eq!(state.seal(&[(a, 10)]).unwrap(), (0, 0));
+        assert_eq!(state.sealed_bytes().unwrap(), 30);
+
+        state.set_standing(&[a], Standing::Evictable).unwrap();
+        assert_eq!(
+            state.seal(&[(a, 10)]).unwrap(),
+            (1, 10),
+            "sealing again makes it live again"
+        );
+        assert_eq!(state.sealed_bytes().unwrap(), 30);
+
+        state.set_standing(&[a, b], Standing::Evictable).unwrap();
+        assert_eq!(state.sweep(|digest| *digest == a).unwrap(), vec![a]);
+        assert_eq!(state.sealed_bytes().unwrap(), 10);
+        assert!(state.get(&b).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_second_process_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.redb");
+        let _first = State::open(&path).unwrap();
+        assert!(matches!(State::open(&path), Err(StoreError::InUse(_))));
+    }
+}
