@@ -227,14 +227,10 @@ fn explain(error: ureq::Error, base: &str) -> anyhow::Error {
         )
         .next("see the node's own output")
         .into(),
-        ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve)
-        | ureq::Error::Io(_)
+        ureq::Error::Io(error) => unreachable(base, &error),
+        error @ (ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve)
         | ureq::Error::HostNotFound
-        | ureq::Error::ConnectionFailed => {
-            Failure::new(Exit::Unreachable, format!("no node answers at {base} ({error})"))
-                .next("start one with `nearfield up`, or name another with --url")
-                .into()
-        }
+        | ureq::Error::ConnectionFailed) => unreachable(base, &error),
         ureq::Error::Timeout(_) => Failure::new(Exit::TimedOut, format!("{base}: {error}")).into(),
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
             Failure::new(Exit::Usage, format!("`{base}` is no URL to send to: {error}"))
@@ -243,6 +239,12 @@ fn explain(error: ureq::Error, base: &str) -> anyhow::Error {
         }
         error => anyhow::Error::new(error).context(format!("talking with {base}")),
     }
+}
+
+fn unreachable(base: &str, cause: &dyn std::error::Error) -> anyhow::Error {
+    Failure::new(Exit::Unreachable, format!("no node answers at {base} ({cause})"))
+        .next("start one with `nearfield up`, or name another with --url")
+        .into()
 }
 
 /// Marks errors of our own input, so that `explain` can tell them from the connection's.

@@ -27,9 +27,8 @@ impl Exit {
     pub fn of_problem(problem: &Problem) -> Exit {
         use ProblemKind::*;
         match problem.kind {
-            OutOfFuel | Timeout | Trap | NoResponse | BadResponse | OutOfMemory | TooManyHandles => {
-                Exit::FunctionFailed
-            }
+            OutOfFuel | Timeout | Trap | NoResponse | BadResponse | HostCallTooLarge | OutOfMemory
+            | TooManyHandles => Exit::FunctionFailed,
             UnknownFunction | UnknownDataset | UnknownBlob | UnknownPath | UnknownRoute | UnknownCall
             | UnknownToken => Exit::NotFound,
             Unauthorized | Forbidden => Exit::NotAllowed,
@@ -119,16 +118,9 @@ fn next_step(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return failure.next.clone();
     }
-    let step = match cause.downcast_ref::<Problem>()?.kind {
-        ProblemKind::Unauthorized => {
-            "pass --token, set NEARFIELD_TOKEN, or name the node's folder with --data-dir"
-        }
-        ProblemKind::UnknownFunction => "see `nearfield ls functions`",
-        ProblemKind::UnknownDataset => "see `nearfield ls datasets`",
-        ProblemKind::UnknownToken => "see `nearfield ls tokens`",
-        _ => return None,
-    };
-    Some(step.to_owned())
+    // Other problems say in their detail what helps; the node cannot know where this side takes its token from.
+    let refused = cause.downcast_ref::<Problem>()?.kind == ProblemKind::Unauthorized;
+    refused.then(|| "pass --token, set NEARFIELD_TOKEN, or name the node's folder with --data-dir".to_owned())
 }
 
 /// `nearfield ls … | head` closes our stdout early: nobody is left to tell, and nothing went wrong.
@@ -148,7 +140,7 @@ mod tests {
         for &kind in ProblemKind::ALL {
             let expected = match (kind.slug(), kind.status()) {
                 ("out-of-fuel" | "timeout" | "trap" | "no-response" | "bad-response", _) => 3,
-                ("out-of-memory" | "too-many-handles", _) => 3,
+                ("host-call-too-large" | "out-of-memory" | "too-many-handles", _) => 3,
                 ("store-full", _) | (_, 413 | 429 | 431) => 7,
                 (_, 401 | 403) => 6,
                 (_, 404) => 4,

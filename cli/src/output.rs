@@ -109,6 +109,7 @@ fn branch(text: &mut String, value: &Value, depth: usize) {
                 let children = match value {
                     Value::Object(fields) => fields.len(),
                     Value::Array(items) => items.len(),
+                    Value::Null => 0,
                     leaf => {
                         text.push_str(&format!("{indent}{key}: {}\n", scalar(key, leaf)));
                         continue;
@@ -150,6 +151,11 @@ pub fn utc(unix_ms: u64) -> String {
         "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{:03}",
         ms % 1000
     )
+}
+
+/// `1 shard`, `2 shards`.
+pub fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// To the minute, for tables.
@@ -196,8 +202,7 @@ mod tests {
 
     #[test]
     fn trees_read_like_a_page() {
-        let value =
-            json!({ "name": "f", "size_bytes": 4096, "none": [], "list": [{ "a": 1, "b": 2 }, { "a": 3 }] });
+        let value = json!({ "name": "f", "size_bytes": 4096, "none": [], "null": null, "list": [{ "a": 1, "b": 2 }, { "a": 3 }] });
         let text = tree(&value);
         for line in [
             "name: f\n",
@@ -206,6 +211,6 @@ mod tests {
         ] {
             assert!(text.contains(line), "{text}");
         }
-        assert!(!text.contains("none"));
+        assert!(!text.contains("none") && !text.contains("null"));
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 use nearfield_protocol::manifest::{FunctionManifest, ManifestError, ManifestFile};
+use nearfield_protocol::units::{format_bytes, format_count};
 use serde_json::Value;
 
 use crate::failure::{Exit, Failure};
@@ -44,7 +45,7 @@ impl BadManifest {
         let mut theme = GraphicalTheme::unicode_nocolor();
         theme.characters.error = "error:".to_owned();
         let mut text = String::new();
-        let handler = GraphicalReportHandler::new_themed(theme).with_width(110);
+        let handler = GraphicalReportHandler::new_themed(theme).with_wrap_lines(false);
         match handler.render_report(&mut text, self) {
             Ok(()) => text.trim().to_owned(),
             Err(fmt::Error) => format!("error: {self}"),
@@ -90,16 +91,7 @@ pub fn grants(manifest: &FunctionManifest) -> Vec<String> {
         .env
         .iter()
         .map(|(key, value)| format!("sees {key}={value}"));
-    let public = if manifest.public {
-        "anybody may call it"
-    } else {
-        "callers need a token"
-    };
-    inputs
-        .chain(hosts)
-        .chain(env)
-        .chain([public.to_owned()])
-        .collect()
+    inputs.chain(hosts).chain(env).collect()
 }
 
 /// What differs between two manifests, a line a field, in the manifest's own words.
@@ -112,7 +104,7 @@ pub fn changes(before: &FunctionManifest, after: &FunctionManifest) -> Result<Ve
         fields
             .iter()
             .find(|(field, _)| field == name)
-            .map(|(_, value)| value.to_string())
+            .map(|(_, value)| worded(name, value))
     };
     let change = |name: &String| match (value(&before, name), value(&after, name)) {
         (Some(before), Some(after)) if before == after => None,
@@ -122,6 +114,15 @@ pub fn changes(before: &FunctionManifest, after: &FunctionManifest) -> Result<Ve
         (None, None) => None,
     };
     Ok(names.into_iter().filter_map(change).collect())
+}
+
+/// A field's value as people write it.
+fn worded(name: &str, value: &Value) -> String {
+    match (name, value.as_u64()) {
+        ("limits.memory", Some(bytes)) => format_bytes(bytes),
+        ("limits.fuel", Some(fuel)) => format_count(fuel),
+        _ => value.to_string(),
+    }
 }
 
 /// Every leaf under its dotted name; a list is one value.
@@ -156,7 +157,9 @@ mod tests {
 
     #[test]
     fn changes_are_told_field_by_field() {
-        let before = manifest("public = false\nenv = { LEVEL = \"info\", OLD = \"1\" }");
+        let before = manifest(
+            "limits = { memory = \"1MiB\" }\npublic = false\nenv = { LEVEL = \"info\", OLD = \"1\" }",
+        );
         let after =
             manifest("public = true\nenv = { LEVEL = \"debug\" }\nallow = { http = [\"example.org:443\"] }");
         assert_eq!(
@@ -165,6 +168,7 @@ mod tests {
                 "allow.http: [] → [\"example.org:443\"]",
                 "env.LEVEL: \"info\" → \"debug\"",
                 "env.OLD: removed \"1\"",
+                "limits.memory: 1.0 MiB → 256.0 MiB",
                 "public: false → true",
             ]
         );
@@ -176,11 +180,7 @@ mod tests {
         let manifest = manifest("inputs = { logs = \"app-logs\" }\nallow = { http = [\"example.org:443\"] }");
         assert_eq!(
             grants(&manifest),
-            [
-                "reads app-logs as `logs`",
-                "sends requests to example.org:443",
-                "callers need a token"
-            ]
+            ["reads app-logs as `logs`", "sends requests to example.org:443"]
         );
     }
 

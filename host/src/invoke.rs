@@ -211,13 +211,9 @@ impl Invocation {
             problem = Some(trap_problem(&spec, error));
         }
         // A guest that failed or was stopped is dropped whole, and with it what its body still waits for.
-        match instance {
-            Some(instance)
-                if matches!(ended, Ended::Well) && spec.function.manifest.instances == Instances::Reuse =>
-            {
-                pool.give_back(instance);
-            }
-            _ => {}
+        let reuse = matches!(ended, Ended::Well) && spec.function.manifest.instances == Instances::Reuse;
+        if let Some(instance) = instance.take().filter(|_| reuse) {
+            pool.give_back(instance);
         }
 
         // The guest is done; its response may still be on its way out.
@@ -312,6 +308,14 @@ fn trap_problem(spec: &CallSpec, error: &wasmtime::Error) -> Problem {
             "guest handles = {}",
             nearfield_protocol::limits::GUEST_HANDLES
         ));
+    }
+    // The engine has no type for this one.
+    if cause.contains("fuel allocated for hostcalls") {
+        return Problem::new(
+            ProblemKind::HostCallTooLarge,
+            format!("function `{name}` passed more to one host call than may be copied"),
+        )
+        .with_limit(format!("host-call copy = {} bytes", nearfield_protocol::limits::HOST_CALL_COPY_BYTES));
     }
     Problem::new(
         ProblemKind::Trap,

@@ -64,6 +64,8 @@ kinds! {
     Corrupt = "corrupt", 500, "Stored bytes no longer match their digest";
     /// The guest trapped.
     Trap = "trap", 502, "The function trapped";
+    /// The guest passed more bytes to one host call than may be copied.
+    HostCallTooLarge = "host-call-too-large", 502, "The function passed too much to a host call";
     /// The guest ended without a response.
     NoResponse = "no-response", 502, "The function gave no response";
     /// The guest's response breaks a limit or HTTP.

@@ -1,1 +1,35 @@
-fn main() {}
+//! `cargo xtask`: sets up what is missing, then does the thing. It drives the `nearfield` binary as a user would.
+
+mod bench;
+mod cleanup;
+mod demo;
+mod guests;
+mod node;
+mod registry;
+mod report;
+mod soak;
+mod test;
+mod workspace;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask demo [--keep] [--release]      the whole path on real data, with a report
+       cargo xtask test                           builds the functions and tests everything
+       cargo xtask bench http [--seconds 5] [--json]    calls, side by side with bare and other servers
+       cargo xtask bench data [--json]            what put and get reach
+       cargo xtask soak [--quick] [--debug] [PART…]    the long checks: crash memory bytes fsync startup";
+
+fn main() -> Result<()> {
+    cleanup::on_interrupt()?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["demo", ref rest @ ..] => demo::run(&demo::Options::parse(rest)?),
+        ["test"] => test::run(),
+        ["bench", "http", ref rest @ ..] => bench::http::run(&bench::http::Options::parse(rest)?),
+        ["bench", "data", ref rest @ ..] => bench::data::run(bench::data::parse(rest)?),
+        ["soak", ref rest @ ..] => soak::run(&soak::Options::parse(rest)?),
+        _ => bail!(USAGE),
+    }
+}

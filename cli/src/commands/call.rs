@@ -2,6 +2,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nearfield_protocol::call::CallReport;
 use nearfield_protocol::units::format_count;
 use serde_json::{Map, Value, json};
 use ureq::http::header::HeaderMap;
@@ -44,7 +45,8 @@ pub fn run(session: &Session, args: CallArgs) -> Result<()> {
     let mut body = head.as_slice().chain(body);
     if session.out.json {
         let mut text = Vec::new();
-        body.read_to_end(&mut text).context("the response is cut short")?;
+        body.read_to_end(&mut text)
+            .map_err(|error| cut_short(session, &parts.headers, error))?;
         let value = json!({
             "status": status,
             "headers": fields(&parts.headers),
@@ -54,7 +56,7 @@ pub fn run(session: &Session, args: CallArgs) -> Result<()> {
         session.out.show_as(&value, String::new)?;
     } else if problem.is_none() {
         let mut stdout = io::stdout().lock();
-        io::copy(&mut body, &mut stdout).context("the response is cut short")?;
+        io::copy(&mut body, &mut stdout).map_err(|error| cut_short(session, &parts.headers, error))?;
         stdout.flush()?;
     }
     if io::stderr().is_terminal() {
@@ -126,26 +128,31 @@ fn path(typed: &str) -> String {
     format!("{slash}{}", typed_path(typed))
 }
 
+/// A function that fails after its headers breaks the response off; its record says why.
+fn cut_short(session: &Session, headers: &HeaderMap, error: io::Error) -> anyhow::Error {
+    let problem = report(session, headers).and_then(|report| report.problem);
+    let error = problem.map_or_else(|| error.into(), anyhow::Error::new);
+    error.context("the response is cut short")
+}
+
 /// Fuel and timing: from headers, or of long responses from the call's record.
 fn cost(session: &Session, headers: &HeaderMap) -> (Option<u64>, Option<String>) {
-    let timing = header(headers, "server-timing").map(str::to_owned);
-    if let Some(fuel) = header(headers, "nearfield-fuel").and_then(|fuel| fuel.parse().ok()) {
-        return (Some(fuel), timing);
-    }
-    let Some(id) = header(headers, "nearfield-id") else {
-        return (None, timing);
-    };
+    let fuel = header(headers, "nearfield-fuel").and_then(|fuel| fuel.parse().ok());
+    let fuel = fuel.or_else(|| Some(report(session, headers)?.fuel));
+    (fuel, header(headers, "server-timing").map(str::to_owned))
+}
+
+/// The report in the call's record, if the node has it within a moment.
+fn report(session: &Session, headers: &HeaderMap) -> Option<CallReport> {
+    let id = header(headers, "nearfield-id")?;
     for _ in 0..RECORD_TRIES {
-        let record = session
-            .client
-            .get(format!("/v1/calls/{}", segment(id)))
-            .unwrap_or_default();
-        if let Some(fuel) = record["report"]["fuel"].as_u64() {
-            return (Some(fuel), timing);
+        let mut record = session.client.get(format!("/v1/calls/{}", segment(id))).ok()?;
+        if let Ok(report) = serde_json::from_value(record["report"].take()) {
+            return Some(report);
         }
         std::thread::sleep(RECORD_WAIT);
     }
-    (None, timing)
+    None
 }
 
 /// Repeated fields are joined, as HTTP allows.

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -133,27 +134,27 @@ impl Deployed {
             imports,
             previous,
         } = &self.reply;
-        let mut lines = vec![format!("{name} imports {}", list(imports))];
-        lines.extend(
-            project::grants(&self.manifest)
-                .iter()
-                .map(|grant| format!("  {grant}")),
-        );
+        let granted = project::grants(&self.manifest);
+        let mut lines = vec![format!("{name} imports{}", indented(&by_package(imports)))];
+        lines.push(format!("is granted{}", indented(&granted)));
+        let callers = if self.manifest.public {
+            "anybody may call it"
+        } else {
+            "callers need a token"
+        };
+        lines.push(callers.to_owned());
         match previous {
-            None => lines.push("  first version".to_owned()),
+            None => lines.push("first version".to_owned()),
             Some(previous) => {
                 let mut changes = project::changes(&previous.manifest, &self.manifest)?;
                 if previous.component != *component {
                     changes.insert(0, format!("component: {:?} → {component:?}", previous.component));
                 }
-                let none = changes.is_empty().then(|| "nothing".to_owned());
-                lines.push(format!("changed since v{}:", previous.version));
-                lines.extend(
-                    changes
-                        .into_iter()
-                        .chain(none)
-                        .map(|change| format!("  {change}")),
-                );
+                lines.push(format!(
+                    "changed since v{}{}",
+                    previous.version,
+                    indented(&changes)
+                ));
             }
         }
         let would = if dry_run { "would be " } else { "" };
@@ -162,12 +163,30 @@ impl Deployed {
     }
 }
 
-fn list(imports: &[String]) -> String {
-    if imports.is_empty() {
-        "nothing".to_owned()
-    } else {
-        imports.join(", ")
+/// What follows a heading: a line each, or that there is nothing.
+fn indented(lines: &[String]) -> String {
+    match lines {
+        [] => " nothing".to_owned(),
+        lines => lines.iter().map(|line| format!("\n  {line}")).collect(),
     }
+}
+
+/// A line a package, `wasi:http@0.2.12: outgoing-handler, types`: components import a dozen interfaces of a few.
+fn by_package(imports: &[String]) -> Vec<String> {
+    let mut packages: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for import in imports {
+        let (path, version) = import.split_once('@').unwrap_or((import, ""));
+        let (package, interface) = path.split_once('/').unwrap_or((path, ""));
+        let at = if version.is_empty() { "" } else { "@" };
+        packages
+            .entry(format!("{package}{at}{version}"))
+            .or_default()
+            .push(interface);
+    }
+    packages
+        .iter()
+        .map(|(package, interfaces)| format!("{package}: {}", interfaces.join(", ")))
+        .collect()
 }
 
 fn of_project(dir: &Path, only: Option<&FunctionName>) -> Result<Vec<Function>> {
@@ -227,5 +246,22 @@ mod tests {
         let name = |path: &str| name_of(Path::new(path)).map(String::from);
         assert_eq!(name("target/my_fn.wasm").as_deref(), Some("my-fn"));
         assert_eq!(name("_.wasm"), None);
+    }
+
+    #[test]
+    fn imports_are_told_by_package() {
+        let imports = [
+            "wasi:http/types@0.2.12",
+            "wasi:io/poll@0.2.12",
+            "wasi:http/outgoing-handler@0.2.12",
+        ];
+        let lines = by_package(&imports.map(str::to_owned));
+        assert_eq!(
+            lines,
+            [
+                "  wasi:http@0.2.12: types, outgoing-handler",
+                "  wasi:io@0.2.12: poll"
+            ]
+        );
     }
 }

@@ -12,6 +12,7 @@ use crate::archive::Folder;
 use crate::args::PutArgs;
 use crate::client::segment;
 use crate::failure::{Exit, Failure};
+use crate::output::counted;
 
 #[derive(Deserialize)]
 struct Stored {
@@ -46,15 +47,19 @@ pub fn run(session: &Session, args: PutArgs) -> Result<()> {
     session.out.show(&stored, |stored: Stored| {
         let seconds = started.elapsed().as_secs_f64();
         session.out.notice(&format!(
-            "{} in {seconds:.1} s; {} of {} shards new, {} stored",
+            "{} in {seconds:.1} s; {} of {} new, {} stored",
             format_bytes(stored.bytes),
             stored.new_shards,
-            stored.shards,
+            counted(stored.shards, "shard"),
             format_bytes(stored.new_bytes),
         ));
         format!(
-            "{} v{} {} ({}, {} shards)",
-            stored.name, stored.version, stored.digest, stored.split, stored.shards
+            "{} v{} {} ({}, {})",
+            stored.name,
+            stored.version,
+            stored.digest,
+            stored.split,
+            counted(stored.shards, "shard")
         )
     })
 }

@@ -1,0 +1,6 @@
+//! `cargo xtask bench`: what we reach, beside what could be reached. benches/METHOD.md says how it is measured.
+
+pub mod data;
+pub mod http;
+mod peers;
+mod wrk;

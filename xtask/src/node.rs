@@ -1,0 +1,216 @@
+//! A node of ours, driven as a user would: its command line, its HTTP.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
+use serde_json::Value;
+use ureq::http::{HeaderMap, Method, Request};
+use ureq::{Agent, RequestExt};
+
+use crate::cleanup::Process;
+use crate::workspace::{output, tail};
+
+/// How long one HTTP exchange may take, so that nothing here hangs for ever.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A running `nearfield up`. Dropped, it is killed.
+pub struct Node {
+    process: Process,
+    binary: PathBuf,
+    data: PathBuf,
+    agent: Agent,
+    pub functions_url: String,
+    pub admin_url: String,
+}
+
+/// What came back of one HTTP request.
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+    pub took: Duration,
+}
+
+impl Node {
+    /// Starts it on free ports over the data folder, and returns when it has said where it is.
+    pub fn start(binary: &Path, data: &Path) -> Result<Node> {
+        Node::start_with(&mut Command::new(binary), binary, data)
+    }
+
+    /// Starts it on one core.
+    pub fn start_on_core(core: usize, binary: &Path, data: &Path) -> Result<Node> {
+        let mut taskset = Command::new("taskset");
+        taskset.args(["--cpu-list", &core.to_string()]).arg(binary);
+        Node::start_with(&mut taskset, binary, data)
+    }
+
+    fn start_with(command: &mut Command, binary: &Path, data: &Path) -> Result<Node> {
+        let log = data.with_extension("log");
+        command
+            .args(["up", "--json", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .arg("--data-dir")
+            .arg(data)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::options().create(true).append(true).open(&log)?);
+        let mut process = Process::start(command)?;
+        let stdout = process.child().stdout.take().context("the node's stdout")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let said: Value = serde_json::from_str(&line)
+            .with_context(|| format!("the node did not start: {line}{}", tail(&log)))?;
+        let url = |name: &str| said[name].as_str().map(str::to_owned).context("a URL of the node's");
+        Ok(Node {
+            process,
+            binary: binary.to_owned(),
+            data: data.to_owned(),
+            agent: agent(),
+            functions_url: url("functions_url")?,
+            admin_url: url("admin_url")?,
+        })
+    }
+
+    /// `nearfield` with this node as its node.
+    pub fn nearfield(&self) -> Command {
+        let mut nearfield = Command::new(&self.binary);
+        nearfield
+            .env("NEARFIELD_URL", &self.admin_url)
+            .env("NEARFIELD_DATA", &self.data)
+            .env_remove("NEARFIELD_TOKEN");
+        nearfield
+    }
+
+    /// Runs `nearfield ARGUMENTS --json` and gives the value it prints.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let printed = output(self.nearfield().args(arguments).arg("--json"))?;
+        serde_json::from_slice(&printed).with_context(|| format!("nearfield {arguments:?} printed no JSON"))
+    }
+
+    /// Puts a file or folder as a dataset.
+    pub fn put(&self, path: &Path, name: &str, split: &str) -> Result<Value> {
+        let path = path.to_str().context("a path that is not UTF-8")?;
+        self.json(&["put", path, "--name", name, "--split", split])
+    }
+
+    /// Gets a URL of the functions' listener.
+    pub fn get(&self, path: &str) -> Result<Answer> {
+        self.send(Request::get(format!("{}{path}", self.functions_url)).body(Vec::new())?)
+    }
+
+    /// Sends a request wherever it goes.
+    pub fn send(&self, request: Request<Vec<u8>>) -> Result<Answer> {
+        send(&self.agent, request)
+    }
+
+    /// What the node wrote down about a call: placement, stages, fuel.
+    pub fn explain(&self, answer: &Answer) -> Result<Value> {
+        let id = answer.header("nearfield-id").context("an answer without nearfield-id")?;
+        let token = fs::read_to_string(self.data.join("admin.token"))?;
+        let request = || {
+            Request::get(format!("{}/v1/calls/{id}", self.admin_url))
+                .header("authorization", format!("Bearer {}", token.trim()))
+                .body(Vec::new())
+        };
+        // It is written when the body has ended, which can be a moment after the client has it all.
+        for _ in 0..50 {
+            let told = self.send(request()?)?;
+            if told.status == 200 {
+                return Ok(serde_json::from_slice(&told.body)?);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("the node knows nothing of call {id}")
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// A line of `/proc/PID/status` in bytes, such as `VmRSS`.
+    pub fn memory(&self, field: &str) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))
+            .context("reading the node's memory, which needs Linux")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
+        let kib: u64 = kib.with_context(|| format!("no {field} of the node"))?.trim().parse()?;
+        Ok(kib << 10)
+    }
+
+    /// Lets the peak of its memory begin anew from what it holds now.
+    pub fn reset_peak(&self) -> Result<()> {
+        fs::write(format!("/proc/{}/clear_refs", self.id()), "5").context("resetting the memory's peak")
+    }
+
+    /// Kills it, as a power cut would.
+    pub fn kill(&self) -> Result<()> {
+        self.process.signal(Signal::KILL)
+    }
+
+    /// Asks it to end and waits until it has.
+    pub fn stop(mut self) -> Result<()> {
+        self.process.signal(Signal::TERM)?;
+        let status = self.process.child().wait()?;
+        ensure!(status.success(), "the node ended with {status}");
+        Ok(())
+    }
+
+    /// Lets it run on after this process.
+    pub fn leave(self) {
+        self.process.leave();
+    }
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// Waits until a server says 200, and gives the time that took.
+pub fn until_ready(url: &str) -> Result<Duration> {
+    let (agent, start) = (agent(), Instant::now());
+    while start.elapsed() < PATIENCE {
+        if send(&agent, Request::get(url).body(Vec::new())?).is_ok_and(|answer| answer.status == 200) {
+            return Ok(start.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    bail!("{url} never said 200")
+}
+
+fn agent() -> Agent {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .timeout_global(Some(PATIENCE))
+        .build()
+        .into()
+}
+
+fn send(agent: &Agent, request: Request<Vec<u8>>) -> Result<Answer> {
+    let start = Instant::now();
+    let what = format!("{} {}", request.method(), request.uri());
+    let sent = match *request.method() {
+        // A body of no bytes would be announced, which GET must not do.
+        Method::GET | Method::DELETE => request.map(|_| ()).with_agent(agent).run(),
+        _ => request.with_agent(agent).run(),
+    };
+    let (head, body) = sent.with_context(|| what.clone())?.into_parts();
+    let mut bytes = Vec::new();
+    body.into_reader().read_to_end(&mut bytes).with_context(|| what)?;
+    Ok(Answer {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        body: bytes,
+        took: start.elapsed(),
+    })
+}

@@ -1,0 +1,115 @@
+//! Where things are, and running other programs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+/// The repository's root.
+pub fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// Which build of ours runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    Debug,
+    Release,
+}
+
+/// Builds and gives the path of the `nearfield` binary.
+pub fn nearfield(profile: Profile) -> Result<PathBuf> {
+    build(profile, "nearfield-cli", "nearfield")
+}
+
+/// Builds and gives the path of the servers that `bench http` compares with.
+pub fn bare_server() -> Result<PathBuf> {
+    build(Profile::Release, "nearfield-benches", "bare-server")
+}
+
+fn build(profile: Profile, package: &str, binary: &str) -> Result<PathBuf> {
+    step(&format!("building {binary}"));
+    let mut cargo = cargo();
+    cargo.args(["build", "--package", package, "--bin", binary]);
+    let folder = match profile {
+        Profile::Debug => "debug",
+        Profile::Release => {
+            cargo.arg("--release");
+            "release"
+        }
+    };
+    run(&mut cargo)?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    let path = root().join(target).join(folder).join(binary);
+    path.canonicalize()
+        .with_context(|| format!("cargo built no {}", path.display()))
+}
+
+/// cargo at the root of the workspace.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(root());
+    cargo
+}
+
+/// Runs it with our terminal, and fails where it fails.
+pub fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("starting {}", command.get_program().display()))?;
+    ensure!(status.success(), "{command:?} ended with {status}");
+    Ok(())
+}
+
+/// Runs it and gives what it printed; its stderr goes into the error.
+pub fn output(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting {}", command.get_program().display()))?;
+    ensure!(
+        output.status.success(),
+        "{command:?} ended with {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(output.stdout)
+}
+
+/// Whether a program is on the path.
+pub fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+/// Installs Debian packages where that needs nobody's password; says whether it worked.
+pub fn apt_install(packages: &[&str]) -> bool {
+    if !has("apt-get") || !rustix::process::geteuid().is_root() {
+        return false;
+    }
+    step(&format!("installing {}", packages.join(" ")));
+    let apt = |arguments: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        apt.args(["-qq", "-y"]).args(arguments);
+        run(apt.env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null()))
+    };
+    // Lists that could not be updated may still be good enough.
+    let _ = apt(&["update"]);
+    let mut install = vec!["install", "--no-install-recommends"];
+    install.extend(packages);
+    apt(&install).inspect_err(|error| eprintln!("{error:#}")).is_ok()
+}
+
+/// Says on stderr what is going on.
+pub fn step(what: &str) {
+    eprintln!("── {what}");
+}
+
+/// The last lines of a file, for errors.
+pub fn tail(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}
