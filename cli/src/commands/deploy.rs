@@ -259,8 +259,8 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "  wasi:http@0.2.12: types, outgoing-handler",
-                "  wasi:io@0.2.12: poll"
+                "wasi:http@0.2.12: types, outgoing-handler",
+                "wasi:io@0.2.12: poll"
             ]
         );
     }

@@ -1,0 +1,117 @@
+use crate::harness::{Node, noise};
+
+#[test]
+fn the_same_answer_from_every_toolchain() {
+    let node = Node::start();
+    for component in ["hello", "plain_p2", "plain_p3"] {
+        let name = component.replace('_', "-");
+        node.deploy(&name, component, "public = true");
+        let reply = node.get(&format!("/fn/{name}"));
+        assert_eq!((reply.status, reply.text().as_str()), (200, "Hello, world!"), "{component}");
+        assert_eq!(reply.header("content-length"), Some("13"));
+        assert!(reply.header("nearfield-id").is_some());
+        assert!(reply.header("nearfield-host").is_some());
+        assert_eq!(reply.header("nearfield-placement"), Some("local=0/0 moved=0"));
+        assert!(reply.header("server-timing").unwrap().contains("run;dur="));
+    }
+}
+
+#[test]
+fn fuel_is_exact_across_processes() {
+    let fuel = || {
+        let node = Node::start();
+        node.deploy("hello", "hello", "public = true");
+        node.deploy("p3", "plain_p3", "public = true");
+        ["/fn/hello", "/fn/hello", "/fn/p3", "/fn/p3"].map(|path| node.get(path).fuel())
+    };
+    let (first, second) = (fuel(), fuel());
+    assert_eq!(first, second);
+    assert_eq!(first[0], first[1]);
+    assert!(first[0] > 0);
+}
+
+#[test]
+fn bodies_stream_both_ways() {
+    let node = Node::start();
+    node.deploy("echo", "echo", "public = true");
+    for len in [0, 1, 4_096, 4_097, 70_000, 5 << 20] {
+        let body = noise(len as u64, len);
+        let reply = node.post("/fn/echo", &body);
+        assert_eq!(reply.status, 200);
+        assert!(reply.body == body, "{len} bytes came back as {}", reply.body.len());
+    }
+}
+
+#[test]
+fn a_call_is_explained_afterwards() {
+    let node = Node::start();
+    node.deploy("hello", "hello", "public = true");
+    let reply = node.get("/fn/hello");
+    let id = reply.header("nearfield-id").unwrap();
+    let call = node.admin("GET", &format!("/v1/calls/{id}"), &[]).json();
+    assert_eq!(call["function"], "hello");
+    assert_eq!(call["status"], 200);
+    assert_eq!(call["report"]["fuel"], reply.fuel());
+    assert_eq!(call["placement"]["chosen"], call["host"]);
+    assert!(String::from_utf8(node.ok(&["explain", id])).unwrap().contains("hello"));
+}
+
+#[test]
+fn reused_instances_answer_like_fresh_ones() {
+    let node = Node::start();
+    for (name, component) in [("p2", "plain_p2"), ("p3", "plain_p3")] {
+        node.deploy(name, component, "public = true\ninstances = \"reuse\"");
+        let fuels: Vec<_> = (0..20)
+            .map(|_| {
+                let reply = node.get(&format!("/fn/{name}"));
+                assert_eq!(reply.text(), "Hello, world!");
+                reply.fuel()
+            })
+            .collect();
+        assert!(fuels[2..].iter().all(|fuel| *fuel <= fuels[0]), "{name}: {fuels:?}");
+    }
+}
+
+#[test]
+fn routes_prefixes_and_the_guest_s_path() {
+    let node = Node::start();
+    node.deploy("hello", "hello", "public = true\nroute = \"/greet\"");
+    for path in ["/greet", "/greet/", "/greet/any/thing?x=1"] {
+        assert_eq!(node.get(path).status, 200, "{path}");
+    }
+    for path in ["/", "/greeting", "/fn/hello", "/gree"] {
+        let reply = node.get(path);
+        assert_eq!(reply.status, 404, "{path}");
+    }
+    let taken = node.cli(&["deploy", &crate::harness::component_file("hello").display().to_string(), "--name", "other"]);
+    assert!(taken.status.success(), "another name has another route");
+}
+
+#[test]
+fn versions_roll_back() {
+    let node = Node::start();
+    node.deploy("f", "hello", "public = true");
+    let second = node.deploy("f", "hostile", "public = true");
+    assert_eq!(second["version"], 2);
+    assert_eq!(node.get("/fn/f").text(), "ok");
+    let back = node.json(&["rollback", "f"]);
+    assert_eq!(back["version"], 3);
+    assert_eq!(node.get("/fn/f").text(), "Hello, world!");
+    node.ok(&["rm", "function/f"]);
+    assert_eq!(node.get("/fn/f").problem(), "unknown-function");
+}
+
+#[test]
+fn logs_are_kept_by_function() {
+    let node = Node::start();
+    node.deploy("hostile", "hostile", "public = true");
+    assert_eq!(node.get("/fn/hostile/panic").problem(), "trap");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let text = String::from_utf8(node.ok(&["logs", "hostile"])).unwrap();
+        if text.contains("panicked") {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{text}");
+    }
+}

@@ -1,0 +1,272 @@
+//! A node of one's own for each test, and the ways to speak with it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longest that anything in a test may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running node. Killed when dropped; its folder goes with it.
+pub struct Node {
+    child: Child,
+    pub data: TempDir,
+    pub functions_url: String,
+    pub admin_url: String,
+    pub token: String,
+}
+
+/// An HTTP response, whole.
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    pub fn fuel(&self) -> u64 {
+        self.header("nearfield-fuel").expect("every response says its fuel").parse().unwrap()
+    }
+
+    /// The last part of a problem's type; panics with the whole reply if it is none.
+    pub fn problem(&self) -> String {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{}: {}", self.status, self.text());
+        let json = self.json();
+        assert_eq!(json["status"], self.status);
+        let kind = json["type"].as_str().unwrap();
+        kind.strip_prefix("urn:nearfield:problem:").unwrap_or_else(|| panic!("{kind}")).to_owned()
+    }
+}
+
+impl Node {
+    /// A fresh node with a fresh folder.
+    pub fn start() -> Node {
+        Node::start_in(tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// A node on a folder that may have been used before.
+    pub fn start_in(data: TempDir, flags: &[&str]) -> Node {
+        let mut child = Command::new(binary())
+            .args(["up", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--json"])
+            .args(flags)
+            .env("NEARFIELD_DATA", data.path())
+            .env_remove("NEARFIELD_URL")
+            .env_remove("NEARFIELD_TOKEN")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask test`", binary().display()));
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let up: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("the node did not start: {line:?}"));
+        let url = |name: &str| up[name].as_str().unwrap().to_owned();
+        let token = std::fs::read_to_string(data.path().join("admin.token")).unwrap();
+        Node { functions_url: url("functions_url"), admin_url: url("admin_url"), child, data, token }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `kill -9`, then a new process on the same folder.
+    pub fn crash_and_restart(mut self) -> Node {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let data = std::mem::replace(&mut self.data, tempfile::tempdir().unwrap());
+        Node::start_in(data, &[])
+    }
+
+    /// SIGTERM, and waits for the end. Returns the exit code.
+    pub fn stop(mut self) -> (TempDir, Option<i32>) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let started = Instant::now();
+        let status = loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => break status,
+                None if started.elapsed() > PATIENCE => panic!("the node does not stop"),
+                None => std::thread::yield_now(),
+            }
+        };
+        (std::mem::replace(&mut self.data, tempfile::tempdir().unwrap()), status.code())
+    }
+
+    /// Runs a verb of the command line against this node.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        self.cli_with_input(arguments, &[])
+    }
+
+    pub fn cli_with_input(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut child = Command::new(binary())
+            .args(arguments)
+            .env("NEARFIELD_URL", &self.admin_url)
+            .env("NEARFIELD_DATA", self.data.path())
+            .env_remove("NEARFIELD_TOKEN")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_vec();
+        let feeder = std::thread::spawn(move || {
+            // A verb that fails early does not read to the end.
+            let _ = stdin.write_all(&input);
+        });
+        let output = child.wait_with_output().unwrap();
+        feeder.join().unwrap();
+        output
+    }
+
+    /// A verb that must succeed; its stdout.
+    pub fn ok(&self, arguments: &[&str]) -> Vec<u8> {
+        let output = self.cli(arguments);
+        assert!(
+            output.status.success(),
+            "nearfield {}: {}{}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        output.stdout
+    }
+
+    /// A verb with `--json` that must succeed.
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.ok(&[arguments, &["--json"]].concat());
+        serde_json::from_slice(&output).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output)))
+    }
+
+    /// Deploys an example function's component under `manifest` (the body of its table).
+    pub fn deploy(&self, name: &str, component: &str, manifest: &str) -> Value {
+        let crate_dir = tempfile::tempdir().unwrap();
+        let file = component_file(component);
+        let text = format!("[function.{name}]\ncomponent = \"{}\"\n{manifest}\n", file.display());
+        std::fs::write(crate_dir.path().join("nearfield.toml"), text).unwrap();
+        self.json(&["deploy", crate_dir.path().to_str().unwrap()])
+    }
+
+    /// GET on the functions' listener, without a token.
+    pub fn get(&self, path: &str) -> Reply {
+        self.request("GET", &format!("{}{path}", self.functions_url), &[], &[])
+    }
+
+    /// GET with the admin token.
+    pub fn get_as_admin(&self, path: &str) -> Reply {
+        let bearer = format!("Bearer {}", self.token);
+        self.request("GET", &format!("{}{path}", self.functions_url), &[("authorization", &bearer)], &[])
+    }
+
+    pub fn post(&self, path: &str, body: &[u8]) -> Reply {
+        self.request("POST", &format!("{}{path}", self.functions_url), &[], body)
+    }
+
+    /// A request of the admin API.
+    pub fn admin(&self, method: &str, path: &str, body: &[u8]) -> Reply {
+        let bearer = format!("Bearer {}", self.token);
+        self.request(method, &format!("{}{path}", self.admin_url), &[("authorization", &bearer)], body)
+    }
+
+    pub fn request(&self, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_global(Some(PATIENCE))
+            .build()
+            .into();
+        let mut request = ureq::http::Request::builder().method(method).uri(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = match method {
+            "GET" | "HEAD" | "DELETE" => agent.run(request.body(()).unwrap()),
+            _ => agent.run(request.body(body).unwrap()),
+        };
+        let (parts, mut body) = response.unwrap_or_else(|error| panic!("{method} {url}: {error}")).into_parts();
+        let mut bytes = Vec::new();
+        body.as_reader().read_to_end(&mut bytes).unwrap();
+        let headers = parts
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            .collect();
+        Reply { status: parts.status.as_u16(), headers, body: bytes }
+    }
+
+    /// Sends raw bytes and reads until the other side closes.
+    pub fn raw(&self, bytes: &[u8]) -> Vec<u8> {
+        let address = self.functions_url.strip_prefix("http://").unwrap();
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // The node may refuse before it has read everything.
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        answer
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // It may have been stopped already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The built command line.
+pub fn binary() -> PathBuf {
+    std::env::var_os("NEARFIELD_BIN").map_or_else(|| root().join("target/debug/nearfield"), PathBuf::from)
+}
+
+/// An example function's component.
+pub fn component_file(name: &str) -> PathBuf {
+    let folder = std::env::var_os("NEARFIELD_FUNCTIONS")
+        .map_or_else(|| root().join("functions/target/wasm32-wasip2/release"), PathBuf::from);
+    let file = folder.join(format!("{name}.wasm"));
+    assert!(file.is_file(), "{} is not there: run `cargo xtask test`", file.display());
+    file
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// Bytes that look random and are the same every time.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes());
+    hasher.finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Lines of text of about `len` bytes, the same every time.
+pub fn lines(seed: u64, len: usize) -> Vec<u8> {
+    let noise = noise(seed, len / 8 + 64);
+    let mut text = Vec::with_capacity(len + 64);
+    for (number, chunk) in noise.chunks(7).cycle().enumerate() {
+        if text.len() >= len {
+            break;
+        }
+        write!(text, "{number} {}\n", chunk.iter().map(|byte| format!("{byte:02x}")).collect::<String>()).unwrap();
+    }
+    text.truncate(len);
+    text
+}

@@ -1,0 +1,14 @@
+//! The product as its users meet it: real processes, real sockets, real files. A module a behaviour.
+//!
+//! `cargo xtask test` builds what is needed and says where it is, in `NEARFIELD_BIN` and
+//! `NEARFIELD_FUNCTIONS`; without them the usual places are tried.
+
+mod bad_input;
+mod calls;
+mod data;
+mod harness;
+mod hostile;
+mod outgoing;
+mod restart;
+mod roundtrip;
+mod tokens;

@@ -1,0 +1,103 @@
+//! `cargo xtask soak`: the checks that take long, as one table. Each part says what it did and what came out; the
+//! first that fails ends the run.
+
+mod bytes;
+mod crash;
+mod fsync;
+mod inputs;
+mod memory;
+mod startup;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::guests;
+use crate::report::{Table, time};
+use crate::workspace::{self, Profile, step};
+
+pub struct Options {
+    quick: bool,
+    profile: Profile,
+    /// Empty: all.
+    parts: Vec<Part>,
+}
+
+impl Options {
+    pub fn parse(arguments: &[&str]) -> Result<Options> {
+        let mut options = Options {
+            quick: false,
+            profile: Profile::Release,
+            parts: Vec::new(),
+        };
+        for argument in arguments {
+            match *argument {
+                "--quick" => options.quick = true,
+                "--debug" => options.profile = Profile::Debug,
+                name => {
+                    let part = PARTS.iter().find(|part| part.0 == name);
+                    options.parts.push(*part.with_context(|| {
+                        format!("soak knows --quick, --debug and crash, memory, bytes, fsync, startup; not {name}")
+                    })?);
+                }
+            }
+        }
+        if options.parts.is_empty() {
+            options.parts = PARTS.to_vec();
+        }
+        Ok(options)
+    }
+}
+
+/// What every part is given.
+pub struct Setting {
+    /// Fewer rounds and smaller inputs, for CI.
+    pub quick: bool,
+    pub nearfield: PathBuf,
+    /// The folder of the functions' components.
+    pub components: PathBuf,
+}
+
+/// A line of the table: what was done, what came out.
+pub type Finding = (String, String);
+
+type Part = (&'static str, fn(&Setting) -> Result<Vec<Finding>>);
+
+const PARTS: [Part; 5] = [
+    ("crash", crash::run),
+    ("memory", memory::run),
+    ("bytes", bytes::run),
+    ("fsync", fsync::run),
+    ("startup", startup::run),
+];
+
+pub fn run(options: &Options) -> Result<()> {
+    let setting = Setting {
+        quick: options.quick,
+        components: guests::build()?,
+        nearfield: workspace::nearfield(options.profile)?,
+    };
+    let mut table = Table::new(["part", "what", "result", "time"]);
+    for (name, part) in &options.parts {
+        step(&format!("soak: {name}"));
+        let start = Instant::now();
+        match part(&setting) {
+            Ok(findings) => {
+                for (number, (what, result)) in findings.into_iter().enumerate() {
+                    let (name, took) = match number {
+                        0 => ((*name).to_owned(), time(start.elapsed())),
+                        _ => (String::new(), String::new()),
+                    };
+                    table.row([name, what, result, took]);
+                }
+            }
+            Err(error) => {
+                println!("\n{table}");
+                bail!(error.context(format!("soak: {name} failed")));
+            }
+        }
+    }
+    println!("\n{table}");
+    Ok(())
+}
