@@ -9,7 +9,6 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::rc::Rc;
 
-use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
@@ -18,6 +17,8 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
+use wasmtime::error::Context;
+use wasmtime::{Result, bail};
 use wasmtime_wasi_http::io::TokioIo;
 
 const USAGE: &str = "usage: bare-server hyper | fresh COMPONENT | reuse COMPONENT";

@@ -2,17 +2,22 @@
 
 use std::cell::RefCell;
 
-use anyhow::{Context, anyhow};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::sync::oneshot;
 use wasmtime::component::{Component, Linker, ResourceTable};
-use wasmtime::{Config, Enabled, Engine, Inlining, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
+use wasmtime::error::Context;
+use wasmtime::{
+    Config, Enabled, Engine, Inlining, InstanceAllocationStrategy, PoolingAllocationConfig, Result, Store,
+    format_err,
+};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_http::{
+    Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+};
 
 /// As much of an instance's memory as stays mapped between calls: a hello touches less.
 const KEEP_RESIDENT_BYTES: usize = 1 << 20;
@@ -23,11 +28,13 @@ const FUEL: u64 = 10_000_000_000;
 pub struct Guest {
     component: ProxyPre<State>,
     /// Instances between calls, where they are used again.
-    idle: Option<RefCell<Vec<(Store<State>, Proxy)>>>,
+    idle: Option<RefCell<Vec<Instance>>>,
 }
 
+type Instance = (Store<State>, Proxy);
+
 impl Guest {
-    pub fn load(path: &str, reuse: bool) -> anyhow::Result<Guest> {
+    pub fn load(path: &str, reuse: bool) -> Result<Guest> {
         let engine = Engine::new(&config())?;
         let component = Component::from_file(&engine, path)?;
         let mut linker = Linker::new(&engine);
@@ -39,7 +46,7 @@ impl Guest {
         })
     }
 
-    pub async fn call(&self, request: Request<Incoming>) -> anyhow::Result<Response<HyperOutgoingBody>> {
+    pub async fn call(&self, request: Request<Incoming>) -> Result<Response<HyperOutgoingBody>> {
         let idle = self.idle.as_ref().and_then(|idle| idle.borrow_mut().pop());
         let (mut store, proxy) = match idle {
             Some((mut store, proxy)) => {
@@ -54,7 +61,10 @@ impl Guest {
             }
         };
         let (sender, answer) = oneshot::channel();
-        let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+        let request = store
+            .data_mut()
+            .http()
+            .new_incoming_request(Scheme::Http, request)?;
         let out = store.data_mut().http().new_response_outparam(sender)?;
         proxy
             .wasi_http_incoming_handler()
@@ -64,7 +74,7 @@ impl Guest {
             idle.borrow_mut().push((store, proxy));
         }
         let answer = answer.await.context("the guest gave no answer")?;
-        answer.map_err(|code| anyhow!("the guest answered {code:?}"))
+        answer.map_err(|code| format_err!("the guest answered {code:?}"))
     }
 }
 
@@ -86,6 +96,27 @@ struct State {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     table: ResourceTable,
+    outgoing: NoOutgoing,
+}
+
+/// Requests of the guest's own go nowhere.
+#[derive(Default)]
+struct NoOutgoing;
+
+type Sent = (
+    Response<WasiBody>,
+    Box<dyn Future<Output = Result<(), Error>> + Send>,
+);
+
+impl WasiHttpHooks for NoOutgoing {
+    fn send_request(
+        &mut self,
+        _: Request<WasiBody>,
+        _: Option<RequestOptions>,
+        _: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
+        Box::new(std::future::ready(Err(Error::HttpRequestDenied)))
+    }
 }
 
 impl WasiView for State {
@@ -102,7 +133,7 @@ impl WasiHttpView for State {
         WasiHttpCtxView {
             ctx: &mut self.http,
             table: &mut self.table,
-            hooks: Default::default(),
+            hooks: &mut self.outgoing,
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod place;
 mod reply;
 mod route;
 mod server;
+mod stall;
 
 pub use admit::Admission;
 pub use auth::{Auth, load_or_create_admin_token};

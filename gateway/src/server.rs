@@ -29,6 +29,7 @@ use crate::dispatch::Dispatch;
 use crate::hosts::Hosts;
 use crate::metrics::Metrics;
 use crate::route::Routes;
+use crate::stall::StallGuard;
 use crate::{admin, functions, reply};
 
 /// How long open connections may go on once the node is asked to stop.
@@ -138,11 +139,11 @@ async fn connection(
     };
     match tls {
         None => match tokio::time::timeout(limits::HEADER_TIMEOUT, speaks_http2(&stream)).await {
-            Ok(Ok(http2)) => speak(gateway, side, stream, http2, peer, stop).await,
+            Ok(Ok(http2)) => speak(gateway, side, StallGuard::new(stream), http2, peer, stop).await,
             Ok(Err(error)) => tracing::debug!(%address, %error, "the connection broke"),
             Err(_) => tracing::debug!(%address, "nothing came in time"),
         },
-        Some(acceptor) => match tokio::time::timeout(limits::HEADER_TIMEOUT, acceptor.accept(stream)).await {
+        Some(acceptor) => match tokio::time::timeout(limits::HEADER_TIMEOUT, acceptor.accept(StallGuard::new(stream))).await {
             Ok(Ok(stream)) => {
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 speak(gateway, side, stream, http2, peer, stop).await;

@@ -315,7 +315,10 @@ fn trap_problem(spec: &CallSpec, error: &wasmtime::Error) -> Problem {
             ProblemKind::HostCallTooLarge,
             format!("function `{name}` passed more to one host call than may be copied"),
         )
-        .with_limit(format!("host-call copy = {} bytes", nearfield_protocol::limits::HOST_CALL_COPY_BYTES));
+        .with_limit(format!(
+            "host-call copy = {} bytes",
+            nearfield_protocol::limits::HOST_CALL_COPY_BYTES
+        ));
     }
     Problem::new(
         ProblemKind::Trap,

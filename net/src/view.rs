@@ -87,7 +87,7 @@ impl Records {
                 let name = key.name.parse().map_err(|error| unreadable(&error))?;
                 match serde_json::from_slice(value).map_err(|error| unreadable(&error))? {
                     FunctionRecord::Deployed(version) => {
-                        self.functions.entry(name).or_default().push(version);
+                        self.functions.entry(name).or_default().push(*version);
                     }
                     FunctionRecord::Removed => {
                         self.functions.remove(&name);

@@ -121,7 +121,7 @@ impl RecordKey {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum FunctionRecord {
-    Deployed(FunctionVersion),
+    Deployed(Box<FunctionVersion>),
     Removed,
 }
 

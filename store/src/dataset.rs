@@ -142,7 +142,7 @@ impl Store {
         }
         let meta_digest = Digest::from_bytes(*meta_digest);
         let index_digest = Digest::from_bytes(*index_digest);
-        let meta = DatasetMeta::decode(&*self.blob(&meta_digest).await?)
+        let meta = DatasetMeta::decode(&self.blob(&meta_digest).await?)
             .map_err(|error| StoreError::not_a_dataset(*digest, error))?;
         if meta.shards.len() != shards.len() {
             return Err(refused("its meta speaks of another number of shards"));

@@ -7,7 +7,11 @@ fn the_same_answer_from_every_toolchain() {
         let name = component.replace('_', "-");
         node.deploy(&name, component, "public = true");
         let reply = node.get(&format!("/fn/{name}"));
-        assert_eq!((reply.status, reply.text().as_str()), (200, "Hello, world!"), "{component}");
+        assert_eq!(
+            (reply.status, reply.text().as_str()),
+            (200, "Hello, world!"),
+            "{component}"
+        );
         assert_eq!(reply.header("content-length"), Some("13"));
         assert!(reply.header("nearfield-id").is_some());
         assert!(reply.header("nearfield-host").is_some());
@@ -38,7 +42,11 @@ fn bodies_stream_both_ways() {
         let body = noise(len as u64, len);
         let reply = node.post("/fn/echo", &body);
         assert_eq!(reply.status, 200);
-        assert!(reply.body == body, "{len} bytes came back as {}", reply.body.len());
+        assert!(
+            reply.body == body,
+            "{len} bytes came back as {}",
+            reply.body.len()
+        );
     }
 }
 
@@ -53,7 +61,11 @@ fn a_call_is_explained_afterwards() {
     assert_eq!(call["status"], 200);
     assert_eq!(call["report"]["fuel"], reply.fuel());
     assert_eq!(call["placement"]["chosen"], call["host"]);
-    assert!(String::from_utf8(node.ok(&["explain", id])).unwrap().contains("hello"));
+    assert!(
+        String::from_utf8(node.ok(&["explain", id]))
+            .unwrap()
+            .contains("hello")
+    );
 }
 
 #[test]
@@ -68,7 +80,10 @@ fn reused_instances_answer_like_fresh_ones() {
                 reply.fuel()
             })
             .collect();
-        assert!(fuels[2..].iter().all(|fuel| *fuel <= fuels[0]), "{name}: {fuels:?}");
+        assert!(
+            fuels[2..].iter().all(|fuel| *fuel <= fuels[0]),
+            "{name}: {fuels:?}"
+        );
     }
 }
 
@@ -83,7 +98,12 @@ fn routes_prefixes_and_the_guest_s_path() {
         let reply = node.get(path);
         assert_eq!(reply.status, 404, "{path}");
     }
-    let taken = node.cli(&["deploy", &crate::harness::component_file("hello").display().to_string(), "--name", "other"]);
+    let taken = node.cli(&[
+        "deploy",
+        &crate::harness::component_file("hello").display().to_string(),
+        "--name",
+        "other",
+    ]);
     assert!(taken.status.success(), "another name has another route");
 }
 

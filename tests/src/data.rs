@@ -11,7 +11,8 @@ fn with_files(node: &Node) -> Vec<u8> {
     text
 }
 
-const LOCATED: &str = "public = true\ninputs = { data = \"registry\" }\nlocate = { input = \"data\", path = \"{rest}\" }";
+const LOCATED: &str =
+    "public = true\ninputs = { data = \"registry\" }\nlocate = { input = \"data\", path = \"{rest}\" }";
 
 #[test]
 fn cat_serves_files_and_ranges() {
@@ -21,12 +22,19 @@ fn cat_serves_files_and_ranges() {
     let whole = node.get("/fn/cat/logs/app.txt");
     assert_eq!(whole.status, 200);
     assert!(whole.body == text);
-    assert_eq!(whole.header("nearfield-placement").unwrap_or("local=1/1 moved=0"), "local=1/1 moved=0");
+    assert_eq!(
+        whole.header("nearfield-placement").unwrap_or("local=1/1 moved=0"),
+        "local=1/1 moved=0"
+    );
     let url = format!("{}/fn/cat/logs/app.txt", node.functions_url);
     let part = node.request("GET", &url, &[("range", "bytes=1000-1999")], &[]);
     assert_eq!(part.status, 206);
     assert!(part.body == text[1000..2000]);
-    assert_eq!(node.request("GET", &url, &[("range", "bytes=9999999-")], &[]).status, 416);
+    assert_eq!(
+        node.request("GET", &url, &[("range", "bytes=9999999-")], &[])
+            .status,
+        416
+    );
     let head = node.request("HEAD", &url, &[], &[]);
     assert_eq!((head.status, head.body.len()), (200, 0));
     let page = node.get("/fn/cat/page.html");
@@ -59,7 +67,9 @@ fn stats_equal_a_native_reference() {
         let value = (number * 7919) % 10_007;
         sum += value as f64;
         count += 1;
-        csv.push_str(&format!("row{number},{value},\"a \"\"quoted\"\" note,\nover two lines\"\n"));
+        csv.push_str(&format!(
+            "row{number},{value},\"a \"\"quoted\"\" note,\nover two lines\"\n"
+        ));
     }
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("table.csv");
@@ -68,7 +78,11 @@ fn stats_equal_a_native_reference() {
     let put = node.json(&["put", path, "--name", "flights", "--shard-size", "256KiB"]);
     assert_eq!(put["split"], "csv");
     assert!(put["shards"].as_u64().unwrap() > 3, "{put}");
-    node.deploy("stats", "stats", "public = true\ninputs = { table = \"flights\" }\nlimits = { fuel = \"50G\" }");
+    node.deploy(
+        "stats",
+        "stats",
+        "public = true\ninputs = { table = \"flights\" }\nlimits = { fuel = \"50G\" }",
+    );
     let reply = node.get("/fn/stats?column=value");
     assert_eq!(reply.status, 200, "{}", reply.text());
     let json = reply.json();
@@ -95,14 +109,30 @@ fn bytes_by_digest() {
     for (name, value) in [("x-content-type-options", "nosniff"), ("accept-ranges", "bytes")] {
         assert_eq!(reply.header(name), Some(value));
     }
-    assert!(reply.header("content-security-policy").unwrap().contains("sandbox"));
+    assert!(
+        reply
+            .header("content-security-policy")
+            .unwrap()
+            .contains("sandbox")
+    );
     let etag = reply.header("etag").unwrap().to_owned();
     let bearer = format!("Bearer {}", node.token);
     let url = format!("{}/b3/{hex}/logs/app.txt", node.functions_url);
-    let cached = node.request("GET", &url, &[("authorization", &bearer), ("if-none-match", &etag)], &[]);
+    let cached = node.request(
+        "GET",
+        &url,
+        &[("authorization", &bearer), ("if-none-match", &etag)],
+        &[],
+    );
     assert_eq!((cached.status, cached.body.len()), (304, 0));
-    assert_eq!(node.get_as_admin(&format!("/b3/{hex}/nothing")).problem(), "unknown-path");
-    assert_eq!(node.get_as_admin(&format!("/b3/{}", "1".repeat(64))).problem(), "unknown-blob");
+    assert_eq!(
+        node.get_as_admin(&format!("/b3/{hex}/nothing")).problem(),
+        "unknown-path"
+    );
+    assert_eq!(
+        node.get_as_admin(&format!("/b3/{}", "1".repeat(64))).problem(),
+        "unknown-blob"
+    );
 }
 
 #[test]
@@ -115,7 +145,10 @@ fn removal_lets_go_of_what_nothing_else_needs() {
     let first = node.json(&["put", path, "--name", "one"]);
     node.json(&["put", path, "--name", "two"]);
     let removed = node.json(&["rm", "dataset/one"]);
-    assert_eq!(removed["released_bytes"], 0, "`two` still needs all of it: {removed}");
+    assert_eq!(
+        removed["released_bytes"], 0,
+        "`two` still needs all of it: {removed}"
+    );
     node.ok(&["pin", first["digest"].as_str().unwrap()]);
     let removed = node.json(&["rm", "dataset/two"]);
     assert_eq!(removed["released_bytes"], 0, "it is pinned: {removed}");

@@ -37,20 +37,34 @@ impl Reply {
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn fuel(&self) -> u64 {
-        self.header("nearfield-fuel").expect("every response says its fuel").parse().unwrap()
+        self.header("nearfield-fuel")
+            .expect("every response says its fuel")
+            .parse()
+            .unwrap()
     }
 
     /// The last part of a problem's type; panics with the whole reply if it is none.
     pub fn problem(&self) -> String {
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{}: {}", self.status, self.text());
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{}: {}",
+            self.status,
+            self.text()
+        );
         let json = self.json();
         assert_eq!(json["status"], self.status);
         let kind = json["type"].as_str().unwrap();
-        kind.strip_prefix("urn:nearfield:problem:").unwrap_or_else(|| panic!("{kind}")).to_owned()
+        kind.strip_prefix("urn:nearfield:problem:")
+            .unwrap_or_else(|| panic!("{kind}"))
+            .to_owned()
     }
 }
 
@@ -63,7 +77,14 @@ impl Node {
     /// A node on a folder that may have been used before.
     pub fn start_in(data: TempDir, flags: &[&str]) -> Node {
         let mut child = Command::new(binary())
-            .args(["up", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--json"])
+            .args([
+                "up",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+                "--json",
+            ])
             .args(flags)
             .env("NEARFIELD_DATA", data.path())
             .env_remove("NEARFIELD_URL")
@@ -73,11 +94,20 @@ impl Node {
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask test`", binary().display()));
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let up: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("the node did not start: {line:?}"));
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let up: Value =
+            serde_json::from_str(&line).unwrap_or_else(|_| panic!("the node did not start: {line:?}"));
         let url = |name: &str| up[name].as_str().unwrap().to_owned();
         let token = std::fs::read_to_string(data.path().join("admin.token")).unwrap();
-        Node { functions_url: url("functions_url"), admin_url: url("admin_url"), child, data, token }
+        Node {
+            functions_url: url("functions_url"),
+            admin_url: url("admin_url"),
+            child,
+            data,
+            token,
+        }
     }
 
     pub fn pid(&self) -> u32 {
@@ -95,7 +125,13 @@ impl Node {
     /// SIGTERM, and waits for the end. Returns the exit code.
     pub fn stop(mut self) -> (TempDir, Option<i32>) {
         let pid = self.pid().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
         let started = Instant::now();
         let status = loop {
             match self.child.try_wait().unwrap() {
@@ -104,7 +140,10 @@ impl Node {
                 None => std::thread::yield_now(),
             }
         };
-        (std::mem::replace(&mut self.data, tempfile::tempdir().unwrap()), status.code())
+        (
+            std::mem::replace(&mut self.data, tempfile::tempdir().unwrap()),
+            status.code(),
+        )
     }
 
     /// Runs a verb of the command line against this node.
@@ -157,7 +196,10 @@ impl Node {
     pub fn deploy(&self, name: &str, component: &str, manifest: &str) -> Value {
         let crate_dir = tempfile::tempdir().unwrap();
         let file = component_file(component);
-        let text = format!("[function.{name}]\ncomponent = \"{}\"\n{manifest}\n", file.display());
+        let text = format!(
+            "[function.{name}]\ncomponent = \"{}\"\n{manifest}\n",
+            file.display()
+        );
         std::fs::write(crate_dir.path().join("nearfield.toml"), text).unwrap();
         self.json(&["deploy", crate_dir.path().to_str().unwrap()])
     }
@@ -170,7 +212,12 @@ impl Node {
     /// GET with the admin token.
     pub fn get_as_admin(&self, path: &str) -> Reply {
         let bearer = format!("Bearer {}", self.token);
-        self.request("GET", &format!("{}{path}", self.functions_url), &[("authorization", &bearer)], &[])
+        self.request(
+            "GET",
+            &format!("{}{path}", self.functions_url),
+            &[("authorization", &bearer)],
+            &[],
+        )
     }
 
     pub fn post(&self, path: &str, body: &[u8]) -> Reply {
@@ -180,7 +227,12 @@ impl Node {
     /// A request of the admin API.
     pub fn admin(&self, method: &str, path: &str, body: &[u8]) -> Reply {
         let bearer = format!("Bearer {}", self.token);
-        self.request(method, &format!("{}{path}", self.admin_url), &[("authorization", &bearer)], body)
+        self.request(
+            method,
+            &format!("{}{path}", self.admin_url),
+            &[("authorization", &bearer)],
+            body,
+        )
     }
 
     pub fn request(&self, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
@@ -198,15 +250,26 @@ impl Node {
             "GET" | "HEAD" | "DELETE" => agent.run(request.body(()).unwrap()),
             _ => agent.run(request.body(body).unwrap()),
         };
-        let (parts, mut body) = response.unwrap_or_else(|error| panic!("{method} {url}: {error}")).into_parts();
+        let (parts, mut body) = response
+            .unwrap_or_else(|error| panic!("{method} {url}: {error}"))
+            .into_parts();
         let mut bytes = Vec::new();
         body.as_reader().read_to_end(&mut bytes).unwrap();
         let headers = parts
             .headers
             .iter()
-            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            .map(|(name, value)| {
+                (
+                    name.to_string(),
+                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
+                )
+            })
             .collect();
-        Reply { status: parts.status.as_u16(), headers, body: bytes }
+        Reply {
+            status: parts.status.as_u16(),
+            headers,
+            body: bytes,
+        }
     }
 
     /// Sends raw bytes and reads until the other side closes.
@@ -237,10 +300,16 @@ pub fn binary() -> PathBuf {
 
 /// An example function's component.
 pub fn component_file(name: &str) -> PathBuf {
-    let folder = std::env::var_os("NEARFIELD_FUNCTIONS")
-        .map_or_else(|| root().join("functions/target/wasm32-wasip2/release"), PathBuf::from);
+    let folder = std::env::var_os("NEARFIELD_FUNCTIONS").map_or_else(
+        || root().join("functions/target/wasm32-wasip2/release"),
+        PathBuf::from,
+    );
     let file = folder.join(format!("{name}.wasm"));
-    assert!(file.is_file(), "{} is not there: run `cargo xtask test`", file.display());
+    assert!(
+        file.is_file(),
+        "{} is not there: run `cargo xtask test`",
+        file.display()
+    );
     file
 }
 
@@ -265,7 +334,12 @@ pub fn lines(seed: u64, len: usize) -> Vec<u8> {
         if text.len() >= len {
             break;
         }
-        write!(text, "{number} {}\n", chunk.iter().map(|byte| format!("{byte:02x}")).collect::<String>()).unwrap();
+        writeln!(
+            text,
+            "{number} {}",
+            chunk.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        )
+        .unwrap();
     }
     text.truncate(len);
     text

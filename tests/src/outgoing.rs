@@ -53,9 +53,18 @@ fn fetch(node: &Node, url: &str) -> crate::harness::Reply {
 fn an_allowed_request_goes_out() {
     let server = Server::start("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nthere");
     let node = Node::start();
-    node.deploy("fetch", "fetch", &format!("public = true\nallow = {{ http = [\"{}\"] }}", server.address));
+    node.deploy(
+        "fetch",
+        "fetch",
+        &format!("public = true\nallow = {{ http = [\"{}\"] }}", server.address),
+    );
     let reply = fetch(&node, &format!("http://{}/x", server.address));
-    assert!(reply.text().contains("there"), "{}: {}", reply.status, reply.text());
+    assert!(
+        reply.text().contains("there"),
+        "{}: {}",
+        reply.status,
+        reply.text()
+    );
     assert_eq!(server.hits(), 1);
     let id = reply.header("nearfield-id").unwrap().to_owned();
     let call = node.admin("GET", &format!("/v1/calls/{id}"), &[]).json();
@@ -71,13 +80,32 @@ fn what_is_not_granted_is_refused_before_anything_is_sent() {
     let allow = format!(
         "[\"localhost:{port}\", \"169.254.169.254.nip.invalid:80\", \"[::ffff:7f00:2]:{port}\", \"metadata:80\"]"
     );
-    node.deploy("fetch", "fetch", &format!("public = true\nallow = {{ http = {allow} }}"));
+    node.deploy(
+        "fetch",
+        "fetch",
+        &format!("public = true\nallow = {{ http = {allow} }}"),
+    );
     let cases = [
-        (format!("http://127.0.0.1:{port}/"), format!("`127.0.0.1:{port}` is not in the manifest")),
-        (format!("http://localhost:{port}/"), "which is no public address".to_owned()),
-        ("http://169.254.169.254/".to_owned(), "`169.254.169.254:80` is not in the manifest".to_owned()),
-        (format!("http://[::ffff:127.0.0.1]:{port}/"), "is not in the manifest".to_owned()),
-        (format!("http://localhost.:{port}/"), "is not in the manifest".to_owned()),
+        (
+            format!("http://127.0.0.1:{port}/"),
+            format!("`127.0.0.1:{port}` is not in the manifest"),
+        ),
+        (
+            format!("http://localhost:{port}/"),
+            "which is no public address".to_owned(),
+        ),
+        (
+            "http://169.254.169.254/".to_owned(),
+            "`169.254.169.254:80` is not in the manifest".to_owned(),
+        ),
+        (
+            format!("http://[::ffff:127.0.0.1]:{port}/"),
+            "is not in the manifest".to_owned(),
+        ),
+        (
+            format!("http://localhost.:{port}/"),
+            "is not in the manifest".to_owned(),
+        ),
     ];
     for (url, reason) in cases {
         let reply = fetch(&node, &url);
@@ -90,10 +118,17 @@ fn what_is_not_granted_is_refused_before_anything_is_sent() {
 #[test]
 fn a_redirect_leads_nowhere_new() {
     let target = Server::start("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret");
-    let location = format!("HTTP/1.1 302 Found\r\nlocation: http://{}/\r\ncontent-length: 0\r\n\r\n", target.address);
+    let location = format!(
+        "HTTP/1.1 302 Found\r\nlocation: http://{}/\r\ncontent-length: 0\r\n\r\n",
+        target.address
+    );
     let server = Server::start(location.leak());
     let node = Node::start();
-    node.deploy("fetch", "fetch", &format!("public = true\nallow = {{ http = [\"{}\"] }}", server.address));
+    node.deploy(
+        "fetch",
+        "fetch",
+        &format!("public = true\nallow = {{ http = [\"{}\"] }}", server.address),
+    );
     let reply = fetch(&node, &format!("http://{}/", server.address));
     assert!(!reply.text().contains("secret"));
     assert_eq!((server.hits(), target.hits()), (1, 0));

@@ -17,7 +17,10 @@ fn what_was_acknowledged_survives_a_kill() {
         assert_eq!(put["version"], 1);
         for earlier in 0..=round {
             let got = node.ok(&["get", &format!("data-{earlier}")]);
-            assert!(got == lines(earlier, 700_000), "data-{earlier} after round {round}");
+            assert!(
+                got == lines(earlier, 700_000),
+                "data-{earlier} after round {round}"
+            );
             assert_eq!(node.get(&format!("/fn/f{earlier}")).text(), "Hello, world!");
         }
     }
@@ -60,10 +63,19 @@ fn a_flipped_bit_is_noticed_and_mended_by_putting_again() {
     let file = dir.path().join("x.txt");
     std::fs::write(&file, lines(4, 500_000)).unwrap();
     node.json(&["put", file.to_str().unwrap(), "--name", "data"]);
-    let shard = node.admin("GET", "/v1/datasets/data", &[]).json()["shards"][0]["digest"].as_str().unwrap().to_owned();
+    let shard = node.admin("GET", "/v1/datasets/data", &[]).json()["shards"][0]["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let (data, _) = node.stop();
-    let blob = data.path().join(format!("blobs/data/{}.data", shard.strip_prefix("b3:").unwrap()));
-    let mut opened = std::fs::OpenOptions::new().read(true).write(true).open(&blob).unwrap();
+    let blob = data
+        .path()
+        .join(format!("blobs/data/{}.data", shard.strip_prefix("b3:").unwrap()));
+    let mut opened = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&blob)
+        .unwrap();
     let mut byte = [0];
     opened.seek(SeekFrom::Start(1234)).unwrap();
     opened.read_exact(&mut byte).unwrap();

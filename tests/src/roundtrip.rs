@@ -16,10 +16,22 @@ fn put_and_get(node: &Node, name: &str, bytes: &[u8], split: &str) -> Vec<u8> {
 #[test]
 fn every_size_comes_back_identical() {
     let node = Node::start();
-    for len in [0, 1, 1_023, 16 << 10, (16 << 10) - 1, (16 << 10) + 1, 1 << 20, 9 << 20] {
+    for len in [
+        0,
+        1,
+        1_023,
+        16 << 10,
+        (16 << 10) - 1,
+        (16 << 10) + 1,
+        1 << 20,
+        9 << 20,
+    ] {
         for split in ["bytes", "none"] {
             let bytes = noise(len as u64, len);
-            assert!(put_and_get(&node, "x.bin", &bytes, split) == bytes, "{len} bytes, {split}");
+            assert!(
+                put_and_get(&node, "x.bin", &bytes, split) == bytes,
+                "{len} bytes, {split}"
+            );
         }
     }
     for split in ["lines", "ndjson", "fixed:100", "auto"] {
@@ -39,7 +51,12 @@ fn compressed_input_is_cut_like_the_plain_one() {
     assert!(put_and_get(&node, "x.txt", &text, "auto") == text);
     let shards = |node: &Node| node.admin("GET", "/v1/datasets/data", &[]).json()["shards"].clone();
     let digests = |shards: serde_json::Value| -> Vec<String> {
-        shards.as_array().unwrap().iter().map(|shard| shard["digest"].as_str().unwrap().to_owned()).collect()
+        shards
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|shard| shard["digest"].as_str().unwrap().to_owned())
+            .collect()
     };
     let plain = digests(shards(&node));
     assert!(plain.len() > 1);
@@ -47,15 +64,25 @@ fn compressed_input_is_cut_like_the_plain_one() {
         assert!(put_and_get(&node, name, bytes, "auto") == text, "{name}");
         assert_eq!(digests(shards(&node)), plain, "{name}");
     }
-    assert!(put_and_get(&node, "x.gz", &gzip, "none") == gzip, "uncut means untouched");
+    assert!(
+        put_and_get(&node, "x.gz", &gzip, "none") == gzip,
+        "uncut means untouched"
+    );
 }
 
 #[test]
 fn a_pipe_is_put_too() {
     let node = Node::start();
     let text = lines(9, 100_000);
-    let output = node.cli_with_input(&["put", "-", "--name", "piped", "--split", "lines", "--json"], &text);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = node.cli_with_input(
+        &["put", "-", "--name", "piped", "--split", "lines", "--json"],
+        &text,
+    );
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(node.ok(&["get", "piped"]) == text);
 }
 
@@ -65,7 +92,14 @@ fn a_folder_comes_back_whole() {
     let source = tempfile::tempdir().unwrap();
     make_folder(source.path());
     for (name, split) in [("packed", "files"), ("cut", "lines")] {
-        node.json(&["put", source.path().to_str().unwrap(), "--name", name, "--split", split]);
+        node.json(&[
+            "put",
+            source.path().to_str().unwrap(),
+            "--name",
+            name,
+            "--split",
+            split,
+        ]);
         let target = tempfile::tempdir().unwrap();
         let out = target.path().join("out");
         node.ok(&["get", name, "-o", out.to_str().unwrap()]);
@@ -83,7 +117,11 @@ fn one_added_file_changes_few_packs() {
     let node = Node::start();
     let source = tempfile::tempdir().unwrap();
     for number in 0..200 {
-        std::fs::write(source.path().join(format!("{number:04}.bin")), noise(number, 40_000)).unwrap();
+        std::fs::write(
+            source.path().join(format!("{number:04}.bin")),
+            noise(number, 40_000),
+        )
+        .unwrap();
     }
     let put = || {
         let path = source.path().to_str().unwrap();
@@ -92,17 +130,27 @@ fn one_added_file_changes_few_packs() {
     let first = put();
     assert!(first["shards"].as_u64().unwrap() > 8, "{first}");
     let again = put();
-    assert_eq!((&again["digest"], &again["new_shards"]), (&first["digest"], &0.into()));
+    assert_eq!(
+        (&again["digest"], &again["new_shards"]),
+        (&first["digest"], &0.into())
+    );
     std::fs::write(source.path().join("0100-new.bin"), noise(999, 40_000)).unwrap();
     let third = put();
-    assert!((1..=3).contains(&third["new_shards"].as_u64().unwrap()), "{third}");
+    assert!(
+        (1..=3).contains(&third["new_shards"].as_u64().unwrap()),
+        "{third}"
+    );
 }
 
 fn make_folder(root: &Path) {
     std::fs::create_dir_all(root.join("many/deep/er")).unwrap();
     std::fs::create_dir_all(root.join("empty/inner")).unwrap();
     for number in 0..300 {
-        std::fs::write(root.join(format!("many/file-{number:04}.txt")), lines(number, number as usize * 37)).unwrap();
+        std::fs::write(
+            root.join(format!("many/file-{number:04}.txt")),
+            lines(number, number as usize * 37),
+        )
+        .unwrap();
     }
     std::fs::write(root.join("many.txt"), b"sorts between the folder and its files").unwrap();
     std::fs::write(root.join("big.bin"), noise(1, 5 << 20)).unwrap();

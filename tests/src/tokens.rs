@@ -2,7 +2,12 @@ use crate::harness::Node;
 
 fn call(node: &Node, token: &str) -> crate::harness::Reply {
     let bearer = format!("Bearer {token}");
-    node.request("GET", &format!("{}/fn/hello", node.functions_url), &[("authorization", &bearer)], &[])
+    node.request(
+        "GET",
+        &format!("{}/fn/hello", node.functions_url),
+        &[("authorization", &bearer)],
+        &[],
+    )
 }
 
 #[test]
@@ -11,16 +16,28 @@ fn a_function_needs_a_token_unless_it_is_public() {
     node.deploy("hello", "hello", "");
     node.deploy("other", "hello", "");
     assert_eq!(node.get("/fn/hello").problem(), "unauthorized");
-    assert_eq!(call(&node, &node.token.clone()).status, 200, "the admin token opens everything");
+    assert_eq!(
+        call(&node, &node.token.clone()).status,
+        200,
+        "the admin token opens everything"
+    );
 
     let made = node.json(&["token", "create", "--function", "hello"]);
     let token = made["token"].as_str().unwrap();
     assert_eq!(call(&node, token).status, 200);
     let bearer = format!("Bearer {token}");
     let url = format!("{}/fn/other", node.functions_url);
-    assert_eq!(node.request("GET", &url, &[("authorization", &bearer)], &[]).problem(), "forbidden");
+    assert_eq!(
+        node.request("GET", &url, &[("authorization", &bearer)], &[])
+            .problem(),
+        "forbidden"
+    );
     let url = format!("{}/v1/status", node.admin_url);
-    assert_eq!(node.request("GET", &url, &[("authorization", &bearer)], &[]).problem(), "unauthorized");
+    assert_eq!(
+        node.request("GET", &url, &[("authorization", &bearer)], &[])
+            .problem(),
+        "unauthorized"
+    );
 
     node.ok(&["token", "revoke", made["id"].as_str().unwrap()]);
     assert_eq!(call(&node, token).problem(), "unauthorized");
@@ -32,7 +49,11 @@ fn a_token_has_its_budget() {
     node.deploy("hello", "hello", "");
     let made = node.json(&["token", "create", "--function", "hello", "--max-fuel", "1/day"]);
     let token = made["token"].as_str().unwrap();
-    assert_eq!(call(&node, token).status, 200, "the budget is checked before, booked after");
+    assert_eq!(
+        call(&node, token).status,
+        200,
+        "the budget is checked before, booked after"
+    );
     assert_eq!(call(&node, token).problem(), "too-many-requests");
 }
 
@@ -47,7 +68,11 @@ fn the_admin_api_is_closed_to_strangers() {
         let reply = node.request("GET", &format!("{}{path}", node.admin_url), &[], &[]);
         assert_eq!(reply.status, 200, "{path}");
     }
-    assert_eq!(node.get("/v1/status").status, 404, "the functions' listener has no admin API");
+    assert_eq!(
+        node.get("/v1/status").status,
+        404,
+        "the functions' listener has no admin API"
+    );
     let blob = format!("/b3/{}", "0".repeat(64));
     assert_eq!(node.get(&blob).problem(), "unauthorized");
 }

@@ -48,7 +48,12 @@ pub fn run(options: &Options) -> Result<()> {
     let facts = registry::describe(&sources, &csv)?;
 
     let node = Node::start(&binary, &folder.path().join("data"))?;
-    println!("\n{} files, {} in {}\n", count(facts.files), bytes(facts.bytes), sources.display());
+    println!(
+        "\n{} files, {} in {}\n",
+        count(facts.files),
+        bytes(facts.bytes),
+        sources.display()
+    );
     println!("{}", put(&node, &sources, &csv)?);
     deploy(&node, folder.path(), &components)?;
     println!("{}", call(&node, &facts)?);
@@ -101,11 +106,11 @@ fn deploy(node: &Node, folder: &Path, components: &Path) -> Result<()> {
     let component = guests::component(components, "stats").canonicalize()?;
     let manifest = format!(
         "[function.stats]\n\
-         build  = {{ component = {component:?} }}\n\
-         route  = \"/stats\"\n\
-         public = true\n\
-         inputs = {{ table = \"files-csv\" }}\n\
-         limits = {{ fuel = 50_000_000_000, timeout = \"120s\" }}\n"
+         component = {component:?}\n\
+         route     = \"/stats\"\n\
+         public    = true\n\
+         inputs    = {{ table = \"files-csv\" }}\n\
+         limits    = {{ fuel = 50_000_000_000, timeout = \"120s\" }}\n"
     );
     fs::write(stats.join("nearfield.toml"), manifest)?;
     node.json(&["deploy", stats.to_str().context("a path that is not UTF-8")?])?;
@@ -113,7 +118,7 @@ fn deploy(node: &Node, folder: &Path, components: &Path) -> Result<()> {
 }
 
 /// Calls every function over HTTP and checks what it says.
-fn call(node: &Node, facts: &Facts) -> Result<Calls<'_>> {
+fn call<'a>(node: &'a Node, facts: &Facts) -> Result<Calls<'a>> {
     step("calling");
     let mut calls = Calls {
         node,
@@ -143,7 +148,10 @@ fn call(node: &Node, facts: &Facts) -> Result<Calls<'_>> {
     let shown = format!("✓ {} lines", count(*unsafe_lines));
     let found = calls.send("GET /grep/…?q=unsafe", request, 200, &shown)?;
     let lines = memchr::memchr_iter(b'\n', &found.body).count() as u64;
-    ensure!(lines == *unsafe_lines, "grep found {lines} lines in {file}, not {unsafe_lines}");
+    ensure!(
+        lines == *unsafe_lines,
+        "grep found {lines} lines in {file}, not {unsafe_lines}"
+    );
 
     let request = Request::get(format!("{}/stats?column=bytes", node.functions_url)).body(Vec::new())?;
     let mean = facts.bytes as f64 / facts.files as f64;
@@ -159,9 +167,12 @@ fn call(node: &Node, facts: &Facts) -> Result<Calls<'_>> {
 
     let token = node.json(&["token", "create", "--function", "fetch"])?;
     let token = token["token"].as_str().context("the token that was made")?;
-    let request = Request::get(format!("{}/fetch?url=http://169.254.169.254/", node.functions_url))
-        .header("authorization", format!("Bearer {token}"))
-        .body(Vec::new())?;
+    let request = Request::get(format!(
+        "{}/fetch?url=http://169.254.169.254/",
+        node.functions_url
+    ))
+    .header("authorization", format!("Bearer {token}"))
+    .body(Vec::new())?;
     calls.send("GET /fetch, not granted", request, 502, "refused")?;
 
     for path in ["/plain-p2", "/plain-p3"] {
@@ -186,12 +197,21 @@ impl Calls<'_> {
     /// Without `shown`, the answer itself is shown.
     fn send(&mut self, what: &str, request: Request<Vec<u8>>, status: u16, shown: &str) -> Result<Answer> {
         let answer = self.node.send(request)?;
-        ensure!(answer.status == status, "{what}: {} {}", answer.status, answer.text());
+        ensure!(
+            answer.status == status,
+            "{what}: {} {}",
+            answer.status,
+            answer.text()
+        );
         let told = self.node.explain(&answer)?;
         self.table.row([
             what.to_owned(),
             answer.status.to_string(),
-            if shown.is_empty() { short(&answer.text(), 24) } else { shown.to_owned() },
+            if shown.is_empty() {
+                short(&answer.text(), 24)
+            } else {
+                shown.to_owned()
+            },
             bytes(answer.body.len() as u64),
             told["report"]["fuel"].as_u64().map_or("?".into(), count),
             answer.header("nearfield-placement").unwrap_or("-").to_owned(),
@@ -229,6 +249,9 @@ fn keep(node: &Node, folder: &Folder, binary: &Path, facts: &Facts) {
     );
     // The first call compiled; an answer in milliseconds is what one sees from here on.
     let _ = node.get("/hello").inspect(|answer| {
-        println!("\n(hello just answered in {}.)", time(answer.took.max(Duration::from_micros(100))));
+        println!(
+            "\n(hello just answered in {}.)",
+            time(answer.took.max(Duration::from_micros(100)))
+        );
     });
 }

@@ -11,6 +11,8 @@ mod soak;
 mod test;
 mod workspace;
 
+use std::process::ExitCode;
+
 use anyhow::{Result, bail};
 
 const USAGE: &str = "\
@@ -20,16 +22,25 @@ usage: cargo xtask demo [--keep] [--release]      the whole path on real data, w
        cargo xtask bench data [--json]            what put and get reach
        cargo xtask soak [--quick] [--debug] [PART…]    the long checks: crash memory bytes fsync startup";
 
-fn main() -> Result<()> {
-    cleanup::on_interrupt()?;
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match arguments[..] {
-        ["demo", ref rest @ ..] => demo::run(&demo::Options::parse(rest)?),
+    match cleanup::on_interrupt().and_then(|()| run(&arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[&str]) -> Result<()> {
+    match arguments {
+        ["demo", rest @ ..] => demo::run(&demo::Options::parse(rest)?),
         ["test"] => test::run(),
-        ["bench", "http", ref rest @ ..] => bench::http::run(&bench::http::Options::parse(rest)?),
-        ["bench", "data", ref rest @ ..] => bench::data::run(bench::data::parse(rest)?),
-        ["soak", ref rest @ ..] => soak::run(&soak::Options::parse(rest)?),
+        ["bench", "http", rest @ ..] => bench::http::run(&bench::http::Options::parse(rest)?),
+        ["bench", "data", rest @ ..] => bench::data::run(bench::data::parse(rest)?),
+        ["soak", rest @ ..] => soak::run(&soak::Options::parse(rest)?),
         _ => bail!(USAGE),
     }
 }

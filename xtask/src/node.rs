@@ -52,7 +52,14 @@ impl Node {
     fn start_with(command: &mut Command, binary: &Path, data: &Path) -> Result<Node> {
         let log = data.with_extension("log");
         command
-            .args(["up", "--json", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args([
+                "up",
+                "--json",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+            ])
             .arg("--data-dir")
             .arg(data)
             .stdin(Stdio::null())
@@ -64,7 +71,12 @@ impl Node {
         BufReader::new(stdout).read_line(&mut line)?;
         let said: Value = serde_json::from_str(&line)
             .with_context(|| format!("the node did not start: {line}{}", tail(&log)))?;
-        let url = |name: &str| said[name].as_str().map(str::to_owned).context("a URL of the node's");
+        let url = |name: &str| {
+            said[name]
+                .as_str()
+                .map(str::to_owned)
+                .context("a URL of the node's")
+        };
         Ok(Node {
             process,
             binary: binary.to_owned(),
@@ -109,7 +121,9 @@ impl Node {
 
     /// What the node wrote down about a call: placement, stages, fuel.
     pub fn explain(&self, answer: &Answer) -> Result<Value> {
-        let id = answer.header("nearfield-id").context("an answer without nearfield-id")?;
+        let id = answer
+            .header("nearfield-id")
+            .context("an answer without nearfield-id")?;
         let token = fs::read_to_string(self.data.join("admin.token"))?;
         let request = || {
             Request::get(format!("{}/v1/calls/{id}", self.admin_url))
@@ -135,9 +149,14 @@ impl Node {
     pub fn memory(&self, field: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()))
             .context("reading the node's memory, which needs Linux")?;
-        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
-        let kib: u64 = kib.with_context(|| format!("no {field} of the node"))?.trim().parse()?;
+        let kib: u64 = kib
+            .with_context(|| format!("no {field} of the node"))?
+            .trim()
+            .parse()?;
         Ok(kib << 10)
     }
 

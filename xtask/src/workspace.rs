@@ -8,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 
 /// The repository's root.
 pub fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().expect("xtask is a folder of the workspace")
 }
 
 /// Which build of ours runs.
@@ -20,18 +21,26 @@ pub enum Profile {
 
 /// Builds and gives the path of the `nearfield` binary.
 pub fn nearfield(profile: Profile) -> Result<PathBuf> {
-    build(profile, "nearfield-cli", "nearfield")
+    build(profile, &["nearfield-cli"], "nearfield")
 }
 
 /// Builds and gives the path of the servers that `bench http` compares with.
 pub fn bare_server() -> Result<PathBuf> {
-    build(Profile::Release, "nearfield-benches", "bare-server")
+    // Chosen beside the node, they share its build of the engine: the same features.
+    build(
+        Profile::Release,
+        &["nearfield-cli", "nearfield-benches"],
+        "bare-server",
+    )
 }
 
-fn build(profile: Profile, package: &str, binary: &str) -> Result<PathBuf> {
+fn build(profile: Profile, packages: &[&str], binary: &str) -> Result<PathBuf> {
     step(&format!("building {binary}"));
     let mut cargo = cargo();
-    cargo.args(["build", "--package", package, "--bin", binary]);
+    cargo.args(["build", "--bin", binary]);
+    for package in packages {
+        cargo.args(["--package", package]);
+    }
     let folder = match profile {
         Profile::Debug => "debug",
         Profile::Release => {

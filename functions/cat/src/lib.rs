@@ -41,9 +41,13 @@ fn cat(request: Request) -> Result<Response> {
             (StatusCode::RANGE_NOT_SATISFIABLE, 0, 0)
         }
     };
-    headers.insert(header::CONTENT_LENGTH, length.into());
+    // WASI hosts hold a body to the length that is declared, so HEAD declares none.
+    let wants_body = request.method() == Method::GET;
+    if wants_body {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
     *response.status_mut() = status;
-    if request.method() == Method::GET && length > 0 {
+    if wants_body && length > 0 {
         file.seek(SeekFrom::Start(start))?;
         *response.body_mut() = Body::from_reader(file.take(length));
     }
@@ -131,7 +135,7 @@ mod tests {
 
     #[test]
     fn head_has_the_headers_alone() {
-        assert_eq!(ask(Method::HEAD, "/a/b.txt", ""), expected(200, "", "10", ""));
+        assert_eq!(ask(Method::HEAD, "/a/b.txt", ""), expected(200, "", "", ""));
     }
 
     #[test]

@@ -44,11 +44,19 @@ pub fn run(as_json: bool) -> Result<()> {
         step(what);
         let start = Instant::now();
         let stored = node.put(path, name, split)?;
-        rows.push((what, stored["bytes"].as_u64().context("the bytes that were put")?, start.elapsed()));
+        rows.push((
+            what,
+            stored["bytes"].as_u64().context("the bytes that were put")?,
+            start.elapsed(),
+        ));
     }
     step("get text");
     let start = Instant::now();
-    let status = node.nearfield().args(["get", "lines"]).stdout(Stdio::null()).status()?;
+    let status = node
+        .nearfield()
+        .args(["get", "lines"])
+        .stdout(Stdio::null())
+        .status()?;
     if !status.success() {
         bail!("get ended with {status}");
     }
@@ -60,9 +68,9 @@ pub fn run(as_json: bool) -> Result<()> {
 
 fn show(rows: &[(&str, u64, Duration)], as_json: bool) {
     if as_json {
-        let rows = rows
-            .iter()
-            .map(|(what, bytes, took)| json!({ "what": what, "bytes": bytes, "seconds": took.as_secs_f64() }));
+        let rows = rows.iter().map(
+            |(what, bytes, took)| json!({ "what": what, "bytes": bytes, "seconds": took.as_secs_f64() }),
+        );
         println!("{}", json!(rows.collect::<Vec<_>>()));
         return;
     }
@@ -79,7 +87,12 @@ fn concatenate(sources: &Path, text: &Path) -> Result<()> {
     let mut written = 0;
     for entry in walkdir::WalkDir::new(sources).sort_by_file_name() {
         let entry = entry?;
-        if written < TEXT_BYTES && entry.path().extension().is_some_and(|extension| extension == "rs") {
+        if written < TEXT_BYTES
+            && entry
+                .path()
+                .extension()
+                .is_some_and(|extension| extension == "rs")
+        {
             let content = fs::read(entry.path())?;
             out.write_all(&content)?;
             written += content.len();

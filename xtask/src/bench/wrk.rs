@@ -37,7 +37,8 @@ pub fn run(url: &str, seconds: u32) -> Result<Load> {
 fn parse(said: &str) -> Result<Load> {
     let after = |label: &str| {
         let line = said.lines().find_map(|line| line.trim().strip_prefix(label));
-        line.map(str::trim).with_context(|| format!("wrk said no {label}: {said}"))
+        line.map(str::trim)
+            .with_context(|| format!("wrk said no {label}: {said}"))
     };
     for trouble in ["Non-2xx or 3xx responses:", "Socket errors:"] {
         if let Ok(what) = after(trouble) {
@@ -52,7 +53,9 @@ fn parse(said: &str) -> Result<Load> {
 }
 
 fn milliseconds(text: &str) -> Result<f64> {
-    let unit = text.find(|c: char| c.is_ascii_alphabetic()).context("a time without a unit")?;
+    let unit = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .context("a time without a unit")?;
     let value: f64 = text[..unit].parse()?;
     Ok(value
         * match &text[unit..] {

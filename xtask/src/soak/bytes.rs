@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::io;
 
 use anyhow::{Context, Result, ensure};
 use walkdir::WalkDir;
@@ -39,7 +39,10 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     let path = trips.input("text.txt");
     write_text(&path, text)?;
     findings.push(trips.file(&path, &path, "lines")?);
-    for (name, compress) in [("text.txt.gz", gzip as fn(&Path, &Path) -> Result<()>), ("text.txt.zst", zstd)] {
+    for (name, compress) in [
+        ("text.txt.gz", gzip as fn(&Path, &Path) -> Result<()>),
+        ("text.txt.zst", zstd),
+    ] {
         let compressed = trips.input(name);
         compress(&path, &compressed)?;
         // What is stored is what was compressed.
@@ -80,7 +83,10 @@ impl Trips<'_> {
         );
         fs::remove_file(back)?;
         let name = path.file_name().unwrap_or_default().display();
-        Ok((format!("{name}, {}, {split}", bytes(size)), format!("identical; put took {extra}")))
+        Ok((
+            format!("{name}, {}, {split}", bytes(size)),
+            format!("identical; put took {extra}"),
+        ))
     }
 
     fn directory(&self, path: &Path, files: u64) -> Result<Finding> {
@@ -88,17 +94,25 @@ impl Trips<'_> {
         let back = self.get()?;
         let (sent, got) = (entries(path)?, entries(&back)?);
         if let Some((name, entry)) = sent.iter().find(|(name, entry)| got.get(*name) != Some(entry)) {
-            anyhow::bail!("{} was {entry:?}, came back as {:?}", name.display(), got.get(name));
+            anyhow::bail!(
+                "{} was {entry:?}, came back as {:?}",
+                name.display(),
+                got.get(name)
+            );
         }
-        ensure!(sent.len() == got.len(), "{} entries became {}", sent.len(), got.len());
+        ensure!(
+            sent.len() == got.len(),
+            "{} entries became {}",
+            sent.len(),
+            got.len()
+        );
         Ok((
             format!("a folder of {files} files, links, empty folders"),
             format!("identical; put took {extra}"),
         ))
     }
 
-    /// Puts it; gives how far the node's memory rose above what it held before: all that is resident, and what of it
-    /// is no file's (pages of files are the kernel's to take back).
+    /// Puts it; says how far the node's resident memory rose meanwhile above what it held before.
     fn put(&self, path: &Path, split: &str) -> Result<String> {
         let before = self.node.memory("VmRSS")?;
         self.node.reset_peak()?;

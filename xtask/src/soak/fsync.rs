@@ -2,10 +2,9 @@
 //! it; the order of the system calls does.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -21,6 +20,8 @@ use crate::workspace::{apt_install, has};
 /// Enough for several shards.
 const BYTES: u64 = 20 << 20;
 const PUTS: u64 = 3;
+/// How long strace may take to attach and to let go.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     let what = format!("system calls of {PUTS} puts");
@@ -40,8 +41,15 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     detach(strace)?;
     node.stop()?;
     let order = Order::read(&fs::read_to_string(&trace)?, &data)?;
-    ensure!(order.acknowledged == PUTS, "the trace shows {} of {PUTS} acknowledgements", order.acknowledged);
-    ensure!(order.blobs >= PUTS && order.databases >= PUTS, "the trace shows too few fsyncs: {order:?}");
+    ensure!(
+        order.acknowledged == PUTS,
+        "the trace shows {} of {PUTS} acknowledgements",
+        order.acknowledged
+    );
+    ensure!(
+        order.blobs >= PUTS && order.databases >= PUTS,
+        "the trace shows too few fsyncs: {order:?}"
+    );
     Ok(vec![(
         what,
         format!(
@@ -67,7 +75,7 @@ impl Order {
     fn read(trace: &str, data: &Path) -> Result<Order> {
         let data = data.to_str().context("a path that is not UTF-8")?;
         let mut order = Order::default();
-        let mut unsynced: BTreeSet<&str> = BTreeSet::new();
+        let mut written: BTreeSet<&str> = BTreeSet::new();
         // A call that waits is told in two lines, and by then another thread may have spoken.
         let mut started: BTreeMap<&str, &str> = BTreeMap::new();
         for line in trace.lines() {
@@ -87,24 +95,38 @@ impl Order {
                 None => (said, true),
             };
             let name = call.split('(').next().unwrap_or_default();
-            let file = call.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map_or("", |(path, _)| path);
+            let file = call
+                .split_once('<')
+                .and_then(|(_, rest)| rest.split_once('>'))
+                .map_or("", |(path, _)| path);
             match name {
-                // Counts from its end; what is written while it runs would be taken for synced only by a call begun before.
+                // Counts from its end.
                 "fsync" | "fdatasync" if ended && file.starts_with(data) => {
-                    unsynced.remove(file);
+                    written.remove(file);
                     order.blobs += u64::from(file.contains("/blobs/") && !is_database(file));
                     order.databases += u64::from(is_database(file));
                 }
                 "fsync" | "fdatasync" => {}
-                _ if call.contains("HTTP/1.1 201") && !said.starts_with("<... ") => {
-                    if !unsynced.is_empty() {
-                        bail!("acknowledged before these were synced: {unsynced:?}");
+                // A file is written under another name first; what it lacks goes with it.
+                "rename" | "renameat" | "renameat2" if ended => {
+                    if let [_, from, _, to, ..] = call.split('"').collect::<Vec<_>>()[..]
+                        && written.remove(from)
+                    {
+                        written.insert(to);
                     }
+                }
+                // The rest counts from its begin, since it may have happened from then on.
+                _ if said.starts_with("<... ") => {}
+                _ if call.contains("HTTP/1.1 201") => {
+                    let unsynced: Vec<_> = written.iter().filter(|file| is_kept(file, data)).collect();
+                    ensure!(
+                        unsynced.is_empty(),
+                        "acknowledged before these were synced: {unsynced:?}"
+                    );
                     order.acknowledged += 1;
                 }
-                // Counts from its begin, since it may have happened from then on.
-                _ if file.starts_with(data) && is_kept(file, data) && !said.starts_with("<... ") => {
-                    unsynced.insert(file);
+                _ if file.starts_with(data) => {
+                    written.insert(file);
                 }
                 _ => {}
             }
@@ -119,30 +141,41 @@ fn is_database(file: &str) -> bool {
 
 /// Logs and what is still being received may be lost.
 fn is_kept(file: &str, data: &str) -> bool {
-    let below = file[data.len()..].trim_start_matches('/');
-    is_database(file) || below.starts_with("blobs/data/")
+    let below = file.strip_prefix(data).unwrap_or_default();
+    is_database(file) || below.starts_with("/blobs/data/")
 }
 
 fn attach(node: &Node, trace: &Path) -> Result<Process> {
+    const CALLS: &str = "--trace=fsync,fdatasync,write,writev,pwrite64,pwritev,sendto,sendmsg,copy_file_range,\
+                         sendfile,rename,renameat,renameat2";
+    // To a file: a pipe that nobody reads to its end would kill it.
+    let said = trace.with_extension("said");
     let mut command = Command::new("strace");
     command
-        .args(["--follow-forks", "--decode-fds=path", "--string-limit=16", "--attach"])
+        .args([
+            "--follow-forks",
+            "--decode-fds=path",
+            "--string-limit=16",
+            CALLS,
+            "--attach",
+        ])
         .arg(node.id().to_string())
-        .arg("--trace=fsync,fdatasync,write,writev,pwrite64,pwritev,sendto,sendmsg,copy_file_range,sendfile")
         .arg("--output")
         .arg(trace)
-        .stderr(Stdio::piped());
+        .stderr(File::create(&said)?);
     let mut strace = Process::start(&mut command)?;
-    let stderr = strace.child().stderr.take().context("strace's stderr")?;
-    let mut said = String::new();
-    BufReader::new(stderr).read_line(&mut said)?;
-    ensure!(said.contains("attached"), "strace could not attach: {said}");
-    Ok(strace)
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE && strace.child().try_wait()?.is_none() {
+        if fs::read_to_string(&said)?.contains("attached") {
+            return Ok(strace);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    bail!("strace could not attach: {}", fs::read_to_string(&said)?.trim())
 }
 
 /// Ends it so that it lets the node go, with all it saw in its file.
 fn detach(mut strace: Process) -> Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(10);
     strace.signal(Signal::INT)?;
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
@@ -160,7 +193,8 @@ mod tests {
 
     const SYNCED: &str = "\
 10 pwrite64(7</d/state.redb>, \"x\", 1, 0) = 1
-11 write(9</d/blobs/data/aa.data>, \"x\", 1) = 1
+11 write(9</d/blobs/temp/1>, \"x\", 1) = 1
+11 rename(\"/d/blobs/temp/1\", \"/d/blobs/data/aa.data\") = 0
 11 fsync(9</d/blobs/data/aa.data> <unfinished ...>
 10 fdatasync(7</d/state.redb>) = 0
 11 <... fsync resumed>) = 0

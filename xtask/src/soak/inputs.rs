@@ -27,7 +27,8 @@ pub fn draw(seed: u64) -> u64 {
 pub fn write_noise(path: &Path, seed: u64, count: u64) -> Result<()> {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
     io::copy(&mut noise(seed).take(count), &mut file)?;
-    file.flush().with_context(|| format!("writing {}", path.display()))
+    file.flush()
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 /// Lines of uneven length, `count` bytes in all; the last one has no end.
@@ -35,7 +36,11 @@ pub fn write_text(path: &Path, count: u64) -> Result<()> {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
     let mut left = count;
     for number in 0u64.. {
-        let line = format!("{number} {:0width$x}\n", number.wrapping_mul(0x9e37_79b9_7f4a_7c15), width = number as usize % 90);
+        let line = format!(
+            "{number} {:0width$x}\n",
+            number.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            width = number as usize % 90
+        );
         let part = line.len().min(usize::try_from(left)?);
         file.write_all(&line.as_bytes()[..part])?;
         left -= part as u64;
@@ -43,7 +48,8 @@ pub fn write_text(path: &Path, count: u64) -> Result<()> {
             break;
         }
     }
-    file.flush().with_context(|| format!("writing {}", path.display()))
+    file.flush()
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 /// A folder of small files, a hundred to a folder, with empty files, executable ones, links and empty folders.
@@ -58,7 +64,10 @@ pub fn write_folder(path: &Path, files: u64) -> Result<()> {
             symlink("nowhere", folder.join("dangling"))?;
         }
         let file = folder.join(format!("{number}.txt"));
-        let content = noise_bytes(number, (draw(number) % 4096) as usize * usize::from(number % 50 != 0));
+        let content = noise_bytes(
+            number,
+            (draw(number) % 4096) as usize * usize::from(number % 50 != 0),
+        );
         fs::write(&file, content)?;
         if number % 17 == 0 {
             fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;

@@ -14,7 +14,11 @@ const CALLERS: u64 = 4;
 const MOST_GROWTH: f64 = 0.05;
 
 pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
-    let (warm_up, calls) = if setting.quick { (2_000, 20_000) } else { (10_000, 100_000) };
+    let (warm_up, calls) = if setting.quick {
+        (2_000, 20_000)
+    } else {
+        (10_000, 100_000)
+    };
     let folder = Folder::new("memory")?;
     let node = Node::start(&setting.nearfield, &folder.path().join("data"))?;
     for function in ["hello", "echo", "plain-p3"] {
@@ -28,7 +32,10 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     node.stop()?;
     let growth = after as f64 / before as f64 - 1.0;
     let told = format!("{} → {}, {:+.1} %", bytes(before), bytes(after), growth * 100.0);
-    ensure!(growth <= MOST_GROWTH, "resident memory grew by more than 5 %: {told}");
+    ensure!(
+        growth <= MOST_GROWTH,
+        "resident memory grew by more than 5 %: {told}"
+    );
     Ok(vec![(
         format!("{} calls after {} of warm-up", count(calls), count(warm_up)),
         format!("resident {told}"),

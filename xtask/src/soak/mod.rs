@@ -38,7 +38,9 @@ impl Options {
                 name => {
                     let part = PARTS.iter().find(|part| part.0 == name);
                     options.parts.push(*part.with_context(|| {
-                        format!("soak knows --quick, --debug and crash, memory, bytes, fsync, startup; not {name}")
+                        format!(
+                            "soak knows --quick, --debug and crash, memory, bytes, fsync, startup; not {name}"
+                        )
                     })?);
                 }
             }

@@ -29,8 +29,14 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
         fs::write(parent.join(number.to_string()), format!("blob {number}\n"))?;
     }
     let stored = node.put(&files, "blobs", "bytes")?;
-    ensure!(stored["new_shards"] == blobs, "{} of {blobs} blobs were stored", stored["new_shards"]);
-    let component = crate::guests::component(&setting.components, "plain-p2").display().to_string();
+    ensure!(
+        stored["new_shards"] == blobs,
+        "{} of {blobs} blobs were stored",
+        stored["new_shards"]
+    );
+    let component = crate::guests::component(&setting.components, "plain-p2")
+        .display()
+        .to_string();
     node.json(&["deploy", &component, "--name", "hello", "--public"])?;
     node.stop()?;
 
@@ -43,9 +49,17 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
         node.stop()?;
     }
     let took = Duration::from_secs_f64(median(starts));
-    ensure!(took < MOST, "exec to the first 200 took {}, more than {}", time(took), time(MOST));
+    ensure!(
+        took < MOST,
+        "exec to the first 200 took {}, more than {}",
+        time(took),
+        time(MOST)
+    );
     Ok(vec![(
-        format!("exec to a function's first 200 over {} sealed blobs", count(blobs)),
+        format!(
+            "exec to a function's first 200 over {} sealed blobs",
+            count(blobs)
+        ),
         format!("{} (middle of {STARTS}; goal < {})", time(took), time(MOST)),
     )])
 }
