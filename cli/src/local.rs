@@ -1,10 +1,10 @@
 //! Dispatch to the host in this same process.
 
-use http::Request;
+use http::{Request, Response};
 use http_body_util::BodyExt;
-use nearfield_gateway::{Body, Boxed, Dispatch, Dispatched, Logged, Surface};
+use nearfield_gateway::{Body, Boxed, Dispatch, Logged, Surface};
 use nearfield_host::{Host, LogLine};
-use nearfield_protocol::call::CallSpec;
+use nearfield_protocol::call::{CallSpec, OnReport};
 use nearfield_protocol::{Digest, FunctionName, NodeId, Problem, ProblemKind};
 use tokio::sync::{broadcast, mpsc};
 
@@ -18,17 +18,17 @@ pub struct LocalHost {
 }
 
 impl Dispatch for LocalHost {
-    fn call(&self, host: NodeId, spec: CallSpec, request: Request<Body>) -> Boxed<'_, Dispatched> {
+    fn call(
+        &self,
+        host: NodeId,
+        spec: CallSpec,
+        request: Request<Body>,
+        report: OnReport,
+    ) -> Boxed<'_, Result<Response<Body>, Problem>> {
         debug_assert_eq!(host, self.id, "placement knows this host alone");
         Box::pin(async move {
-            let answer = self.host.call(spec, request).await;
-            let response = answer
-                .response
-                .map(|response| response.map(|body| body.boxed_unsync()));
-            Dispatched {
-                response,
-                report: answer.report,
-            }
+            let response = self.host.call(spec, request, report).await?;
+            Ok(response.map(|body| body.boxed_unsync()))
         })
     }
 

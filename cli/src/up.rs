@@ -112,6 +112,8 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, guests: &Runti
         catalog: Catalog::new(store.clone(), node.clone()),
     });
 
+    // Listed before anybody can write; looked through while the node already serves.
+    let sealed = store.live()?;
     let stop = CancellationToken::new();
     let log_writer = tokio::spawn(log_writer.run());
     let scrubber = tokio::spawn(scrub(store.clone(), stop.clone()));
@@ -127,9 +129,16 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, guests: &Runti
         )),
         tokio::spawn(serve(gateway.clone(), Side::Admin, admin, tls, stop.clone())),
     ];
+    let orphans = tokio::spawn(release_orphans(gateway.clone(), sealed));
     announce(json, &node, &functions_url, &admin_url, data_dir);
 
     stopped().await?;
+    tokio::spawn(async {
+        // Whoever asks twice does not want to wait.
+        if stopped().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
     eprintln!(
         "stopping: no new connections; open ones have {} s",
         nearfield_gateway::DRAIN.as_secs()
@@ -139,6 +148,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, guests: &Runti
         listener.await?;
     }
     scrubber.await?;
+    orphans.abort();
     drop(gateway);
     node.shutdown().await;
     store.shutdown().await;
@@ -189,6 +199,15 @@ fn guest_runtime() -> io::Result<Runtime> {
             let _ = rustix::process::setpriority_process(None, GUEST_NICE);
         })
         .build()
+}
+
+/// Lets go of what a crash left sealed but unnamed.
+async fn release_orphans(gateway: Arc<Gateway>, sealed: Vec<Digest>) {
+    match gateway.catalog.release_orphans(sealed).await {
+        Ok(0) => {}
+        Ok(bytes) => tracing::info!(bytes, "released blobs that nothing refers to"),
+        Err(problem) => tracing::warn!(%problem, "cannot tell which blobs nothing refers to"),
+    }
 }
 
 /// Hashes one blob after another, slowly, for as long as the node runs.

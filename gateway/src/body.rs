@@ -169,7 +169,9 @@ where
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     held_bytes += data.len();
-                    frames.push_back(data);
+                    if !data.is_empty() {
+                        frames.push_back(data);
+                    }
                     if held_bytes >= limits::RESPONSE_HELD_BYTES {
                         break HeldEnd::More;
                     }
@@ -181,15 +183,24 @@ where
     Held { frames, end }
 }
 
-/// Frames that are all there: a body with a known length.
-pub struct Buffered {
-    frames: VecDeque<Bytes>,
+/// A body of frames that are all there, its length known, with trailers if there are any.
+pub fn buffered(frames: VecDeque<Bytes>, trailers: Option<http::HeaderMap>) -> Body {
+    let body = Buffered { frames };
+    match trailers {
+        Some(trailers) => body
+            .with_trailers(std::future::ready(Some(Ok(trailers))))
+            .boxed_unsync(),
+        None => body.boxed_unsync(),
+    }
 }
 
-impl Buffered {
-    pub fn new(frames: VecDeque<Bytes>) -> Self {
-        Buffered { frames }
-    }
+/// A body that is read to its end and shows nothing: for statuses that have none.
+pub fn silent(body: Body) -> Body {
+    body.map_frame(|_| Frame::data(Bytes::new())).boxed_unsync()
+}
+
+struct Buffered {
+    frames: VecDeque<Bytes>,
 }
 
 impl http_body::Body for Buffered {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use nearfield_net::{NetError, Node};
 use nearfield_protocol::records::{DatasetVersion, FunctionVersion};
 use nearfield_protocol::{DatasetName, Digest, FunctionName, Problem, ProblemKind};
-use nearfield_store::{PutProgress, PutReport, PutRequest, Store};
+use nearfield_store::{PutProgress, PutReport, PutRequest, Store, StoreError};
 use tokio::sync::RwLock;
 
 use crate::reply::store_problem;
@@ -33,7 +33,7 @@ impl Catalog {
         }
     }
 
-    /// Puts a dataset. Durable, data and record, when this returns.
+    /// Puts a dataset. Durable, data and record, when this returns; otherwise nothing of it is kept.
     pub async fn put(
         &self,
         name: DatasetName,
@@ -41,18 +41,30 @@ impl Catalog {
         input: impl Read + Send + 'static,
         request: PutRequest,
     ) -> Result<(DatasetVersion, PutReport), Problem> {
-        self.check_version(&name, if_version)?;
+        // Told early where it can be; what counts is the check as the record is written.
+        let found = self
+            .node
+            .records()
+            .dataset(&name)
+            .map_or(0, |newest| newest.version);
+        if let Some(expected) = if_version.filter(|expected| *expected != found) {
+            return Err(net_problem(NetError::Conflict {
+                name: name.to_string(),
+                found,
+                expected,
+            }));
+        }
+        let progress = Arc::new(PutProgress::default());
         let staged = self
             .store
-            .stage_dataset(input, request, Arc::new(PutProgress::default()))
+            .stage_dataset(input, request, progress)
             .await
             .map_err(store_problem)?;
-        let _recording = self.recording.read().await;
-        self.check_version(&name, if_version)?;
+        let recording = self.recording.read().await;
         let report = self.store.seal_dataset(staged).await.map_err(store_problem)?;
-        let version = self
+        let written = self
             .node
-            .write_dataset(&name.clone(), |version| DatasetVersion {
+            .write_dataset(&name.clone(), if_version, |version| DatasetVersion {
                 name,
                 version,
                 digest: report.digest,
@@ -60,22 +72,25 @@ impl Catalog {
                 shards: report.shards,
                 put_unix_ms: unix_ms(),
             })
-            .await
-            .map_err(net_problem)?;
-        Ok((version, report))
+            .await;
+        drop(recording);
+        match written {
+            Ok(version) => Ok((version, report)),
+            Err(error) => {
+                let _recording = self.recording.write().await;
+                self.release_unreferenced(vec![report.digest]).await?;
+                Err(net_problem(error))
+            }
+        }
     }
 
     /// Removes a dataset name with all its versions, and lets go of what nothing else refers to.
     /// Returns how many bytes the next sweep frees.
     pub async fn remove_dataset(&self, name: &DatasetName) -> Result<u64, Problem> {
         let _recording = self.recording.write().await;
-        let removed: Vec<Digest> = self
-            .node
-            .records()
-            .dataset_versions(name)
-            .iter()
-            .map(|version| version.digest)
-            .collect();
+        let removed: Vec<Digest> = digests(self.node.records().dataset_versions(name), |version| {
+            version.digest
+        });
         if removed.is_empty() {
             return Err(unknown_dataset(name.as_str()));
         }
@@ -83,40 +98,31 @@ impl Catalog {
         self.release_unreferenced(removed).await
     }
 
-    /// Removes a function. Its component goes too, if nothing else uses it.
+    /// Removes a function. Its components go too, if nothing else uses them.
     pub async fn remove_function(&self, name: &FunctionName) -> Result<u64, Problem> {
         let _recording = self.recording.write().await;
-        let components: Vec<Digest> = self
-            .node
-            .records()
-            .function_versions(name)
-            .iter()
-            .map(|version| version.component)
-            .collect();
-        if components.is_empty() {
+        let removed = digests(self.node.records().function_versions(name), |version| {
+            version.component
+        });
+        if removed.is_empty() {
             return Err(unknown_function(name.as_str()));
         }
         self.node.remove_function(name).await.map_err(net_problem)?;
-        let kept: HashSet<Digest> = self
-            .node
-            .records()
-            .all_function_versions()
-            .map(|version| version.component)
-            .collect();
-        let released: Vec<_> = components
-            .into_iter()
-            .filter(|digest| !kept.contains(digest))
-            .collect();
-        self.release(released).await
+        self.release_unreferenced(removed).await
     }
 
-    /// Writes the next version of a function, if its component is here.
+    /// Writes the next version of a function, if its component is still here and `check` agrees.
+    /// Nothing else is recorded between the check and the writing.
     pub async fn deploy(
         &self,
         name: &FunctionName,
+        component: Digest,
+        check: impl FnOnce() -> Result<(), Problem>,
         make: impl FnOnce(u64) -> FunctionVersion,
     ) -> Result<FunctionVersion, Problem> {
-        let _recording = self.recording.read().await;
+        let _recording = self.recording.write().await;
+        self.store.size_of(&component).map_err(store_problem)?;
+        check()?;
         self.node.write_function(name, make).await.map_err(net_problem)
     }
 
@@ -131,26 +137,67 @@ impl Catalog {
         self.release_unreferenced(vec![digest]).await.map(drop)
     }
 
-    /// Releases what of `candidates` and their blobs no version and no pin refers to.
+    /// Lets go of sealed blobs that nothing refers to: a crash between seal and record leaves such,
+    /// and components that were uploaded and never deployed are such. `sealed` was listed before
+    /// anybody could write.
+    pub async fn release_orphans(&self, sealed: Vec<Digest>) -> Result<u64, Problem> {
+        let _recording = self.recording.write().await;
+        let kept = self.referenced().await?;
+        self.release(
+            sealed
+                .into_iter()
+                .filter(|digest| !kept.contains(digest))
+                .collect(),
+        )
+        .await
+    }
+
+    /// Releases what of `candidates`, datasets or plain blobs, nothing refers to any more.
     async fn release_unreferenced(&self, candidates: Vec<Digest>) -> Result<u64, Problem> {
-        let mut kept = HashSet::new();
-        let records = self.node.records();
-        let versions = records.all_dataset_versions().map(|version| version.digest);
-        for digest in versions.chain(self.store.pins().map_err(store_problem)?) {
-            kept.extend(self.store.dataset(&digest).await.map_err(store_problem)?.blobs());
-        }
-        kept.extend(records.all_function_versions().map(|version| version.component));
+        let kept = match self.referenced().await {
+            Ok(kept) => kept,
+            // The next start looks for orphans again.
+            Err(problem) => {
+                tracing::warn!(%problem, "nothing is released: cannot tell what is still needed");
+                return Ok(0);
+            }
+        };
         let mut released = HashSet::new();
         for digest in candidates {
             match self.store.dataset(&digest).await {
-                Ok(dataset) => released.extend(dataset.blobs().filter(|blob| !kept.contains(blob))),
+                Ok(dataset) => released.extend(dataset.blobs()),
+                Err(StoreError::NotADataset { .. }) => {
+                    released.insert(digest);
+                }
                 // A version that is quarantined or gone in part: nothing can be said of its shards.
                 Err(error) => tracing::warn!(%digest, %error, "cannot tell what to release"),
             }
         }
+        self.release(
+            released
+                .into_iter()
+                .filter(|digest| !kept.contains(digest))
+                .collect(),
+        )
+        .await
+    }
+
+    /// Every blob that a version, a pin, a function or a record needs.
+    async fn referenced(&self) -> Result<HashSet<Digest>, Problem> {
+        let records = self.node.records();
+        let mut kept = self.node.record_blobs();
         // The empty blob belongs to everybody.
-        released.remove(&Digest::EMPTY);
-        self.release(released.into_iter().collect()).await
+        kept.insert(Digest::EMPTY);
+        kept.extend(records.all_function_versions().map(|version| version.component));
+        let versions = records.all_dataset_versions().map(|version| version.digest);
+        for digest in versions.chain(self.store.pins().map_err(store_problem)?) {
+            match self.store.dataset(&digest).await {
+                Ok(dataset) => kept.extend(dataset.blobs()),
+                // Its shards cannot be named, so nothing may be released until it is mended or removed.
+                Err(error) => return Err(store_problem(error)),
+            }
+        }
+        Ok(kept)
     }
 
     async fn release(&self, digests: Vec<Digest>) -> Result<u64, Problem> {
@@ -158,27 +205,15 @@ impl Catalog {
             .iter()
             .filter_map(|digest| self.store.size_of(digest).ok())
             .sum();
-        self.store.release(digests).await.map_err(store_problem)?;
+        if !digests.is_empty() {
+            self.store.release(digests).await.map_err(store_problem)?;
+        }
         Ok(bytes)
     }
+}
 
-    fn check_version(&self, name: &DatasetName, if_version: Option<u64>) -> Result<(), Problem> {
-        let Some(expected) = if_version else { return Ok(()) };
-        let found = self
-            .node
-            .records()
-            .dataset(name)
-            .map_or(0, |newest| newest.version);
-        if found == expected {
-            return Ok(());
-        }
-        Err(Problem::new(
-            ProblemKind::Conflict,
-            format!(
-                "dataset `{name}` is at version {found}, not {expected}: look at what changed and put again"
-            ),
-        ))
-    }
+fn digests<T>(versions: &[T], digest: impl Fn(&T) -> Digest) -> Vec<Digest> {
+    versions.iter().map(digest).collect()
 }
 
 pub fn unknown_dataset(name: &str) -> Problem {
@@ -198,6 +233,7 @@ pub fn unknown_function(name: &str) -> Problem {
 fn net_problem(error: NetError) -> Problem {
     match error {
         NetError::Store(error) => store_problem(error),
+        NetError::Conflict { .. } => Problem::new(ProblemKind::Conflict, error.to_string()),
         other => Problem::new(ProblemKind::Internal, other.to_string()),
     }
 }

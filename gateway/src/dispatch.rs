@@ -3,10 +3,10 @@
 use std::pin::Pin;
 
 use http::{Request, Response};
-use nearfield_protocol::call::{CallReport, CallSpec};
+use nearfield_protocol::call::{CallSpec, OnReport};
 use nearfield_protocol::{Digest, FunctionName, NodeId, Problem};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::body::Body;
 
@@ -15,8 +15,15 @@ pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Reaches hosts. The first implementation is the host in this same process.
 pub trait Dispatch: Send + Sync + 'static {
-    /// Runs one call on `host`. Ends with the response's head; the body streams.
-    fn call(&self, host: NodeId, spec: CallSpec, request: Request<Body>) -> Boxed<'_, Dispatched>;
+    /// Runs one call on `host`. Ends with the response's head; the body streams. `report` is told what
+    /// became of the call even if this future or the body is dropped.
+    fn call(
+        &self,
+        host: NodeId,
+        spec: CallSpec,
+        request: Request<Body>,
+        report: OnReport,
+    ) -> Boxed<'_, Result<Response<Body>, Problem>>;
 
     /// Compiles and links a component as `host` would run it.
     fn check(&self, host: NodeId, component: Digest) -> Boxed<'_, Result<Surface, Problem>>;
@@ -30,13 +37,6 @@ pub trait Dispatch: Send + Sync + 'static {
         lines: usize,
         follow: bool,
     ) -> Result<mpsc::Receiver<Logged>, Problem>;
-}
-
-/// What a host gives back for a call.
-pub struct Dispatched {
-    pub response: Result<Response<Body>, Problem>,
-    /// Comes once the response has ended or failed.
-    pub report: oneshot::Receiver<CallReport>,
 }
 
 /// What a component imports and exports.

@@ -1,8 +1,10 @@
 //! The life of a call, top-down: route, auth, admit, locate, place, dispatch, finish.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Request, Response, Uri};
@@ -11,14 +13,14 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use nearfield_protocol::call::{CallReport, CallSpec, Stages};
 use nearfield_protocol::manifest::Locate;
-use nearfield_protocol::{CallId, Digest, Problem, ProblemKind, limits};
+use nearfield_protocol::{CallId, Digest, NodeId, Problem, ProblemKind, limits};
 
 use crate::auth::{Asked, Caller};
-use crate::body::{self, Body, BodyFault, BoundedBody, Buffered, HeldEnd};
-use crate::calls::{CallRecord, Placement};
+use crate::body::{self, Body, BodyFault, BoundedBody, HeldEnd};
+use crate::booking::Booking;
+use crate::calls::Placement;
 use crate::catalog::unix_ms;
-use crate::dispatch::Dispatched;
-use crate::finish::{FinishingBody, Unfinished};
+use crate::finish::FinishingBody;
 use crate::place::{self, Ask, Standing};
 use crate::reply;
 use crate::route::{Served, rest_of};
@@ -42,11 +44,7 @@ pub async fn call(gateway: &Arc<Gateway>, request: Request<Incoming>, peer: &Pee
     let id = CallId::new(unix_ms(), rand::random());
     let traceparent = request.headers().get(TRACEPARENT).cloned();
     let mut response = match prepare(gateway, request, peer, id).await {
-        Ok((served, unfinished, spec, request, fault)) => {
-            let host = unfinished.host;
-            let dispatched = gateway.dispatch.call(host, spec, request).await;
-            finish(gateway, &served, unfinished, dispatched, &fault).await
-        }
+        Ok(prepared) => run(gateway, prepared).await,
         Err(problem) => reply::problem(&problem),
     };
     let headers = response.headers_mut();
@@ -57,7 +55,14 @@ pub async fn call(gateway: &Arc<Gateway>, request: Request<Incoming>, peer: &Pee
     response
 }
 
-type Prepared = (Arc<Served>, Unfinished, CallSpec, Request<Body>, BodyFault);
+/// A call that is ready to be given to its host.
+struct Prepared {
+    served: Arc<Served>,
+    booking: Booking,
+    spec: CallSpec,
+    request: Request<Body>,
+    fault: BodyFault,
+}
 
 /// Everything before a host gets to see the call.
 async fn prepare(
@@ -67,6 +72,7 @@ async fn prepare(
     id: CallId,
 ) -> Result<Prepared, Problem> {
     let started = Instant::now();
+    check_request(&request)?;
     let records = gateway.catalog.node.records();
     let path = request.uri().path();
     let served = gateway
@@ -110,7 +116,7 @@ async fn prepare(
 
     let fault = BodyFault::default();
     let request = forward(request, &served, peer, &fault)?;
-    let unfinished = Unfinished {
+    let booking = Booking {
         gateway: gateway.clone(),
         metrics: gateway.metrics.function(&function.name),
         id,
@@ -120,15 +126,54 @@ async fn prepare(
         caller,
         started,
         started_unix_ms: unix_ms(),
-        status: 0,
-        _place: place_in_line,
+        refused: Arc::default(),
+        place: place_in_line,
     };
     let spec = CallSpec {
         id,
         function: function.clone(),
         inputs,
     };
-    Ok((served.clone(), unfinished, spec, request, fault))
+    Ok(Prepared {
+        served: served.clone(),
+        booking,
+        spec,
+        request,
+        fault,
+    })
+}
+
+/// Refuses what HTTP allows in principle and no function should have to think about.
+fn check_request<B>(request: &Request<B>) -> Result<(), Problem> {
+    let bytes: usize = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    if request.headers().len() > limits::REQUEST_HEADER_FIELDS || bytes > limits::REQUEST_HEADER_BYTES {
+        return Err(
+            Problem::new(ProblemKind::HeadersTooLarge, "the request headers are too large").with_limit(
+                format!(
+                    "request headers = {} fields, {} bytes",
+                    limits::REQUEST_HEADER_FIELDS,
+                    limits::REQUEST_HEADER_BYTES
+                ),
+            ),
+        );
+    }
+    if request.headers().get_all(header::HOST).iter().count() > 1 {
+        return Err(Problem::new(
+            ProblemKind::BadRequest,
+            "the request names two hosts",
+        ));
+    }
+    if matches!(*request.method(), http::Method::CONNECT | http::Method::TRACE) {
+        return Err(Problem::new(
+            ProblemKind::MethodNotAllowed,
+            "functions take no CONNECT and no TRACE",
+        ));
+    }
+    Ok(())
 }
 
 fn no_route(path: &str) -> Problem {
@@ -288,61 +333,82 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes a response of what the host gave back.
-async fn finish(
-    gateway: &Arc<Gateway>,
-    served: &Served,
-    mut unfinished: Unfinished,
-    dispatched: Dispatched,
-    fault: &BodyFault,
-) -> Response<Body> {
-    let Dispatched { response, report } = dispatched;
-    let checked = response.and_then(|response| check_head(served, response));
-    let (mut parts, mut rest) = match checked {
-        Ok(response) => response.into_parts(),
-        Err(problem) => return unfinished.fail(fault.problem().unwrap_or(problem), report).await,
+/// Gives the call to its host and makes a response of what comes back.
+async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
+    let Prepared {
+        served,
+        booking,
+        spec,
+        request,
+        fault,
+    } = prepared;
+    let (host, placement, refused) = (booking.host, booking.placement.clone(), booking.refused.clone());
+    let (on_report, report) = booking.begin();
+    let response = gateway.dispatch.call(host, spec, request, on_report).await;
+    let mut response = match read_ahead(&served, response).await {
+        Ok((parts, frames, Rest::Ended(trailers))) => {
+            let mut response = Response::from_parts(parts, body::buffered(frames, trailers));
+            set_report(response.headers_mut(), report.await.ok());
+            response
+        }
+        Ok((mut parts, frames, Rest::Streams(rest))) => {
+            let trailer = HeaderValue::from_static("nearfield-fuel, server-timing");
+            parts.headers.insert(header::TRAILER, trailer);
+            Response::from_parts(parts, FinishingBody::new(frames, rest, report).boxed_unsync())
+        }
+        Err(problem) => {
+            // What the client did wrong with its body explains more than what the function made of it.
+            let problem = fault.problem().unwrap_or(problem);
+            // The first word counts; nobody else speaks for this call.
+            let _ = refused.set(problem.clone());
+            let mut response = reply::problem(&problem);
+            set_report(response.headers_mut(), report.await.ok());
+            response
+        }
     };
+    set_common(response.headers_mut(), gateway, host, &placement);
+    response
+}
+
+/// What is left of a response after reading ahead.
+enum Rest {
+    Ended(Option<HeaderMap>),
+    Streams(Body),
+}
+
+type ReadAhead = (http::response::Parts, VecDeque<Bytes>, Rest);
+
+/// Checks the head and reads ahead. Everything of the response that is not returned is dropped here,
+/// which tells the host that nobody wants it.
+async fn read_ahead(
+    served: &Served,
+    response: Result<Response<Body>, Problem>,
+) -> Result<ReadAhead, Problem> {
+    let (parts, mut rest) = check_head(served, response?)?.into_parts();
     let held = body::hold(&mut rest, HOLD).await;
-    if let HeldEnd::Failed(problem) = held.end {
-        return unfinished.fail(fault.problem().unwrap_or(problem), report).await;
-    }
-    unfinished.status = parts.status.as_u16();
-    set_common(&mut parts.headers, gateway, &unfinished);
     match held.end {
-        HeldEnd::Ended(trailers) => {
-            let report = report.await.unwrap_or_else(|_| lost_report());
-            parts.headers.insert(FUEL, HeaderValue::from(report.fuel));
-            parts.headers.insert(SERVER_TIMING, server_timing(&report.stages));
-            unfinished.done(report);
-            let body = Buffered::new(held.frames);
-            let body = match trailers {
-                Some(trailers) => body
-                    .with_trailers(std::future::ready(Some(Ok(trailers))))
-                    .boxed_unsync(),
-                None => body.boxed_unsync(),
-            };
-            Response::from_parts(parts, body)
-        }
-        _ => {
-            parts.headers.insert(
-                header::TRAILER,
-                HeaderValue::from_static("nearfield-fuel, server-timing"),
-            );
-            let body = FinishingBody::new(held.frames, rest, report, unfinished);
-            Response::from_parts(parts, body.boxed_unsync())
-        }
+        HeldEnd::Failed(problem) => Err(problem),
+        HeldEnd::Ended(trailers) => Ok((parts, held.frames, Rest::Ended(trailers))),
+        HeldEnd::More => Ok((parts, held.frames, Rest::Streams(rest))),
+    }
+}
+
+fn set_report(headers: &mut HeaderMap, report: Option<CallReport>) {
+    if let Some(report) = report {
+        headers.insert(FUEL, HeaderValue::from(report.fuel));
+        headers.insert(SERVER_TIMING, server_timing(&report.stages));
     }
 }
 
 /// What the gateway says of every call.
-fn set_common(headers: &mut HeaderMap, gateway: &Gateway, unfinished: &Unfinished) {
+fn set_common(headers: &mut HeaderMap, gateway: &Gateway, host: NodeId, placement: &Placement) {
     let Placement {
         local,
         inputs,
         moved_bytes,
         ..
-    } = &*unfinished.placement;
-    headers.insert(HOST, gateway.hosts.header(&unfinished.host));
+    } = placement;
+    headers.insert(HOST, gateway.hosts.header(&host));
     headers.insert(
         PLACEMENT,
         match inputs {
@@ -369,6 +435,20 @@ fn check_head(served: &Served, mut response: Response<Body>) -> Result<Response<
             limits::RESPONSE_HEADER_BYTES
         )));
     }
+    let status = response.status();
+    if status.is_informational() {
+        return Err(Problem::new(
+            ProblemKind::BadResponse,
+            format!(
+                "function `{}` answered with status {status}, which ends no request",
+                served.function.name
+            ),
+        ));
+    }
+    if status == http::StatusCode::NO_CONTENT || status == http::StatusCode::NOT_MODIFIED {
+        // These have no body (RFC 9110 §6.4.1), whatever the function wrote.
+        *response.body_mut() = body::silent(std::mem::replace(response.body_mut(), body::empty()));
+    }
     strip_hop_by_hop(response.headers_mut());
     Ok(response)
 }
@@ -383,66 +463,7 @@ pub fn server_timing(stages: &Stages) -> HeaderValue {
     ))
 }
 
-/// What is booked for a call whose host went away without a report.
-pub fn lost_report() -> CallReport {
-    CallReport {
-        fuel: 0,
-        problem: Some(Problem::new(
-            ProblemKind::Internal,
-            "the host went away without a report",
-        )),
-        cancelled: false,
-        request_bytes: 0,
-        response_bytes: 0,
-        data_bytes: 0,
-        pages_grown: 0,
-        outgoing_requests: 0,
-        cold: false,
-        stages: Stages::default(),
-    }
-}
-
 /// Text of ours that is made of visible ASCII.
 fn text_value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
-}
-
-impl Unfinished {
-    /// Answers with a problem, and books the call once its host has reported.
-    async fn fail(
-        mut self,
-        problem: Problem,
-        report: tokio::sync::oneshot::Receiver<CallReport>,
-    ) -> Response<Body> {
-        let mut response = reply::problem(&problem);
-        self.status = problem.kind.status();
-        set_common(response.headers_mut(), &self.gateway.clone(), &self);
-        let mut report = report.await.unwrap_or_else(|_| lost_report());
-        report.problem = Some(problem);
-        let headers = response.headers_mut();
-        headers.insert(FUEL, HeaderValue::from(report.fuel));
-        headers.insert(SERVER_TIMING, server_timing(&report.stages));
-        self.done(report);
-        response
-    }
-
-    /// Books a finished call: metrics, the token's budget, the list of recent calls.
-    pub fn done(self, report: CallReport) {
-        let gateway = &self.gateway;
-        gateway
-            .metrics
-            .call(&self.metrics, &report, self.started.elapsed());
-        if let Caller::Token(token) = &self.caller {
-            gateway.admission.book(token, report.fuel, unix_ms());
-        }
-        gateway.calls.insert(CallRecord {
-            id: self.id,
-            function: self.function,
-            host: self.host,
-            started_unix_ms: self.started_unix_ms,
-            status: self.status,
-            placement: self.placement,
-            report,
-        });
-    }
 }

@@ -143,14 +143,17 @@ async fn connection(
             Ok(Err(error)) => tracing::debug!(%address, %error, "the connection broke"),
             Err(_) => tracing::debug!(%address, "nothing came in time"),
         },
-        Some(acceptor) => match tokio::time::timeout(limits::HEADER_TIMEOUT, acceptor.accept(StallGuard::new(stream))).await {
-            Ok(Ok(stream)) => {
-                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                speak(gateway, side, stream, http2, peer, stop).await;
+        Some(acceptor) => {
+            match tokio::time::timeout(limits::HEADER_TIMEOUT, acceptor.accept(StallGuard::new(stream))).await
+            {
+                Ok(Ok(stream)) => {
+                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    speak(gateway, side, stream, http2, peer, stop).await;
+                }
+                Ok(Err(error)) => tracing::debug!(%address, %error, "the TLS handshake failed"),
+                Err(_) => tracing::debug!(%address, "no TLS handshake in time"),
             }
-            Ok(Err(error)) => tracing::debug!(%address, %error, "the TLS handshake failed"),
-            Err(_) => tracing::debug!(%address, "no TLS handshake in time"),
-        },
+        }
     }
 }
 
@@ -195,6 +198,8 @@ async fn speak(
             .serve_connection(io, service);
         tokio::pin!(connection);
         tokio::select! {
+            // A request that has arrived is read before the connection is told to end.
+            biased;
             ended = connection.as_mut() => ended,
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
@@ -210,6 +215,8 @@ async fn speak(
             .serve_connection(io, service);
         tokio::pin!(connection);
         tokio::select! {
+            // A request that has arrived is read before the connection is told to end.
+            biased;
             ended = connection.as_mut() => ended,
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();

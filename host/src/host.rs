@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::Body;
-use nearfield_protocol::call::{CallSpec, Stages};
+use nearfield_protocol::call::{CallReport, CallSpec, OnReport, Stages};
 use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind, limits};
 use nearfield_store::Store;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,7 +18,7 @@ use crate::components::Components;
 use crate::engine::CALLS_AT_ONCE;
 use crate::inspect::Inspection;
 use crate::instances::InstancePool;
-use crate::invoke::{Answer, Invocation};
+use crate::invoke::{GuestBody, Invocation};
 use crate::logs::{CallLog, Logs};
 
 /// Function versions whose idle instances are kept.
@@ -89,15 +89,24 @@ impl Host {
         })
     }
 
-    /// Runs one call. Whatever the guest does, this answers within the call's time.
-    pub async fn call<B>(&self, spec: CallSpec, request: http::Request<B>) -> Answer
+    /// Runs one call. Whatever the guest does, this answers within the call's time; `report` is told
+    /// what became of it, even if nobody waits for the response any more.
+    pub async fn call<B>(
+        &self,
+        spec: CallSpec,
+        request: http::Request<B>,
+        report: OnReport,
+    ) -> Result<http::Response<GuestBody>, Problem>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
         match self.prepare(spec).await {
-            Ok(invocation) => invocation.start(&self.inner.guests, request).await,
-            Err((problem, stages)) => Answer::refused(problem, stages),
+            Ok(invocation) => invocation.start(&self.inner.guests, request, report).await,
+            Err((problem, stages)) => {
+                report(CallReport::without_guest(Some(problem.clone()), stages));
+                Err(problem)
+            }
         }
     }
 

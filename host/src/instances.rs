@@ -1,7 +1,8 @@
 //! Instances: made for a call, and for functions that ask for it, kept for the next ones.
 
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 
 use nearfield_protocol::limits;
 use tokio::sync::oneshot;
@@ -24,6 +25,28 @@ const IDLE_HANDLES: usize = limits::GUEST_HANDLES / 4;
 
 /// What a guest hands over first: the head of its response, or its own word that it failed.
 pub(crate) type Head = Result<http::Response<WasiBody>, String>;
+
+/// Hands over the head once, and keeps its status for the report.
+pub(crate) struct HeadSender {
+    sender: oneshot::Sender<Head>,
+    status: Arc<AtomicU16>,
+}
+
+impl HeadSender {
+    pub fn new(sender: oneshot::Sender<Head>, status: Arc<AtomicU16>) -> Self {
+        HeadSender { sender, status }
+    }
+
+    fn send(self, head: Head) {
+        let status = match &head {
+            Ok(response) => response.status(),
+            Err(_) => http::StatusCode::BAD_GATEWAY,
+        };
+        self.status.store(status.as_u16(), Ordering::Relaxed);
+        // The client may be gone already.
+        let _ = self.sender.send(head);
+    }
+}
 
 /// A guest in its store. It runs one call at a time.
 pub(crate) struct Instance {
@@ -52,7 +75,7 @@ impl Instance {
         &mut self,
         component: &Loaded,
         request: http::Request<WasiBody>,
-        head: oneshot::Sender<Head>,
+        head: HeadSender,
     ) -> wasmtime::Result<()> {
         self.calls += 1;
         let store = &mut self.store;
@@ -74,7 +97,7 @@ async fn handle_p2(
     store: &mut Store<Guest>,
     proxy: &Proxy,
     request: http::Request<WasiBody>,
-    head: oneshot::Sender<Head>,
+    head: HeadSender,
 ) -> wasmtime::Result<()> {
     let scheme = if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) {
         Scheme::Https
@@ -102,7 +125,7 @@ async fn handle_p3(
     store: &mut Store<Guest>,
     service: &Service,
     request: http::Request<WasiBody>,
-    head: oneshot::Sender<Head>,
+    head: HeadSender,
 ) -> wasmtime::Result<()> {
     store
         .run_concurrent(async |accessor| {
@@ -120,8 +143,7 @@ async fn handle_p3(
                 })?,
                 Err(code) => Err(format!("{code:?}")),
             };
-            // The client may be gone already.
-            let _ = head.send(response);
+            head.send(response);
             // The body streams, and the guest's other tasks go on, until nothing is left to do.
             std::future::poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
             Ok(())

@@ -6,16 +6,16 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use nearfield_protocol::call::{CallReport, CallSpec, Stages};
+use nearfield_protocol::call::{CallReport, CallSpec, OnReport, Stages};
 use nearfield_protocol::manifest::Instances;
-use nearfield_protocol::{Problem, ProblemKind, cost, units};
+use nearfield_protocol::{FunctionName, Problem, ProblemKind, cost, units};
 use tokio::sync::oneshot;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap};
@@ -23,39 +23,8 @@ use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
 use crate::components::Loaded;
 use crate::guest::Guest;
-use crate::instances::{Head, Instance, InstancePool};
+use crate::instances::{Head, HeadSender, Instance, InstancePool};
 use crate::logs::CallLog;
-
-/// What the host gives back for a call.
-pub struct Answer {
-    pub response: Result<http::Response<GuestBody>, Problem>,
-    /// Comes once the response has ended, or failed.
-    pub report: oneshot::Receiver<CallReport>,
-}
-
-impl Answer {
-    /// A call that never reached a guest.
-    pub(crate) fn refused(problem: Problem, stages: Stages) -> Self {
-        let (report_tx, report) = oneshot::channel();
-        // The receiver is in our hands.
-        let _ = report_tx.send(CallReport {
-            fuel: 0,
-            problem: Some(problem.clone()),
-            cancelled: false,
-            request_bytes: 0,
-            response_bytes: 0,
-            data_bytes: 0,
-            pages_grown: 0,
-            outgoing_requests: 0,
-            cold: false,
-            stages,
-        });
-        Answer {
-            response: Err(problem),
-            report,
-        }
-    }
-}
 
 /// Told to the task when the body has been read to its end. Dropped unsent: the client is gone.
 struct BodyEnded;
@@ -65,7 +34,7 @@ struct TaskEnds {
     head: oneshot::Sender<Head>,
     body_ended: oneshot::Receiver<BodyEnded>,
     outcome: oneshot::Sender<Option<Problem>>,
-    report: oneshot::Sender<CallReport>,
+    report: OnReport,
 }
 
 /// What a call's task works with.
@@ -84,7 +53,12 @@ pub(crate) struct Invocation {
 
 impl Invocation {
     /// Starts the call on `guests` and waits for the head of its response.
-    pub async fn start<B>(self, guests: &tokio::runtime::Handle, request: http::Request<B>) -> Answer
+    pub async fn start<B>(
+        self,
+        guests: &tokio::runtime::Handle,
+        request: http::Request<B>,
+        report: OnReport,
+    ) -> Result<http::Response<GuestBody>, Problem>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
@@ -92,12 +66,11 @@ impl Invocation {
         let (head_tx, head) = oneshot::channel();
         let (body_ended, body_ended_rx) = oneshot::channel();
         let (outcome_tx, outcome) = oneshot::channel();
-        let (report_tx, report) = oneshot::channel();
         let ends = TaskEnds {
             head: head_tx,
             body_ended: body_ended_rx,
             outcome: outcome_tx,
-            report: report_tx,
+            report,
         };
 
         let counts = Arc::new(Counts::default());
@@ -116,14 +89,21 @@ impl Invocation {
         let name = self.spec.function.name.clone();
         guests.spawn(self.run(request, ends, counts.clone()));
 
-        let response = match head.await {
-            Ok(Ok(response)) => Ok(response.map(|inner| GuestBody {
-                inner: Some(inner),
-                broken: None,
-                counts,
-                body_ended: Some(body_ended),
-                outcome,
-            })),
+        match head.await {
+            Ok(Ok(response)) => {
+                let declared = response.headers().get(http::header::CONTENT_LENGTH);
+                let left_bytes = declared.and_then(|length| length.to_str().ok()?.parse().ok());
+                Ok(response.map(|inner| GuestBody {
+                    inner: Some(inner),
+                    left_bytes,
+                    last: None,
+                    broken: None,
+                    counts,
+                    body_ended: Some(body_ended),
+                    outcome,
+                    told: false,
+                }))
+            }
             Ok(Err(code)) => {
                 drop(body_ended);
                 Err(Problem::new(
@@ -134,15 +114,9 @@ impl Invocation {
             // The task let go of the head unsent: it has ended, or is about to, and knows why.
             Err(_) => {
                 let _ = body_ended.send(BodyEnded);
-                Err(outcome.await.ok().flatten().unwrap_or_else(|| {
-                    Problem::new(
-                        ProblemKind::NoResponse,
-                        format!("function `{name}` ended without a response; see `nearfield logs {name}`"),
-                    )
-                }))
+                Err(outcome.await.ok().flatten().unwrap_or_else(|| no_response(&name)))
             }
-        };
-        Answer { response, report }
+        }
     }
 
     async fn run(self, request: http::Request<WasiBody>, ends: TaskEnds, counts: Arc<Counts>) {
@@ -167,6 +141,8 @@ impl Invocation {
         let deadline = tokio::time::Instant::from_std(started + limits.timeout.0);
         let begun = Instant::now();
         let mut body_ended = BodyEnd::Waiting(body_ended);
+        let status = Arc::new(AtomicU16::new(0));
+        let head = HeadSender::new(head, status.clone());
 
         let mut instance = None;
         let ended = {
@@ -224,10 +200,15 @@ impl Invocation {
         if problem.is_none() && fuel > limits.fuel {
             problem = Some(out_of_fuel(&spec));
         }
+        let status = Some(status.load(Ordering::Relaxed)).filter(|status| *status > 0);
+        if problem.is_none() && status.is_none() && !cancelled {
+            problem = Some(no_response(&spec.function.name));
+        }
         // Nobody may be waiting any more.
         let _ = outcome.send(problem.clone());
-        let _ = report.send(CallReport {
+        report(CallReport {
             fuel,
+            status,
             cancelled: cancelled && problem.is_none(),
             problem,
             request_bytes,
@@ -273,6 +254,13 @@ impl Ended {
             Ended::Trapped(error) => Some(trap_problem(spec, error)),
         }
     }
+}
+
+fn no_response(name: &FunctionName) -> Problem {
+    Problem::new(
+        ProblemKind::NoResponse,
+        format!("function `{name}` ended without a response; see `nearfield logs {name}`"),
+    )
 }
 
 fn out_of_fuel(spec: &CallSpec) -> Problem {
@@ -396,11 +384,18 @@ impl BodyEnd {
 pub struct GuestBody {
     /// `None` once it has ended.
     inner: Option<WasiBody>,
+    /// Bytes that the declared length still promises.
+    left_bytes: Option<u64>,
+    /// The frame that completes the declared length: with it the client takes the response for whole,
+    /// so it waits until the call is known to have ended well.
+    last: Option<Frame<Bytes>>,
     /// How the guest's body itself broke off.
     broken: Option<Problem>,
     counts: Arc<Counts>,
     body_ended: Option<oneshot::Sender<BodyEnded>>,
     outcome: oneshot::Receiver<Option<Problem>>,
+    /// The outcome has been passed on; what is left is the end.
+    told: bool,
 }
 
 impl Body for GuestBody {
@@ -412,15 +407,20 @@ impl Body for GuestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
         let this = &mut *self;
-        if let Some(inner) = &mut this.inner {
+        if this.last.is_none()
+            && let Some(inner) = &mut this.inner
+        {
             match ready!(Pin::new(inner).poll_frame(cx)) {
                 Some(Ok(frame)) => {
-                    if let Some(data) = frame.data_ref() {
-                        this.counts
-                            .response
-                            .fetch_add(data.len() as u64, Ordering::Relaxed);
+                    let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                    this.counts.response.fetch_add(bytes, Ordering::Relaxed);
+                    this.left_bytes = this.left_bytes.map(|left| left.saturating_sub(bytes));
+                    if this.left_bytes != Some(0) {
+                        return Poll::Ready(Some(Ok(frame)));
                     }
-                    return Poll::Ready(Some(Ok(frame)));
+                    this.last = Some(frame);
+                    // What the guest still does with its body must find it open.
+                    this.tell_ended();
                 }
                 // Whatever broke the body off, the task knows the cause better.
                 Some(Err(error)) => {
@@ -430,13 +430,19 @@ impl Body for GuestBody {
                 None => this.end(),
             }
         }
-        match ready!(Pin::new(&mut this.outcome).poll(cx)) {
-            Ok(None) => Poll::Ready(this.broken.take().map(Err)),
-            Ok(Some(problem)) => Poll::Ready(Some(Err(problem))),
-            Err(_) => Poll::Ready(Some(Err(Problem::new(
-                ProblemKind::Internal,
-                "the call's task is gone",
-            )))),
+        if this.told {
+            return Poll::Ready(None);
+        }
+        let outcome = match ready!(Pin::new(&mut this.outcome).poll(cx)) {
+            Ok(None) => this.broken.take(),
+            Ok(Some(problem)) => Some(problem),
+            Err(_) => Some(Problem::new(ProblemKind::Internal, "the call's task is gone")),
+        };
+        this.told = true;
+        this.inner = None;
+        match (outcome, this.last.take()) {
+            (Some(problem), _) => Poll::Ready(Some(Err(problem))),
+            (None, last) => Poll::Ready(last.map(Ok)),
         }
     }
 }
@@ -444,6 +450,10 @@ impl Body for GuestBody {
 impl GuestBody {
     fn end(&mut self) {
         self.inner = None;
+        self.tell_ended();
+    }
+
+    fn tell_ended(&mut self) {
         if let Some(body_ended) = self.body_ended.take() {
             // The task may have ended already.
             let _ = body_ended.send(BodyEnded);

@@ -20,5 +20,5 @@ pub use compile::{CompilerCommand, compiler_main};
 pub use engine::Lane;
 pub use host::{Host, HostError, HostOptions};
 pub use inspect::{Inspection, inspect};
-pub use invoke::{Answer, GuestBody};
+pub use invoke::GuestBody;
 pub use logs::{LogLine, LogWriter, Logs};

@@ -332,15 +332,18 @@ mod tests {
         let call = CallLog::new(logs.clone(), name.clone(), CallId::new(1, 2));
         call.write(b"first\nsec");
         call.write(b"ond\n");
-        for _ in 0..limits::LOG_BYTES_PER_CALL {
-            call.write(b"flood flood flood flood\n");
+        let flood = [&[b'x'; 999][..], b"\n"].concat();
+        for _ in 0..1_000 {
+            call.write(&flood);
         }
         call.finish();
         let reader = logs.clone();
         drop((logs, call));
         // The writer ends when the last sender does; the reader's clone is one, so run it aside.
         let writer = tokio::spawn(writer.run());
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         let tail = loop {
+            assert!(std::time::Instant::now() < deadline, "the writer does not write");
             let tail = reader.tail(&name, 100_000).unwrap();
             if tail.last().is_some_and(|line| line.line.contains("dropped")) {
                 break tail;

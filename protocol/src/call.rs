@@ -22,6 +22,8 @@ pub struct CallSpec {
 pub struct CallReport {
     /// Guest operators and host calls by the cost table.
     pub fuel: u64,
+    /// The status of the guest's response, if it gave one.
+    pub status: Option<u16>,
     /// Why it failed, if it did.
     pub problem: Option<Problem>,
     /// The client went away before the response ended.
@@ -37,6 +39,28 @@ pub struct CallReport {
     pub cold: bool,
     pub stages: Stages,
 }
+
+impl CallReport {
+    /// A call that ended before any guest ran.
+    pub fn without_guest(problem: Option<Problem>, stages: Stages) -> Self {
+        CallReport {
+            fuel: 0,
+            status: None,
+            cancelled: problem.is_none(),
+            problem,
+            request_bytes: 0,
+            response_bytes: 0,
+            data_bytes: 0,
+            pages_grown: 0,
+            outgoing_requests: 0,
+            cold: false,
+            stages,
+        }
+    }
+}
+
+/// Told once what became of a call. Dropped untold if its host went away first.
+pub type OnReport = Box<dyn FnOnce(CallReport) + Send>;
 
 /// Where a call's time went on its host, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

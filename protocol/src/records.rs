@@ -216,14 +216,12 @@ mod tests {
         // Clock bytes may be NUL or letters, so names that end where another's clock begins are the risk.
         let names = ["a", "ab", "a/b", "a-b", "b", "a0", "aaaaaaaaaaaaaaaaaaaaaaaaaaaa"];
         let times = [0, 1, 0x6162_6364_6566_6768, 0x0061_0062_0063_0064];
-        let keys: Vec<_> = RecordKind::ALL
-            .into_iter()
-            .flat_map(|kind| {
-                names
-                    .iter()
-                    .flat_map(move |name| times.iter().map(move |&time| key(kind, name, time).encode()))
-            })
-            .collect();
+        let mut keys = Vec::new();
+        for kind in RecordKind::ALL {
+            for name in names {
+                keys.extend(times.map(|time| key(kind, name, time).encode()));
+            }
+        }
         for (i, a) in keys.iter().enumerate() {
             for (j, b) in keys.iter().enumerate() {
                 assert!(i == j || !b.starts_with(a), "{a:?} {b:?}");

@@ -13,6 +13,8 @@ const JSON_LIMIT_BYTES: usize = 16 << 20;
 
 /// Typed reading of a request. Failures are 400, with what is wrong.
 pub trait RequestExt {
+    /// The path below the function's route, percent-decoded, without its first `/`.
+    fn path(&self) -> Result<String>;
     /// The query string as a value: `?q=error&limit=3`.
     fn query<T: DeserializeOwned>(&self) -> Result<T>;
     /// The body as a JSON value of at most 16 MiB.
@@ -20,6 +22,12 @@ pub trait RequestExt {
 }
 
 impl RequestExt for Request {
+    fn path(&self) -> Result<String> {
+        let raw = self.uri().path();
+        percent_decode(raw.strip_prefix('/').unwrap_or(raw))
+            .ok_or_else(|| Error::bad_request("the path is not UTF-8 once it is percent-decoded"))
+    }
+
     fn query<T: DeserializeOwned>(&self) -> Result<T> {
         serde_urlencoded::from_str(self.uri().query().unwrap_or_default())
             .map_err(|error| Error::bad_request(format!("the query: {error}")))
@@ -31,9 +39,37 @@ impl RequestExt for Request {
     }
 }
 
+/// A `%` that no two hexadecimal digits follow stands for itself.
+fn percent_decode(text: &str) -> Option<String> {
+    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let (bytes, mut decoded, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
+    while let Some(&byte) = bytes.get(at) {
+        match (byte, digit(bytes.get(at + 1)), digit(bytes.get(at + 2))) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push((high * 16 + low) as u8);
+                at += 3;
+            }
+            _ => {
+                decoded.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(decoded).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_decoded_once() {
+        let path = |uri: &str| crate::mock::get(uri).path().ok();
+        assert_eq!(path("/a/b").as_deref(), Some("a/b"));
+        assert_eq!(path("/%C3%B6%20%2541.txt?x").as_deref(), Some("ö %41.txt"));
+        assert_eq!(path("/100%").as_deref(), Some("100%"));
+        assert_eq!(path("/%ff"), None);
+    }
 
     #[derive(serde::Deserialize)]
     struct Search {

@@ -33,6 +33,8 @@ use crate::state::{Standing, State};
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// Maps held open at once: far below the kernel's 65,530 a process.
 const MAX_MAPS: u64 = 8_192;
+/// Free bytes that the disk must keep: a database that meets a full disk does not recover by itself.
+const FREE_FLOOR_BYTES: u64 = 64 << 20;
 /// Blobs at least this large are hashed on all cores: below it threads cost more than they save.
 const PARALLEL_HASH_BYTES: usize = 512 << 10;
 
@@ -70,6 +72,8 @@ struct Inner {
     verified: Mutex<HashSet<Digest>>,
     pub(crate) datasets: moka::sync::Cache<Digest, Arc<crate::dataset::Dataset>>,
     sweeper: Arc<Sweeper>,
+    /// Bytes of blobs that are staged: they count against the quota before they are sealed.
+    staged_bytes: Arc<AtomicU64>,
     options: StoreOptions,
 }
 
@@ -88,6 +92,19 @@ pub struct Staged {
     pub size_bytes: u64,
     _tag: TempTag,
     _held: Held,
+    _room: Room,
+}
+
+/// Bytes of the quota, taken until the blob is sealed or dropped.
+struct Room {
+    staged_bytes: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.staged_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// Keeps one digest from being swept.
@@ -202,6 +219,7 @@ impl Store {
             verified: Mutex::default(),
             datasets: moka::sync::Cache::new(crate::dataset::MAX_OPEN_DATASETS),
             sweeper,
+            staged_bytes: Arc::default(),
             options,
         };
         Ok(Store {
@@ -226,7 +244,12 @@ impl Store {
     /// Imports `bytes`. Not durable before [`Store::seal`].
     pub async fn add(&self, bytes: Bytes) -> Result<Staged, StoreError> {
         let size_bytes = bytes.len() as u64;
-        self.check_room(size_bytes)?;
+        let room = self.room(size_bytes)?;
+        self.add_in(bytes, room).await
+    }
+
+    async fn add_in(&self, bytes: Bytes, room: Room) -> Result<Staged, StoreError> {
+        let size_bytes = bytes.len() as u64;
         let tag = self
             .inner
             .fs
@@ -235,12 +258,12 @@ impl Store {
             .temp_tag()
             .await
             .map_err(import_error)?;
-        self.staged(tag, size_bytes).await
+        self.staged(tag, size_bytes, room).await
     }
 
     /// Imports a copy of the file at `path`. Not durable before [`Store::seal`].
     pub async fn add_file(&self, path: &Path, size_bytes: u64) -> Result<Staged, StoreError> {
-        self.check_room(size_bytes)?;
+        let room = self.room(size_bytes)?;
         let tag = self
             .inner
             .fs
@@ -253,7 +276,7 @@ impl Store {
             .temp_tag()
             .await
             .map_err(import_error)?;
-        self.staged(tag, size_bytes).await
+        self.staged(tag, size_bytes, room).await
     }
 
     /// Makes `staged` durable, all or none. When this returns `Ok` they survive a power cut.
@@ -277,6 +300,19 @@ impl Store {
     /// Adds and seals one blob.
     pub async fn add_sealed(&self, bytes: Bytes) -> Result<Digest, StoreError> {
         let staged = self.add(bytes).await?;
+        let digest = staged.digest;
+        self.seal(vec![staged]).await?;
+        Ok(digest)
+    }
+
+    /// Adds and seals a record's value. Records are small and among them are removals, so a full
+    /// quota does not stop them.
+    pub async fn add_record(&self, bytes: Bytes) -> Result<Digest, StoreError> {
+        let room = Room {
+            staged_bytes: self.inner.staged_bytes.clone(),
+            bytes: 0,
+        };
+        let staged = self.add_in(bytes, room).await?;
         let digest = staged.digest;
         self.seal(vec![staged]).await?;
         Ok(digest)
@@ -343,6 +379,11 @@ impl Store {
         self.inner.state.pins()
     }
 
+    /// Every sealed blob that is not marked for collection, in digest order.
+    pub fn live(&self) -> Result<Vec<Digest>, StoreError> {
+        self.inner.state.live()
+    }
+
     /// Hashes one blob of the scrubber's round again and returns where to go on, or `None` at the
     /// round's end. A blob that fails is quarantined.
     pub async fn scrub_next(&self, after: Digest) -> Result<Option<Digest>, StoreError> {
@@ -384,7 +425,7 @@ impl Store {
         }
     }
 
-    async fn staged(&self, tag: TempTag, size_bytes: u64) -> Result<Staged, StoreError> {
+    async fn staged(&self, tag: TempTag, size_bytes: u64, room: Room) -> Result<Staged, StoreError> {
         let digest = Digest::from_bytes(*tag.hash().as_bytes());
         let held = Held::new(&self.inner.sweeper, digest);
         let live = self
@@ -408,21 +449,31 @@ impl Store {
             size_bytes,
             _tag: tag,
             _held: held,
+            _room: room,
         })
     }
 
-    fn check_room(&self, more_bytes: u64) -> Result<(), StoreError> {
-        let Some(max_bytes) = self.inner.options.max_bytes else {
-            return Ok(());
-        };
-        let used_bytes = self.inner.state.sealed_bytes()?;
-        if used_bytes.saturating_add(more_bytes) > max_bytes {
-            return Err(StoreError::Full {
-                used_bytes,
-                max_bytes,
-            });
+    /// Takes room for `bytes` more, from the quota and on the disk.
+    fn room(&self, bytes: u64) -> Result<Room, StoreError> {
+        let disk = rustix::fs::statvfs(&self.inner.paths.data_path).map_err(io::Error::from)?;
+        if disk.f_bavail.saturating_mul(disk.f_frsize) < bytes.saturating_add(FREE_FLOOR_BYTES) {
+            return Err(StoreError::DiskFull);
         }
-        Ok(())
+        let staged = self.inner.staged_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let room = Room {
+            staged_bytes: self.inner.staged_bytes.clone(),
+            bytes,
+        };
+        if let Some(max_bytes) = self.inner.options.max_bytes {
+            let used_bytes = self.inner.state.sealed_bytes()? + staged;
+            if used_bytes.saturating_add(bytes) > max_bytes {
+                return Err(StoreError::Full {
+                    used_bytes,
+                    max_bytes,
+                });
+            }
+        }
+        Ok(room)
     }
 
     fn map(&self, digest: Digest) -> Result<Arc<Blob>, StoreError> {

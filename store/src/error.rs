@@ -23,7 +23,7 @@ pub enum StoreError {
         "the store is full: {used_bytes} bytes are used of {max_bytes}; remove datasets or raise --max-bytes"
     )]
     Full { used_bytes: u64, max_bytes: u64 },
-    #[error("the disk is full: free space or move the data folder")]
+    #[error("the disk is nearly full: free space, or move the data folder to a larger disk")]
     DiskFull,
     #[error(transparent)]
     Cut(CutError),

@@ -168,6 +168,19 @@ impl State {
         Ok(protected)
     }
 
+    /// Every live blob, in digest order.
+    pub fn live(&self) -> Result<Vec<Digest>, StoreError> {
+        let table = self.db.begin_read()?.open_table(BLOBS)?;
+        let mut live = Vec::new();
+        for row in table.iter()? {
+            let (digest, value) = row?;
+            if Standing::from_byte(value.value().1) == Standing::Live {
+                live.push(Digest::from_bytes(digest.value()));
+            }
+        }
+        Ok(live)
+    }
+
     /// The next live blob after `after` in digest order, for the scrubber's round.
     pub fn next_live(&self, after: &Digest) -> Result<Option<Digest>, StoreError> {
         use std::ops::Bound::{Excluded, Unbounded};

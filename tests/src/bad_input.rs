@@ -151,6 +151,11 @@ fn a_full_store_refuses_and_keeps_what_it_has() {
         "the store is full",
     );
     assert!(node.ok(&["get", "small"]) == lines(1, 1 << 20));
+    let used = node.admin("GET", "/v1/status", &[]).json()["store"]["bytes"]
+        .as_u64()
+        .unwrap();
+    assert!(used <= 3 << 20, "{used} bytes are kept of what was refused");
+    node.ok(&["rm", "dataset/small"]);
 }
 
 #[test]

@@ -135,3 +135,41 @@ fn logs_are_kept_by_function() {
         assert!(std::time::Instant::now() < deadline, "{text}");
     }
 }
+
+#[test]
+fn a_client_that_hangs_up_is_booked_all_the_same() {
+    let node = Node::start();
+    node.deploy(
+        "hostile",
+        "hostile",
+        "public = true\nlimits = { fuel = \"10T\", timeout = \"60s\" }",
+    );
+    let address = node.functions_url.strip_prefix("http://").unwrap().to_owned();
+    let mut stream = std::net::TcpStream::connect(&address).unwrap();
+    std::io::Write::write_all(&mut stream, b"GET /fn/hostile/loop HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    // It runs once the node burns time.
+    let before = node.cpu_ticks();
+    while node.cpu_ticks() < before + 20 {
+        assert!(std::time::Instant::now() < deadline, "the guest does not run");
+        std::thread::yield_now();
+    }
+    drop(stream);
+    let cancelled = loop {
+        let calls = node.admin("GET", "/v1/calls?function=hostile", &[]).json();
+        let found = calls["calls"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|call| call["report"]["cancelled"] == true)
+            .cloned();
+        match found {
+            Some(call) => break call,
+            None => assert!(std::time::Instant::now() < deadline, "{calls}"),
+        }
+    };
+    assert!(
+        cancelled["report"]["fuel"].as_u64().unwrap() > 1_000_000,
+        "{cancelled}"
+    );
+}

@@ -165,3 +165,44 @@ fn find_number(value: &serde_json::Value, key: &str) -> Option<f64> {
         _ => None,
     }
 }
+
+#[test]
+fn removing_a_function_keeps_a_dataset_of_the_same_bytes() {
+    let node = Node::start();
+    let component = crate::harness::component_file("hello");
+    let path = component.to_str().unwrap();
+    node.json(&["put", path, "--name", "same", "--split", "none"]);
+    node.deploy("hello", "hello", "public = true");
+    node.ok(&["rm", "function/hello"]);
+    let usage = |node: &Node| node.admin("GET", "/v1/datasets/same", &[]).status;
+    assert_eq!(usage(&node), 200);
+    assert!(node.ok(&["get", "same"]) == std::fs::read(&component).unwrap());
+    // Whatever was let go of is gone for good after a restart's look for orphans and a sweep.
+    let node = node.crash_and_restart();
+    assert!(node.ok(&["get", "same"]) == std::fs::read(&component).unwrap());
+}
+
+#[test]
+fn names_that_urls_must_escape() {
+    let node = Node::start();
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("\u{f6} %41.txt"), b"odd\n").unwrap();
+    node.json(&["put", source.path().to_str().unwrap(), "--name", "registry"]);
+    node.deploy("cat", "cat", LOCATED);
+    assert_eq!(node.get("/fn/cat/%C3%B6%20%2541.txt").text(), "odd\n");
+}
+
+#[test]
+fn of_writers_at_once_that_expect_the_same_version_one_wins() {
+    let node = Node::start();
+    let put = || {
+        node.admin("POST", "/v1/datasets/race?if-version=0&split=none", b"content")
+            .status
+    };
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..6).map(|_| scope.spawn(put)).collect();
+        let mut statuses: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [201, 409, 409, 409, 409, 409]);
+    });
+}

@@ -114,6 +114,14 @@ impl Node {
         self.child.id()
     }
 
+    /// Processor time that the node has used, in the kernel's ticks (a hundredth of a second each).
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // After the command's name in parentheses: utime and stime are the 12th and 13th field.
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
     /// `kill -9`, then a new process on the same folder.
     pub fn crash_and_restart(mut self) -> Node {
         self.child.kill().unwrap();

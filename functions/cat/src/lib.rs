@@ -4,7 +4,9 @@ mod range;
 
 use std::io::{Read, Seek, SeekFrom};
 
-use nearfield::{Body, Dataset, Error, HeaderValue, Method, Request, Response, Result, StatusCode, header};
+use nearfield::{
+    Body, Dataset, Error, HeaderValue, Method, Request, RequestExt, Response, Result, StatusCode, header,
+};
 use range::Range;
 
 /// Answers with a file, or with the part of it that is asked for.
@@ -16,14 +18,17 @@ fn cat(request: Request) -> Result<Response> {
             "files are read with GET and HEAD",
         ));
     }
-    let path = request.uri().path().trim_start_matches('/');
-    let Some(mut file) = Dataset::open("data")?.file(path)? else {
+    let path = request.path()?;
+    let Some(mut file) = Dataset::open("data")?.file(&path)? else {
         return Err(Error::not_found(format!("there is no file {path}")));
     };
 
     let mut response = Response::default();
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(path)));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(content_type(&path)),
+    );
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
 
     let size = file.len();

@@ -21,8 +21,8 @@ fn grep(request: Request) -> Result<Body> {
         return Err(Error::bad_request("q is empty"));
     }
     // The host took the route away; what is left is the file's path.
-    let path = request.uri().path().trim_start_matches('/');
-    let Some(file) = Dataset::open("data")?.file(path)? else {
+    let path = request.path()?;
+    let Some(file) = Dataset::open("data")?.file(&path)? else {
         return Err(Error::not_found(format!("there is no file {path}")));
     };
     Ok(nearfield::stream(move |out| {

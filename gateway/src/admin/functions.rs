@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::Frame;
-use http_body_util::{BodyExt, Limited, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use nearfield_protocol::manifest::{FunctionManifest, Route};
 use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind, limits};
@@ -36,15 +36,7 @@ struct Deploy {
 
 /// Takes a component's bytes in.
 pub async fn upload(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, Problem> {
-    let limited = Limited::new(asked.request.into_body(), limits::COMPONENT_BYTES as usize);
-    let bytes = limited.collect().await.map_err(|error| {
-        Problem::new(
-            ProblemKind::BodyTooLarge,
-            format!("reading the component: {error}"),
-        )
-        .with_limit(format!("component size = {} bytes", limits::COMPONENT_BYTES))
-    })?;
-    let bytes = bytes.to_bytes();
+    let bytes = asked.bytes(limits::COMPONENT_BYTES).await?;
     let size_bytes = bytes.len();
     let digest = gateway
         .catalog
@@ -71,8 +63,10 @@ pub async fn deploy(gateway: &Gateway, name: &str, asked: Asked) -> Result<Respo
         let number = previous.as_ref().map_or(1, |previous| previous.version + 1);
         new_version(&name, number, component, manifest, None)
     } else {
+        let route = manifest.route.clone();
+        let free = || check_route(gateway, &name, route.as_ref());
         let write = |number| new_version(&name, number, component, manifest, None);
-        gateway.catalog.deploy(&name, write).await?
+        gateway.catalog.deploy(&name, component, free, write).await?
     };
     Ok(deployed(gateway, &version, previous.as_ref(), &surface))
 }
@@ -104,7 +98,11 @@ pub async fn rollback(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Re
         })?;
     let surface = check(gateway, &name, target.component, &target.manifest).await?;
     let write = |number| new_version(&name, number, target.component, target.manifest.clone(), Some(to));
-    let version = gateway.catalog.deploy(&name, write).await?;
+    let free = || check_route(gateway, &name, target.manifest.route.as_ref());
+    let version = gateway
+        .catalog
+        .deploy(&name, target.component, free, write)
+        .await?;
     Ok(deployed(gateway, &version, Some(newest), &surface))
 }
 
@@ -182,18 +180,24 @@ async fn check(
     manifest
         .check()
         .map_err(|error| Problem::new(ProblemKind::BadManifest, format!("function `{name}`: {error}")))?;
+    check_route(gateway, name, manifest.route.as_ref())?;
+    gateway.dispatch.check(gateway.catalog.node.id(), component).await
+}
+
+/// Whether the route that `name` is to have is nobody else's.
+fn check_route(gateway: &Gateway, name: &FunctionName, route: Option<&Route>) -> Result<(), Problem> {
     let records = gateway.catalog.node.records();
-    let route = manifest.route.clone().unwrap_or_else(|| Route::of(name));
-    if let Some(other) = gateway.routes.current(&records).taken_by(&route, name) {
-        return Err(Problem::new(
+    let route = route.cloned().unwrap_or_else(|| Route::of(name));
+    match gateway.routes.current(&records).taken_by(&route, name) {
+        None => Ok(()),
+        Some(other) => Err(Problem::new(
             ProblemKind::Conflict,
             format!(
                 "the route `{}` belongs to function `{other}`: choose another, or remove that one",
                 route.as_str()
             ),
-        ));
+        )),
     }
-    gateway.dispatch.check(gateway.catalog.node.id(), component).await
 }
 
 fn new_version(

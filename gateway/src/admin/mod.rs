@@ -7,14 +7,15 @@ mod tokens;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use nearfield_protocol::{CallId, Digest, Problem, ProblemKind, limits};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::body::Body;
+use crate::body::{Body, BodyFault, BoundedBody};
 use crate::reply;
 use crate::server::Gateway;
 
@@ -75,16 +76,23 @@ impl Asked {
         Ok(self.parsed::<bool>(name)?.unwrap_or(false))
     }
 
+    /// The whole body, at most `max_bytes`, never standing still for long.
+    async fn bytes(self, max_bytes: u64) -> Result<Bytes, Problem> {
+        let fault = BodyFault::default();
+        let body = BoundedBody::new(self.request.into_body(), max_bytes, fault.clone());
+        match body.collect().await {
+            Ok(collected) => Ok(collected.to_bytes()),
+            Err(problem) if problem.kind == ProblemKind::BodyTooLarge => {
+                Err(Problem::new(problem.kind, "the request body is too large")
+                    .with_limit(format!("this request's body = {max_bytes} bytes")))
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+
     async fn json<T: DeserializeOwned>(self) -> Result<T, Problem> {
-        let limited = Limited::new(self.request.into_body(), limits::ADMIN_BODY_BYTES);
-        let bytes = limited.collect().await.map_err(|error| {
-            Problem::new(
-                ProblemKind::BodyTooLarge,
-                format!("reading the request body: {error}"),
-            )
-            .with_limit(format!("admin request body = {} bytes", limits::ADMIN_BODY_BYTES))
-        })?;
-        serde_json::from_slice(&bytes.to_bytes())
+        let bytes = self.bytes(limits::ADMIN_BODY_BYTES as u64).await?;
+        serde_json::from_slice(&bytes)
             .map_err(|error| Problem::new(ProblemKind::BadRequest, format!("the request body: {error}")))
     }
 }

@@ -12,6 +12,9 @@ use crate::catalog::{unix_ms, unknown_function};
 use crate::reply;
 use crate::server::Gateway;
 
+/// The end of the year 9999, the last that a token's date can say.
+const MAX_EXPIRY_UNIX_MS: u64 = 253_402_300_799_000;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Create {
@@ -37,6 +40,12 @@ pub async fn create(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, P
         return Err(Problem::new(
             ProblemKind::BadRequest,
             "the token would have expired already",
+        ));
+    }
+    if expires_unix_ms.is_some_and(|expires| expires > MAX_EXPIRY_UNIX_MS) {
+        return Err(Problem::new(
+            ProblemKind::BadRequest,
+            "the token would expire after the year 9999",
         ));
     }
     let id = format!("{:016x}", rand::random::<u64>());

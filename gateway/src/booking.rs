@@ -1,0 +1,89 @@
+//! What is written down of a call once it has ended: metrics, the token's budget, the recent calls.
+//!
+//! The host tells it, whether or not a client still waits for the response; so a client that hangs up
+//! saves neither fuel nor its place among the function's calls.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use nearfield_protocol::call::{CallReport, OnReport, Stages};
+use nearfield_protocol::records::FunctionVersion;
+use nearfield_protocol::{CallId, NodeId, Problem};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::auth::Caller;
+use crate::calls::{CallRecord, Placement};
+use crate::catalog::unix_ms;
+use crate::metrics::FunctionMetrics;
+use crate::server::Gateway;
+
+/// A call that is not booked yet.
+pub struct Booking {
+    pub gateway: Arc<Gateway>,
+    pub metrics: Arc<FunctionMetrics>,
+    pub id: CallId,
+    pub function: Arc<FunctionVersion>,
+    pub host: NodeId,
+    pub placement: Arc<Placement>,
+    pub caller: Caller,
+    pub started: Instant,
+    pub started_unix_ms: u64,
+    /// Why the gateway answered something else than the guest did.
+    pub refused: Arc<OnceLock<Problem>>,
+    /// The call's place among its function's, held until it has ended.
+    pub place: OwnedSemaphorePermit,
+}
+
+impl Booking {
+    /// What to give the host with the call, and where its report can be had for the response.
+    pub fn begin(self) -> (OnReport, oneshot::Receiver<CallReport>) {
+        let (reported, receiver) = oneshot::channel();
+        let mut open = OpenBooking(Some((self, reported)));
+        (Box::new(move |report| open.close(report)), receiver)
+    }
+
+    fn write(self, report: CallReport) {
+        let gateway = &self.gateway;
+        gateway
+            .metrics
+            .call(&self.metrics, &report, self.started.elapsed());
+        if let Caller::Token(token) = &self.caller {
+            gateway.admission.book(token, report.fuel, unix_ms());
+        }
+        let status = report.problem.as_ref().map(|problem| problem.kind.status());
+        gateway.calls.insert(CallRecord {
+            id: self.id,
+            status: status.or(report.status).unwrap_or_default(),
+            function: self.function,
+            host: self.host,
+            started_unix_ms: self.started_unix_ms,
+            placement: self.placement,
+            report,
+        });
+        drop(self.place);
+    }
+}
+
+/// Books its call when the host reports, and also when the host is gone without a report.
+struct OpenBooking(Option<(Booking, oneshot::Sender<CallReport>)>);
+
+impl OpenBooking {
+    fn close(&mut self, mut report: CallReport) {
+        if let Some((booking, reported)) = self.0.take() {
+            if let Some(problem) = booking.refused.get() {
+                report.problem = Some(problem.clone());
+                report.cancelled = false;
+            }
+            // Written first: whoever has the response may ask for the call at once.
+            booking.write(report.clone());
+            // The response may be gone.
+            let _ = reported.send(report);
+        }
+    }
+}
+
+impl Drop for OpenBooking {
+    fn drop(&mut self) {
+        self.close(CallReport::without_guest(None, Stages::default()));
+    }
+}
