@@ -109,8 +109,7 @@ async fn handle_p2(
         .data_mut()
         .http()
         .new_response_outparam_from_callback(move |response| {
-            // The client may be gone already.
-            let _ = head.send(response.map_err(|code| format!("{code:?}")));
+            head.send(response.map_err(|code| format!("{code:?}")));
         })?;
     proxy
         .wasi_http_incoming_handler()
