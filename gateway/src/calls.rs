@@ -35,7 +35,7 @@ pub struct Placement {
     pub moved_bytes: u64,
 }
 
-/// The last [`MAX_CALLS`] calls.
+/// The last 4,096 calls.
 #[derive(Default)]
 pub struct Calls {
     /// The lock is held for one insertion or look-up.
