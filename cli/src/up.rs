@@ -117,8 +117,8 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, guests: &Runti
     let stop = CancellationToken::new();
     let log_writer = tokio::spawn(log_writer.run());
     let scrubber = tokio::spawn(scrub(store.clone(), stop.clone()));
-    // Function connections live where guests run: handing each call to another thread and its answer
-    // back costs more than a small guest does. The admin API keeps threads that no guest can delay.
+    // Function connections live where guests run, which saves handing each call to another thread and
+    // its answer back. The admin API keeps threads that no guest can delay.
     let serving = [
         guests.spawn(serve(
             gateway.clone(),

@@ -5,7 +5,7 @@ use nearfield_protocol::NodeId;
 
 use crate::place::HostView;
 
-/// Fuel that one core burns in a millisecond, measured on the machines this was tuned on. It only
+/// Fuel that one core burns in a millisecond: an estimate until hosts measure their own. It only
 /// matters as a ratio between hosts.
 const FUEL_PER_MS: u64 = 3_000_000;
 /// Bytes a millisecond that a verified transfer over loopback reaches.

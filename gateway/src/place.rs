@@ -6,8 +6,7 @@
 
 use nearfield_protocol::{Digest, NodeId};
 
-/// Time to compile a component that a host has no code for, per byte of component: measured at about
-/// 1 MB/s on one core.
+/// Component bytes that a host without the code compiles in a millisecond: an estimate, not yet measured.
 const COMPILE_BYTES_PER_MS: u64 = 1_000;
 
 /// One host as placement sees it.

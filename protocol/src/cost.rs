@@ -1,8 +1,8 @@
 //! The cost table: what host calls add to the fuel that a guest's own instructions burn.
 //!
 //! All of it is deterministic: bytes and counts, never time. One unit is one WebAssembly operator.
-//! The weights come from measuring: an operator takes about 0.3 ns on the machines this was tuned
-//! on, a memcpy of one byte into a guest about 0.1 ns, a fresh page about 1 µs.
+//! The weights are estimates of what each costs beside a WebAssembly operator; they have not been
+//! measured yet.
 
 /// The version of the table; it is part of what a remembered result depends on.
 pub const VERSION: u16 = 1;

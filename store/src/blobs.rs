@@ -29,7 +29,7 @@ use nearfield_protocol::Digest;
 use crate::error::StoreError;
 use crate::state::{Standing, State};
 
-/// How often what is evictable is collected. A sweep of 100,000 blobs takes about 0.1 s.
+/// How often what is evictable is collected: removed bytes need not be free at once.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// Maps held open at once: far below the kernel's 65,530 a process.
 const MAX_MAPS: u64 = 8_192;
