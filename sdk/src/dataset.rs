@@ -97,7 +97,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    fn new(handle: host::Shard) -> Self {
+    pub(crate) fn new(handle: host::Shard) -> Self {
         Self {
             size: handle.size(),
             handle,
@@ -127,7 +127,7 @@ impl Shard {
         self.handle.header()
     }
 
-    /// The file or part it was cut from.
+    /// The file or part it was cut from; in a job the digest, because a result must not depend on names.
     pub fn source(&self) -> String {
         self.handle.source()
     }

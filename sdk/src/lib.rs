@@ -1,8 +1,9 @@
 //! Write functions that run where their data is.
 //!
-//! A function is a WebAssembly component that answers HTTP. This crate gives it the types of the
-//! [`http`](mod@http) crate over `wasi:http`, and the datasets that its `nearfield.toml` grants. There is no
-//! runtime in between: a handler blocks, and the host runs as many of them as it has calls.
+//! A function is a WebAssembly component that answers HTTP, runs over a whole dataset as a [`job`](mod@job), or both. This
+//! crate gives it the types of the [`http`](mod@http) crate over `wasi:http`, the datasets that its `nearfield.toml` grants,
+//! and the shards that a job is run over. There is no runtime in between: a function blocks, and the host runs as
+//! many of them as it has calls and shards.
 //!
 //! A handler without an argument costs least: the request is then not read at all.
 //!
@@ -35,9 +36,12 @@
 //! | to do | with |
 //! | --- | --- |
 //! | answer a request | [`http`](macro@http), [`Request`], [`IntoResponse`], [`Error`] |
+//! | run over a dataset | [`map`](macro@map), [`reduce`](macro@reduce), [`finish`](macro@finish); see [`job`](mod@job) |
+//! | make files in a job | [`output`] |
 //! | read its query or JSON | [`RequestExt`] |
 //! | read or write a body bit by bit | [`Body`], [`stream`] |
-//! | read granted data | [`Dataset`], [`Shard`], [`File`] |
+//! | read granted data | [`Dataset`], [`File`] |
+//! | read a shard | [`Shard`]: bytes, [`Lines`], [`Csv`], [`Ndjson`], [`Files`], [`Fixed`] |
 //! | ask another server | [`fetch`] |
 //! | log | [`info!`], [`warn!`], [`error!`], [`debug!`] |
 //! | test natively | `nearfield::mock` |
@@ -47,7 +51,9 @@ mod dataset;
 mod error;
 #[doc(hidden)]
 pub mod handler;
+pub mod job;
 pub mod log;
+pub mod output;
 mod records;
 mod request;
 mod response;
@@ -70,7 +76,7 @@ pub use bytes::Bytes;
 pub use dataset::{DataError, Dataset, Digest, File, Location, Shard};
 pub use error::{Error, Result};
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
-pub use nearfield_macros::http;
+pub use nearfield_macros::{finish, http, map, reduce};
 pub use records::{Csv, Files, Fixed, Lines, Ndjson};
 pub use request::{Request, RequestExt};
 pub use response::{IntoResponse, Json, Response};

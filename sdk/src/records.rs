@@ -18,7 +18,8 @@ pub struct Lines<R> {
 }
 
 impl<R: BufRead> Lines<R> {
-    pub(crate) fn new(reader: R) -> Self {
+    /// The lines of any reader, of a file in a pack for instance.
+    pub fn new(reader: R) -> Self {
         Self {
             reader,
             line: Vec::new(),

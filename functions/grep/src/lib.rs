@@ -1,7 +1,10 @@
-//! Finds lines in a file of a dataset: `GET /grep/src/lib.rs?q=unsafe`.
+//! Finds lines: in a file of a dataset with `GET /grep/src/lib.rs?q=unsafe`, and in all of a dataset with
+//! `nearfield run grep --over registry --args '{"q": "unsafe", "max": 1000}'` (`job.rs`).
 //!
 //! The manifest's `locate` sends each call to a holder of the file's shard, so the file is read from disk there
 //! and only the lines that match travel.
+
+mod job;
 
 use std::io::Write;
 

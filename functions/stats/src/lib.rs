@@ -1,4 +1,7 @@
-//! Describes the columns of a CSV dataset: `GET /stats`, or one of them with `?column=distance`.
+//! Describes the columns of a CSV dataset: `GET /stats`, or one of them with `?column=distance`. With variance and
+//! quantiles, by groups, on all hosts at once: `nearfield run stats --over flights --args '{"by": "carrier"}'` (`job.rs`).
+
+mod job;
 
 use nearfield::{Dataset, Error, Json, Request, RequestExt, Result};
 

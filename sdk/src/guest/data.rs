@@ -1,10 +1,10 @@
-//! `nearfield:data` as the host offers it. A function that never opens a dataset does not import it.
+//! `nearfield:data` as the host offers it. A function that never reads or writes data does not import it.
 
-use bindings::nearfield::data::shards;
+use bindings::nearfield::data::{output, shards};
 
 use crate::{DataError, Digest, Location};
 
-mod bindings {
+pub mod bindings {
     wit_bindgen::generate!({ path: "../wit/data", world: "data" });
 }
 
@@ -41,7 +41,11 @@ impl Dataset {
     }
 }
 
-pub(crate) struct Shard(shards::Shard);
+pub(crate) fn write(path: &str, bytes: &[u8]) -> Result<(), DataError> {
+    Ok(output::write(path, bytes)?)
+}
+
+pub(crate) struct Shard(pub(super) shards::Shard);
 
 impl Shard {
     pub(crate) fn digest(&self) -> Digest {

@@ -1,9 +1,10 @@
-//! The real host: `wasi:http` through the `wasip2` crate, and our data interface.
+//! The real host: `wasi:http` through the `wasip2` crate, and our own interfaces.
 //!
 //! Whatever is here is part of every function that uses it, and of every call's start. So a hello must reach no
 //! formatting, no `std::io` and no JSON from here: what can't fail aborts without a text.
 
 mod data;
+pub mod job;
 mod outgoing;
 mod stream;
 
@@ -16,7 +17,7 @@ pub use wasip2;
 pub use wasip2::exports::http::incoming_handler::Guest;
 pub use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
-pub(crate) use data::{Dataset, Shard};
+pub(crate) use data::{Dataset, Shard, write};
 pub(crate) use outgoing::fetch;
 pub(crate) use stream::{Incoming, Sink};
 

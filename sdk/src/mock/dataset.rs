@@ -1,14 +1,16 @@
 //! Datasets made in a test, cut as the test likes.
 
+use std::fs;
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 
 use crate::{Digest, Location};
 
 /// A dataset of a test.
 ///
-/// Each file starts a new shard, and is cut every [`shard_bytes`](Self::shard_bytes), wherever that falls: a real
-/// host cuts between records, so a test of records chooses a size that does, too. With the split `files` all
-/// files are in one shard, an archive.
+/// Each file starts a new shard and is cut every [`shard_bytes`](Self::shard_bytes), like on a real host at the end
+/// of a record: a line, a CSV record, `N` bytes of `fixed:N`. With the split `files` the files go into archives, and
+/// one that has so many bytes is followed by the next.
 pub struct Dataset {
     format: String,
     shard_bytes: usize,
@@ -64,17 +66,43 @@ impl Dataset {
             length: bytes.len() as u64,
         };
         self.paths.push((path.to_owned(), location));
-        let pieces = if bytes.is_empty() {
-            vec![&bytes[..]]
+        let mut rest = &bytes[..];
+        loop {
+            let (piece, later) = rest.split_at(self.piece(rest));
+            self.shards.push(Shard {
+                format: self.format.clone(),
+                header: header.clone(),
+                source: path.to_owned(),
+                bytes: piece.to_vec(),
+            });
+            rest = later;
+            if rest.is_empty() {
+                return self;
+            }
+        }
+    }
+
+    /// Adds a file from disk under its name, or all files of a folder, in the order of their paths in it.
+    ///
+    /// # Panics
+    ///
+    /// When one can't be read.
+    pub fn disk(mut self, path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref();
+        let name = path
+            .file_name()
+            .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let mut files = Vec::new();
+        if path.is_dir() {
+            list(path, "", &mut files);
+            files.sort();
         } else {
-            bytes.chunks(self.shard_bytes).collect()
-        };
-        self.shards.extend(pieces.into_iter().map(|piece| Shard {
-            format: self.format.clone(),
-            header: header.clone(),
-            source: path.to_owned(),
-            bytes: piece.to_vec(),
-        }));
+            files.push((name, path.to_owned()));
+        }
+        for (name, path) in files {
+            let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            self = self.file(&name, bytes);
+        }
         self
     }
 
@@ -92,11 +120,40 @@ impl Dataset {
         stand_in(&all)
     }
 
-    /// Adds a file to the one archive.
+    /// How many of a file's remaining bytes the next shard has.
+    fn piece(&self, rest: &[u8]) -> usize {
+        let least = self.shard_bytes;
+        if rest.len() <= least {
+            return rest.len();
+        }
+        let newline_from = |start: usize| rest[start..].iter().position(|&byte| byte == b'\n');
+        let end = match self.format.as_str() {
+            "lines" | "ndjson" => newline_from(least - 1).map(|place| least + place),
+            "csv" => {
+                // A newline between an odd number of quotes and the next is inside a field.
+                let mut quoted = false;
+                rest.iter().enumerate().find_map(|(place, &byte)| {
+                    quoted ^= byte == b'"';
+                    (byte == b'\n' && !quoted && place + 1 >= least).then_some(place + 1)
+                })
+            }
+            format => match format.strip_prefix("fixed:").map(str::parse::<usize>) {
+                Some(Ok(size)) if size > 0 => Some(least.next_multiple_of(size)),
+                _ => Some(least),
+            },
+        };
+        end.map_or(rest.len(), |end| end.min(rest.len()))
+    }
+
+    /// Adds a file to the last archive, or to a new one where that is full.
     fn pack(&mut self, path: &str, bytes: &[u8]) {
         // An archive ends with two empty blocks, which the next file replaces.
         const END_BYTES: usize = 1024;
-        if self.shards.is_empty() {
+        if self
+            .shards
+            .last()
+            .is_none_or(|last| last.bytes.len() - END_BYTES >= self.shard_bytes)
+        {
             let (header, source) = Default::default();
             self.shards.push(Shard {
                 format: self.format.clone(),
@@ -105,7 +162,8 @@ impl Dataset {
                 bytes: vec![0; END_BYTES],
             });
         }
-        let archive = &mut self.shards[0].bytes;
+        let shard = self.shards.len() - 1;
+        let archive = &mut self.shards[shard].bytes;
         archive.truncate(archive.len() - END_BYTES);
         let mut builder = tar::Builder::new(std::mem::take(archive));
         let mut header = tar::Header::new_ustar();
@@ -120,7 +178,7 @@ impl Dataset {
         self.paths.push((
             path.to_owned(),
             Location {
-                shard: 0,
+                shard: shard as u32,
                 offset,
                 length: bytes.len() as u64,
             },
@@ -131,6 +189,20 @@ impl Dataset {
 impl Shard {
     pub(crate) fn digest(&self) -> Digest {
         stand_in(&self.bytes)
+    }
+}
+
+/// The files below a folder: their paths in it, and where they are. Links are passed over.
+fn list(folder: &Path, above: &str, files: &mut Vec<(String, PathBuf)>) {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    for entry in entries {
+        let entry = entry.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        let name = format!("{above}{}", entry.file_name().to_string_lossy());
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => list(&entry.path(), &format!("{name}/"), files),
+            Ok(kind) if kind.is_file() => files.push((name, entry.path())),
+            _ => {}
+        }
     }
 }
 
@@ -170,6 +242,45 @@ mod tests {
                 assert_eq!(bytes, expected, "{path}");
             }
         });
+    }
+
+    #[test]
+    fn shards_end_where_records_do() {
+        let pieces = |format, bytes: u64, text: &str| -> Vec<String> {
+            let data = Dataset::new(format).shard_bytes(bytes).file("f", text);
+            let text = |shard: Shard| String::from_utf8(shard.bytes).unwrap();
+            data.shards.into_iter().map(text).collect()
+        };
+        assert_eq!(pieces("lines", 2, "a\nbcd\ne"), ["a\n", "bcd\n", "e"]);
+        assert_eq!(pieces("lines", 3, "a\nbcd\ne"), ["a\nbcd\n", "e"]);
+        assert_eq!(pieces("csv", 2, "a,\"b\n\"\nc,d\n"), ["a,\"b\n\"\n", "c,d\n"]);
+        assert_eq!(pieces("fixed:4", 5, "0123456789ab"), ["01234567", "89ab"]);
+        assert_eq!(pieces("bytes", 2, "abc"), ["ab", "c"]);
+        assert_eq!(pieces("lines", 2, ""), [""]);
+    }
+
+    #[test]
+    fn a_folder_on_disk_is_a_dataset() {
+        let folder = std::env::temp_dir().join(format!("nearfield-mock-{}", std::process::id()));
+        fs::create_dir_all(folder.join("b")).unwrap();
+        fs::write(folder.join("b/two"), "2").unwrap();
+        fs::write(folder.join("one"), "1\n").unwrap();
+        let all = Dataset::new("files").shard_bytes(1).disk(&folder);
+        let one = Dataset::new("lines").disk(folder.join("one"));
+        fs::remove_dir_all(&folder).unwrap();
+
+        assert_eq!(all.shards.len(), 2);
+        assert_eq!(
+            all.paths
+                .iter()
+                .map(|(path, _)| path.as_str())
+                .collect::<Vec<_>>(),
+            ["b/two", "one"]
+        );
+        assert_eq!(
+            (one.paths[0].0.as_str(), one.shards[0].bytes.as_slice()),
+            ("one", &b"1\n"[..])
+        );
     }
 
     #[test]

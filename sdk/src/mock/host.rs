@@ -1,6 +1,7 @@
 //! The same few items that `guest` offers, answered by the thread's [`Host`].
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 
@@ -9,11 +10,32 @@ use crate::{DataError, Digest, Location, Request, Response, Result};
 
 thread_local! {
     /// The hosts that `run` is inside of, the innermost last.
-    static HOSTS: RefCell<Vec<Rc<Host>>> = const { RefCell::new(Vec::new()) };
+    static HOSTS: RefCell<Vec<Rc<Running>>> = const { RefCell::new(Vec::new()) };
 }
+
+#[derive(Default)]
+struct Running {
+    host: Host,
+    /// What a job has written; nothing where no job runs.
+    written: Option<RefCell<Files>>,
+}
+
+type Files = BTreeMap<String, Vec<u8>>;
 
 /// Runs `test` under `host`, which is gone afterwards, a panic included.
 pub(super) fn with<T>(host: Host, test: impl FnOnce() -> T) -> T {
+    under(Running { host, written: None }, test).0
+}
+
+/// The same for a job, and what it has written.
+pub(super) fn with_job<T>(host: Host, job: impl FnOnce() -> T) -> (T, Files) {
+    let written = Some(RefCell::default());
+    let (outcome, running) = under(Running { host, written }, job);
+    let written = running.written.as_ref().map(RefCell::take);
+    (outcome, written.unwrap_or_default())
+}
+
+fn under<T>(running: Running, work: impl FnOnce() -> T) -> (T, Rc<Running>) {
     struct Leave;
     impl Drop for Leave {
         fn drop(&mut self) {
@@ -21,30 +43,49 @@ pub(super) fn with<T>(host: Host, test: impl FnOnce() -> T) -> T {
         }
     }
 
-    HOSTS.with_borrow_mut(|hosts| hosts.push(Rc::new(host)));
+    let running = Rc::new(running);
+    HOSTS.with_borrow_mut(|hosts| hosts.push(Rc::clone(&running)));
     let _leave = Leave;
-    test()
+    (work(), running)
 }
 
-fn current() -> Rc<Host> {
+fn current() -> Rc<Running> {
     HOSTS
         .with_borrow(|hosts| hosts.last().cloned())
         .unwrap_or_default()
 }
 
 pub(crate) fn fetch(request: Request) -> Result<Response> {
-    match &current().outgoing {
-        Some(answer) => answer(request),
-        None => Err(super::not_granted(request.uri())),
+    let running = current();
+    match &running.host.outgoing {
+        Some(answer) if running.written.is_none() => answer(request),
+        _ => Err(super::not_granted(request.uri())),
     }
 }
 
 pub(crate) fn env(name: &str) -> Option<String> {
-    current()
-        .env
-        .get(name)
-        .cloned()
-        .or_else(|| std::env::var(name).ok())
+    let running = current();
+    if running.written.is_some() {
+        return None;
+    }
+    let granted = running.host.env.get(name).cloned();
+    granted.or_else(|| std::env::var(name).ok())
+}
+
+pub(crate) fn write(path: &str, bytes: &[u8]) -> Result<(), DataError> {
+    let running = current();
+    let Some(written) = &running.written else {
+        return Err(DataError::Denied("only a job writes output".to_owned()));
+    };
+    if path.split('/').any(|name| matches!(name, "" | "." | "..")) {
+        return Err(DataError::Invalid(format!(
+            "{path:?} is no path: names with / between them"
+        )));
+    }
+    match written.borrow_mut().insert(path.to_owned(), bytes.to_vec()) {
+        None => Ok(()),
+        Some(_) => Err(DataError::Invalid(format!("the path {path} was written before"))),
+    }
 }
 
 /// Gathers what a body writes.
@@ -73,7 +114,7 @@ pub(crate) struct Dataset(Rc<dataset::Dataset>);
 
 impl Dataset {
     pub(crate) fn open(input: &str) -> Result<Self, DataError> {
-        match current().datasets.get(input) {
+        match current().host.datasets.get(input) {
             Some(dataset) => Ok(Self(Rc::clone(dataset))),
             None => Err(DataError::Denied(format!("the input {input} is not granted"))),
         }
@@ -91,10 +132,7 @@ impl Dataset {
         if index >= self.len() {
             return Err(DataError::NotFound(format!("shard {index} of {}", self.len())));
         }
-        Ok(Shard {
-            dataset: Rc::clone(&self.0),
-            index: index as usize,
-        })
+        Ok(Shard::new(&self.0, index as usize))
     }
 
     pub(crate) fn by_path(&self, path: &str) -> Result<Option<Location>, DataError> {
@@ -120,6 +158,13 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
+    pub(crate) fn new(dataset: &Rc<dataset::Dataset>, index: usize) -> Self {
+        Self {
+            dataset: Rc::clone(dataset),
+            index,
+        }
+    }
+
     pub(crate) fn digest(&self) -> Digest {
         self.shard().digest()
     }
@@ -137,7 +182,10 @@ impl Shard {
     }
 
     pub(crate) fn source(&self) -> String {
-        self.shard().source.clone()
+        match current().written {
+            Some(_) => self.digest().to_string(),
+            None => self.shard().source.clone(),
+        }
     }
 
     pub(crate) fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, DataError> {

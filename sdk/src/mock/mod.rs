@@ -16,9 +16,12 @@
 //! let answer = host.run(|| mock::call(size, mock::get("/")));
 //! assert_eq!((answer.status().as_u16(), answer.body().as_str()), (200, "info 8"));
 //! ```
+//!
+//! [`Host::job`] runs a whole job over a dataset.
 
 mod dataset;
 pub(crate) mod host;
+mod job;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -28,6 +31,7 @@ use crate::handler::Handler;
 use crate::{Body, Error, Request, Response, Result};
 
 pub use dataset::Dataset;
+pub use job::{Done, Failed};
 
 /// What a function under test may see. Without a host nothing is granted.
 #[derive(Default)]

@@ -1,0 +1,90 @@
+//! A job that does what its data tells it to, for tests: a line `poison WHAT` makes the shard's run fail in that way,
+//! a line `look` makes it tell all that it can see of the world.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant, SystemTime};
+
+use nearfield::{Dataset, Error, Result, Shard};
+
+/// Lines that were counted, and what was seen.
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+struct Seen {
+    lines: u64,
+    looks: BTreeMap<String, String>,
+}
+
+#[derive(serde::Deserialize)]
+struct Args {
+    /// An input to open and count the shards of.
+    open: Option<String>,
+    /// A file to write for each shard, into this folder.
+    write: Option<String>,
+}
+
+#[nearfield::map]
+fn hostile_job(shard: Shard, args: Args) -> Result<Seen> {
+    let mut seen = Seen::default();
+    let digest = shard.digest().to_string();
+    let source = shard.source();
+    let mut lines = shard.lines();
+    while let Some(line) = lines.next_line()? {
+        seen.lines += 1;
+        match line.trim_ascii_end() {
+            b"poison trap" => panic!("the data said so"),
+            b"poison err" => return Err(Error::new(nearfield::StatusCode::BAD_REQUEST, "the data is bad")),
+            b"poison loop" => loop {
+                std::hint::black_box(());
+            },
+            b"poison memory" => {
+                let mut hoard = Vec::new();
+                loop {
+                    hoard.push(vec![1_u8; 1 << 20]);
+                }
+            }
+            b"look" => look(&mut seen.looks, &source),
+            _ => {}
+        }
+    }
+    if let Some(input) = &args.open {
+        let shards = Dataset::open(input)?.len();
+        seen.looks
+            .insert("shards of the input".to_owned(), shards.to_string());
+    }
+    if let Some(folder) = &args.write {
+        let path = format!("{folder}/{}.txt", digest.trim_start_matches("b3:"));
+        nearfield::output::write(&path, seen.lines.to_string().as_bytes())?;
+    }
+    Ok(seen)
+}
+
+/// Everything that could differ from one run to the next.
+fn look(looks: &mut BTreeMap<String, String>, source: &str) {
+    let started = Instant::now();
+    std::thread::sleep(Duration::from_secs(3_600));
+    let mut add = |what: &str, value: String| looks.insert(what.to_owned(), value);
+    add("slept", format!("{:?}", started.elapsed()));
+    add(
+        "time",
+        format!("{:?}", SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)),
+    );
+    add("random", format!("{:016x}", RandomState::new().hash_one("x")));
+    add(
+        "environment",
+        format!("{:?}", std::env::vars().collect::<Vec<_>>()),
+    );
+    add("arguments", format!("{:?}", std::env::args().collect::<Vec<_>>()));
+    add("files", format!("{:?}", std::fs::read_dir("/").is_ok()));
+    add(
+        "network",
+        format!("{:?}", std::net::TcpStream::connect("127.0.0.1:80").is_ok()),
+    );
+    add("source", source.to_owned());
+}
+
+#[nearfield::reduce]
+fn add(mut all: Seen, more: Seen) -> Seen {
+    all.lines += more.lines;
+    all.looks.extend(more.looks);
+    all
+}
