@@ -3,15 +3,16 @@
 mod values;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use nearfield_protocol::units::{parse_bytes, parse_duration};
-use nearfield_protocol::{CallId, DatasetName, FunctionName};
+use nearfield_protocol::{CallId, DatasetName, FunctionName, JobId};
 
 pub use values::{Thing, TokenScope};
-use values::{fuel_per_day, header, split};
+use values::{fuel_per_day, header, json_argument, on_error, parse_fuel, percentage, split};
 
 /// Runs functions where their data is.
 #[derive(Debug, Parser)]
@@ -94,6 +95,14 @@ pub enum Verb {
     Deploy(DeployArgs),
     /// Call a function
     Call(CallArgs),
+    /// Run a function over every shard of a dataset
+    Run(RunArgs),
+    /// List jobs, the newest first
+    Jobs,
+    /// Follow a job to its end and show what it came to
+    Wait(JobArgs),
+    /// Stop a job; what is done stays remembered
+    Cancel(JobArgs),
     /// List what the node has
     Ls(LsArgs),
     /// Show all about one thing
@@ -137,6 +146,12 @@ pub struct UpArgs {
     /// Most bytes to keep; all of the disk without it
     #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
     pub max_bytes: Option<u64>,
+    /// Most bytes that remembered results of jobs may take; the least used go first
+    #[arg(long, value_parser = parse_bytes, value_name = "SIZE", default_value = "16GiB")]
+    pub max_remembered: u64,
+    /// Shards that jobs work on at once; as many as there are cores without it
+    #[arg(long, value_name = "N")]
+    pub job_workers: Option<NonZeroUsize>,
     /// Certificate chain for the listeners, PEM
     #[arg(long, requires = "tls_key", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
@@ -178,6 +193,52 @@ pub struct PutArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Examples:
+  nearfield run wordcount --over logs
+  nearfield run wordcount --over logs --args '{\"top\": 5}'
+  nearfield run thumbnail --over photos --into thumbnails --on-error skip:100
+  nearfield run wordcount --over logs --dry-run        what it would take
+  nearfield run wordcount --over logs --only 17        one shard, to find out why it fails")]
+pub struct RunArgs {
+    /// A deployed function with #[nearfield::map]
+    pub function: FunctionName,
+    /// DATASET or b3:…
+    #[arg(long, value_name = "DATASET")]
+    pub over: String,
+    /// JSON for the function, or @FILE
+    #[arg(long, value_parser = json_argument, value_name = "JSON|@FILE")]
+    pub args: Option<serde_json::Value>,
+    /// Make a dataset of the files that the function writes
+    #[arg(long, value_name = "DATASET")]
+    pub into: Option<DatasetName>,
+    /// Most fuel to burn in all
+    #[arg(long, value_parser = parse_fuel, value_name = "FUEL")]
+    pub max_fuel: Option<u64>,
+    /// Say how the job is called and leave it running
+    #[arg(long)]
+    pub detach: bool,
+    /// Run a few shards and predict the rest
+    #[arg(long, conflicts_with_all = ["into", "sample", "only"])]
+    pub dry_run: bool,
+    /// Run over a part of the shards, evenly spread
+    #[arg(long, value_parser = percentage, value_name = "PERCENT")]
+    pub sample: Option<f64>,
+    /// Run over one shard, counted from 0
+    #[arg(long, value_name = "SHARD", conflicts_with = "sample")]
+    pub only: Option<u32>,
+    /// `fail` at the first shard that fails, or `skip:N` of them
+    #[arg(long, value_parser = on_error, default_value = "fail", value_name = "fail|skip:N")]
+    pub on_error: u32,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct JobArgs {
+    /// The job's id, as `nearfield jobs` shows it
+    pub job: JobId,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
   nearfield get logs > access.log
   nearfield get photos -o photos/            into a new or empty folder
   nearfield get photos/2024/cat.jpg -o cat.jpg
@@ -207,6 +268,8 @@ pub struct NewArgs {
 pub enum Template {
     /// Answers HTTP requests
     Http,
+    /// Runs over every shard of a dataset
+    Job,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -349,6 +412,9 @@ Examples:
   nearfield rm dataset/app/logs
   nearfield rm token/8f2c")]
 pub struct RmArgs {
+    /// With a dataset, also forget every result that was computed from it
+    #[arg(long)]
+    pub purge: bool,
     /// function/NAME, dataset/NAME or token/ID
     #[arg(value_name = "KIND/NAME")]
     pub thing: Thing,

@@ -28,9 +28,9 @@ impl Exit {
         use ProblemKind::*;
         match problem.kind {
             OutOfFuel | Timeout | Trap | NoResponse | BadResponse | HostCallTooLarge | OutOfMemory
-            | TooManyHandles => Exit::FunctionFailed,
+            | TooManyHandles | FunctionFailed => Exit::FunctionFailed,
             UnknownFunction | UnknownDataset | UnknownBlob | UnknownPath | UnknownRoute | UnknownCall
-            | UnknownToken => Exit::NotFound,
+            | UnknownJob | UnknownToken => Exit::NotFound,
             Unauthorized | Forbidden => Exit::NotAllowed,
             BodyTooLarge | TooManyRequests | HeadersTooLarge | StoreFull => Exit::OverLimit,
             BadInput | BadManifest | RefusedComponent if problem.limit.is_some() => Exit::OverLimit,
@@ -140,7 +140,7 @@ mod tests {
         for &kind in ProblemKind::ALL {
             let expected = match (kind.slug(), kind.status()) {
                 ("out-of-fuel" | "timeout" | "trap" | "no-response" | "bad-response", _) => 3,
-                ("host-call-too-large" | "out-of-memory" | "too-many-handles", _) => 3,
+                ("host-call-too-large" | "out-of-memory" | "too-many-handles" | "function-failed", _) => 3,
                 ("store-full", _) | (_, 413 | 429 | 431) => 7,
                 (_, 401 | 403) => 6,
                 (_, 404) => 4,

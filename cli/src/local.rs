@@ -1,10 +1,12 @@
 //! Dispatch to the host in this same process.
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use nearfield_gateway::{Body, Boxed, Dispatch, Logged, Surface};
 use nearfield_host::{Host, LogLine};
 use nearfield_protocol::call::{CallSpec, OnReport};
+use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
 use nearfield_protocol::{Digest, FunctionName, NodeId, Problem, ProblemKind};
 use tokio::sync::{broadcast, mpsc};
 
@@ -40,6 +42,27 @@ impl Dispatch for LocalHost {
                 exports: inspection.exports,
             })
         })
+    }
+
+    fn run_pure(&self, _host: NodeId, spec: PureSpec) -> Boxed<'_, Result<PureReport, PureFailure>> {
+        Box::pin(self.host.run_pure(spec))
+    }
+
+    fn recall<'a>(
+        &'a self,
+        _host: NodeId,
+        key: ResultKey,
+        origin: &'a str,
+    ) -> Boxed<'a, Result<Option<PureReport>, Problem>> {
+        Box::pin(async move { self.host.recall(&key, origin).await })
+    }
+
+    fn output(&self, _host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
+        Box::pin(async move { self.host.output(&key).await })
+    }
+
+    fn written(&self, _host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
+        Box::pin(async move { self.host.written(&key).await })
     }
 
     fn logs(

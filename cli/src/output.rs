@@ -48,7 +48,7 @@ impl Output {
 
     /// Bytes with rate and, if the total is known, the time left.
     pub fn bytes_bar(&self, total: Option<u64>) -> ProgressBar {
-        const KNOWN: &str = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+        const KNOWN: &str = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left {msg}";
         const UNKNOWN: &str = "{spinner} {bytes} {bytes_per_sec}";
         let bar = ProgressBar::with_draw_target(total, target());
         bar.with_style(style(if total.is_some() { KNOWN } else { UNKNOWN }))

@@ -3,6 +3,7 @@
 use std::fs::{self, DirBuilder};
 use std::io::{self, BufReader, IsTerminal};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,15 +11,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nearfield_gateway::{
-    Admission, Auth, Calls, Catalog, Gateway, Hosts, Metrics, Routes, Side, load_or_create_admin_token, serve,
+    Admission, Auth, Calls, Catalog, Gateway, Hosts, Jobs, Metrics, Routes, Side, load_or_create_admin_token,
+    serve,
 };
 use nearfield_host::{CompilerCommand, Host, HostOptions, Logs};
 use nearfield_net::{Identity, Node};
 use nearfield_protocol::Digest;
-use nearfield_store::{Store, StoreOptions};
+use nearfield_store::{Remembered, Store, StoreOptions};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{self, pki_types};
 use tokio_util::sync::CancellationToken;
@@ -26,10 +28,13 @@ use tokio_util::sync::CancellationToken;
 use crate::args::UpArgs;
 use crate::local::LocalHost;
 
-/// How much guests stand back behind listeners and control, as a nice value.
+/// How much guests stand back behind listeners and control, as a nice value, and jobs behind calls.
 const GUEST_NICE: i32 = 5;
+const JOB_NICE: i32 = 15;
 /// One blob is hashed again this often: 4 MiB a second, a terabyte in three days.
 const SCRUB_INTERVAL: Duration = Duration::from_secs(1);
+/// How often remembered results are looked through: they may exceed their limit for as long.
+const EVICT_INTERVAL: Duration = Duration::from_secs(60);
 /// What a secret derived from the node's key is for.
 const TOKEN_PURPOSE: &str = "nearfield 2026-11 function tokens";
 
@@ -45,19 +50,36 @@ pub fn run(args: UpArgs, json: bool) -> anyhow::Result<()> {
             );
         }
     }
-    let guests = guest_runtime().context("starting the guests' threads")?;
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let job_workers = args.job_workers.map_or(cores, NonZeroUsize::get);
+    let guests =
+        guest_runtime("nearfield-guest", cores, GUEST_NICE).context("starting the guests' threads")?;
+    let jobs = guest_runtime("nearfield-job", job_workers, JOB_NICE).context("starting the jobs' threads")?;
+    let runtimes = Runtimes {
+        guests: guests.handle().clone(),
+        jobs: jobs.handle().clone(),
+        job_workers,
+    };
     let control = Builder::new_multi_thread()
         .enable_all()
         .thread_name("nearfield")
         .build()
         .context("starting threads")?;
-    let ended = control.block_on(node(args, json, tls, &guests));
+    let ended = control.block_on(node(args, json, tls, runtimes));
     // Guests that still run have no listener any more.
     guests.shutdown_background();
+    jobs.shutdown_background();
     ended
 }
 
-async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, guests: &Runtime) -> anyhow::Result<()> {
+/// Where guests run.
+struct Runtimes {
+    guests: Handle,
+    jobs: Handle,
+    job_workers: usize,
+}
+
+async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runtimes) -> anyhow::Result<()> {
     let data_dir = args.data_dir.as_path();
     let functions = bind(args.listen, "--listen").await?;
     let admin = bind(args.admin, "--admin").await?;
@@ -77,6 +99,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, guests: &Runti
         Identity::load_or_create(&key).with_context(|| format!("the node's key {}", key.display()))?;
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     let node = Node::open(data_dir, &identity, store.clone(), loopback).await?;
+    let remembered = Remembered::open(data_dir, store.clone(), args.max_remembered)?;
     let (logs, log_writer) = Logs::open(data_dir.join("logs"))?;
     let host = Host::new(
         store.clone(),
@@ -87,7 +110,10 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, guests: &Runti
                     .context("finding this executable, which compiles components")?,
                 arguments: vec!["compile-component".into()],
             },
-            guests: guests.handle().clone(),
+            guests: runtimes.guests.clone(),
+            jobs: runtimes.jobs,
+            job_workers: runtimes.job_workers,
+            remembered: remembered.clone(),
             logs,
         },
     )?;
@@ -109,7 +135,9 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, guests: &Runti
         started: Instant::now(),
         max_store_bytes: args.max_bytes,
         functions_url: functions_url.clone(),
-        catalog: Catalog::new(store.clone(), node.clone()),
+        catalog: Catalog::new(store.clone(), node.clone(), remembered),
+        jobs: Jobs::open(data_dir.join("jobs"))?,
+        job_workers: runtimes.job_workers,
     });
 
     // Listed before anybody can write; looked through while the node already serves.
@@ -120,7 +148,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, guests: &Runti
     // Function connections live where guests run, which saves handing each call to another thread and
     // its answer back. The admin API keeps threads that no guest can delay.
     let serving = [
-        guests.spawn(serve(
+        runtimes.guests.spawn(serve(
             gateway.clone(),
             Side::Functions,
             functions,
@@ -130,6 +158,9 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, guests: &Runti
         tokio::spawn(serve(gateway.clone(), Side::Admin, admin, tls, stop.clone())),
     ];
     let orphans = tokio::spawn(release_orphans(gateway.clone(), sealed));
+    let evictor = tokio::spawn(evict(gateway.clone(), stop.clone()));
+    // What a stop or a crash interrupted goes on over what is remembered.
+    let resumed = tokio::spawn(nearfield_gateway::resume_jobs(gateway.clone()));
     announce(json, &node, &functions_url, &admin_url, data_dir);
 
     stopped().await?;
@@ -148,7 +179,10 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, guests: &Runti
         listener.await?;
     }
     scrubber.await?;
+    evictor.await?;
     orphans.abort();
+    resumed.abort();
+    gateway.jobs.stop().await;
     drop(gateway);
     node.shutdown().await;
     store.shutdown().await;
@@ -189,16 +223,32 @@ async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     }
 }
 
-/// The threads that run guests and nothing else: as many as cores, a little less urgent than ours.
-fn guest_runtime() -> io::Result<Runtime> {
+/// Threads that run guests and nothing else, less urgent than ours.
+fn guest_runtime(name: &str, threads: usize, nice: i32) -> io::Result<Runtime> {
     Builder::new_multi_thread()
         .enable_all()
-        .thread_name("nearfield-guest")
-        .on_thread_start(|| {
+        .worker_threads(threads)
+        .thread_name(name)
+        .on_thread_start(move || {
             // On Linux this concerns the calling thread alone. If it is refused, guests are as urgent.
-            let _ = rustix::process::setpriority_process(None, GUEST_NICE);
+            let _ = rustix::process::setpriority_process(None, nice);
         })
         .build()
+}
+
+/// Forgets remembered results beyond their limit, now and then, for as long as the node runs.
+async fn evict(gateway: Arc<Gateway>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(EVICT_INTERVAL) => {}
+        }
+        match gateway.catalog.evict_remembered().await {
+            Ok(0) => {}
+            Ok(results) => tracing::info!(results, "forgot the least used remembered results"),
+            Err(problem) => tracing::warn!(%problem, "forgetting remembered results"),
+        }
+    }
 }
 
 /// Lets go of what a crash left sealed but unnamed.

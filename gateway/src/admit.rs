@@ -35,24 +35,10 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// A place among the function's calls at once, held until the call has ended.
-    pub fn enter(&self, function: &FunctionName) -> Result<OwnedSemaphorePermit, Problem> {
-        let places = match self.functions.get(function) {
-            Some(places) => places,
-            None => self.functions.get_with(function.clone(), || {
-                Arc::new(Semaphore::new(limits::CALLS_PER_FUNCTION))
-            }),
-        };
-        places.try_acquire_owned().map_err(|_| {
-            Problem::new(
-                ProblemKind::Overload,
-                format!("function `{function}` has too many calls at once"),
-            )
-            .with_limit(format!(
-                "calls at once per function = {}",
-                limits::CALLS_PER_FUNCTION
-            ))
-        })
+    /// A function's places, the same ones for all its versions.
+    pub fn places(&self, function: &FunctionName) -> Arc<Semaphore> {
+        self.functions
+            .get_with_by_ref(function, || Arc::new(Semaphore::new(limits::CALLS_PER_FUNCTION)))
     }
 
     /// Whether the token has fuel left today.
@@ -92,6 +78,20 @@ impl Admission {
     }
 }
 
+/// A place among a function's calls at once, held until the call has ended.
+pub fn enter(places: &Arc<Semaphore>, function: &FunctionName) -> Result<OwnedSemaphorePermit, Problem> {
+    places.clone().try_acquire_owned().map_err(|_| {
+        Problem::new(
+            ProblemKind::Overload,
+            format!("function `{function}` has too many calls at once"),
+        )
+        .with_limit(format!(
+            "calls at once per function = {}",
+            limits::CALLS_PER_FUNCTION
+        ))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,17 +99,15 @@ mod tests {
     #[test]
     fn a_function_has_its_places_and_gets_them_back() {
         let admission = Admission::default();
-        let name: FunctionName = "f".parse().unwrap();
+        let (f, g): (FunctionName, FunctionName) = ("f".parse().unwrap(), "g".parse().unwrap());
         let held: Vec<_> = (0..limits::CALLS_PER_FUNCTION)
-            .map(|_| admission.enter(&name).unwrap())
+            .map(|_| enter(&admission.places(&f), &f).unwrap())
             .collect();
-        assert_eq!(admission.enter(&name).unwrap_err().kind, ProblemKind::Overload);
-        assert!(
-            admission.enter(&"g".parse().unwrap()).is_ok(),
-            "others are not held up"
-        );
+        let refused = enter(&admission.places(&f), &f).unwrap_err();
+        assert_eq!(refused.kind, ProblemKind::Overload);
+        assert!(enter(&admission.places(&g), &g).is_ok(), "others are not held up");
         drop(held);
-        assert!(admission.enter(&name).is_ok());
+        assert!(enter(&admission.places(&f), &f).is_ok());
     }
 
     #[test]

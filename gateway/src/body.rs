@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -29,26 +28,28 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 
 /// What a client did wrong with its body, told to whoever answers it.
 #[derive(Clone, Default)]
-pub struct BodyFault(Arc<AtomicU8>);
-
-const TOO_LARGE: u8 = 1;
-const TOO_SLOW: u8 = 2;
+pub struct BodyFault(Arc<OnceLock<Problem>>);
 
 impl BodyFault {
     /// The problem to answer with instead of what the function made of a broken body.
     pub fn problem(&self) -> Option<Problem> {
-        match self.0.load(Ordering::Relaxed) {
-            TOO_LARGE => Some(too_large()),
-            TOO_SLOW => Some(
-                Problem::new(
-                    ProblemKind::RequestTimeout,
-                    "the request body stood still for too long",
-                )
-                .with_limit(format!("body idle = {} s", limits::BODY_IDLE.as_secs())),
-            ),
-            _ => None,
-        }
+        self.0.get().cloned()
     }
+}
+
+fn too_slow() -> Problem {
+    Problem::new(
+        ProblemKind::RequestTimeout,
+        "the request body stood still for too long",
+    )
+    .with_limit(format!("body idle = {} s", limits::BODY_IDLE.as_secs()))
+}
+
+fn broken(error: &hyper::Error) -> Problem {
+    Problem::new(
+        ProblemKind::BadRequest,
+        format!("the request body broke off: {error}"),
+    )
 }
 
 pub fn too_large() -> Problem {
@@ -78,9 +79,10 @@ impl BoundedBody {
         }
     }
 
-    fn fail(&self, fault: u8) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
-        self.fault.0.store(fault, Ordering::Relaxed);
-        Poll::Ready(self.fault.problem().map(Err))
+    fn fail(&self, problem: Problem) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
+        // The first fault is the cause of any other.
+        let _ = self.fault.0.set(problem.clone());
+        Poll::Ready(Some(Err(problem)))
     }
 }
 
@@ -95,28 +97,25 @@ impl http_body::Body for BoundedBody {
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(frame) => {
                 self.idle = None;
-                Poll::Ready(match frame {
+                match frame {
                     Some(Ok(frame)) => {
                         let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                         match self.left_bytes.checked_sub(bytes) {
                             Some(left) => self.left_bytes = left,
-                            None => return self.fail(TOO_LARGE),
+                            None => return self.fail(too_large()),
                         }
-                        Some(Ok(frame))
+                        Poll::Ready(Some(Ok(frame)))
                     }
-                    Some(Err(error)) => Some(Err(Problem::new(
-                        ProblemKind::BadRequest,
-                        format!("the request body broke off: {error}"),
-                    ))),
-                    None => None,
-                })
+                    Some(Err(error)) => self.fail(broken(&error)),
+                    None => Poll::Ready(None),
+                }
             }
             Poll::Pending => {
                 let idle = self
                     .idle
                     .get_or_insert_with(|| Box::pin(tokio::time::sleep(limits::BODY_IDLE)));
                 ready!(idle.as_mut().poll(cx));
-                self.fail(TOO_SLOW)
+                self.fail(too_slow())
             }
         }
     }

@@ -7,27 +7,28 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use nearfield_protocol::call::{CallReport, OnReport, Stages};
-use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{CallId, NodeId, Problem};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::auth::Caller;
+use crate::body::BodyFault;
 use crate::calls::{CallRecord, Placement};
 use crate::catalog::unix_ms;
-use crate::metrics::FunctionMetrics;
+use crate::route::Served;
 use crate::server::Gateway;
 
 /// A call that is not booked yet.
 pub struct Booking {
     pub gateway: Arc<Gateway>,
-    pub metrics: Arc<FunctionMetrics>,
+    pub served: Arc<Served>,
     pub id: CallId,
-    pub function: Arc<FunctionVersion>,
     pub host: NodeId,
     pub placement: Arc<Placement>,
     pub caller: Caller,
     pub started: Instant,
     pub started_unix_ms: u64,
+    /// What the client did wrong with its body: it explains more than what the function made of it.
+    pub fault: BodyFault,
     /// Why the gateway answered something else than the guest did.
     pub refused: Arc<OnceLock<Problem>>,
     /// The call's place among its function's, held until it has ended.
@@ -36,7 +37,7 @@ pub struct Booking {
 
 impl Booking {
     /// What to give the host with the call, and where its report can be had for the response.
-    pub fn begin(self) -> (OnReport, oneshot::Receiver<CallReport>) {
+    pub fn begin(self) -> (OnReport, oneshot::Receiver<Cost>) {
         let (reported, receiver) = oneshot::channel();
         let mut open = OpenBooking(Some((self, reported)));
         (Box::new(move |report| open.close(report)), receiver)
@@ -46,7 +47,7 @@ impl Booking {
         let gateway = &self.gateway;
         gateway
             .metrics
-            .call(&self.metrics, &report, self.started.elapsed());
+            .call(&self.served.metrics, &report, self.started.elapsed());
         if let Caller::Token(token) = &self.caller {
             gateway.admission.book(token, report.fuel, unix_ms());
         }
@@ -54,7 +55,7 @@ impl Booking {
         gateway.calls.insert(CallRecord {
             id: self.id,
             status: status.or(report.status).unwrap_or_default(),
-            function: self.function,
+            function: self.served.function.clone(),
             host: self.host,
             started_unix_ms: self.started_unix_ms,
             placement: self.placement,
@@ -64,20 +65,36 @@ impl Booking {
     }
 }
 
+/// What a response says of its call.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    pub fuel: u64,
+    pub stages: Stages,
+}
+
 /// Books its call when the host reports, and also when the host is gone without a report.
-struct OpenBooking(Option<(Booking, oneshot::Sender<CallReport>)>);
+struct OpenBooking(Option<(Booking, oneshot::Sender<Cost>)>);
 
 impl OpenBooking {
     fn close(&mut self, mut report: CallReport) {
         if let Some((booking, reported)) = self.0.take() {
+            if report.problem.is_some()
+                && let Some(fault) = booking.fault.problem()
+            {
+                report.problem = Some(fault);
+            }
             if let Some(problem) = booking.refused.get() {
                 report.problem = Some(problem.clone());
                 report.cancelled = false;
             }
+            let cost = Cost {
+                fuel: report.fuel,
+                stages: report.stages,
+            };
             // Written first: whoever has the response may ask for the call at once.
-            booking.write(report.clone());
+            booking.write(report);
             // The response may be gone.
-            let _ = reported.send(report);
+            let _ = reported.send(cost);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What became of recent calls, for `/v1/calls` and `nearfield explain`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use nearfield_protocol::call::CallReport;
@@ -35,48 +35,34 @@ pub struct Placement {
     pub moved_bytes: u64,
 }
 
-/// The last 4,096 calls.
+/// The last 4,096 calls, oldest first. Looked through whole when somebody asks, which is seldom;
+/// written for every call.
 #[derive(Default)]
 pub struct Calls {
-    /// The lock is held for one insertion or look-up.
-    recent: Mutex<Recent>,
-}
-
-#[derive(Default)]
-struct Recent {
-    order: VecDeque<CallId>,
-    by_id: HashMap<CallId, CallRecord>,
+    /// The lock is held for one insertion or one pass.
+    recent: Mutex<VecDeque<CallRecord>>,
 }
 
 impl Calls {
     pub fn insert(&self, record: CallRecord) {
         let mut recent = self.recent.lock().expect("no panic under this lock");
-        if recent.order.len() == MAX_CALLS
-            && let Some(oldest) = recent.order.pop_front()
-        {
-            recent.by_id.remove(&oldest);
+        if recent.len() == MAX_CALLS {
+            recent.pop_front();
         }
-        recent.order.push_back(record.id);
-        recent.by_id.insert(record.id, record);
+        recent.push_back(record);
     }
 
     pub fn get(&self, id: &CallId) -> Option<CallRecord> {
-        self.recent
-            .lock()
-            .expect("no panic under this lock")
-            .by_id
-            .get(id)
-            .cloned()
+        let recent = self.recent.lock().expect("no panic under this lock");
+        recent.iter().rev().find(|record| record.id == *id).cloned()
     }
 
     /// The newest first, of one function if it is named.
     pub fn list(&self, function: Option<&str>, limit: usize) -> Vec<CallRecord> {
         let recent = self.recent.lock().expect("no panic under this lock");
         recent
-            .order
             .iter()
             .rev()
-            .filter_map(|id| recent.by_id.get(id))
             .filter(|record| function.is_none_or(|name| record.function.name.as_str() == name))
             .take(limit)
             .cloned()

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use nearfield_net::{NetError, Node};
 use nearfield_protocol::records::{DatasetVersion, FunctionVersion};
 use nearfield_protocol::{DatasetName, Digest, FunctionName, Problem, ProblemKind};
-use nearfield_store::{PutProgress, PutReport, PutRequest, Store, StoreError};
+use nearfield_store::{PutProgress, PutReport, PutRequest, Remembered, Store, StoreError};
 use tokio::sync::RwLock;
 
 use crate::reply::store_problem;
@@ -21,14 +21,16 @@ use crate::reply::store_problem;
 pub struct Catalog {
     pub store: Store,
     pub node: Node,
+    pub remembered: Remembered,
     recording: RwLock<()>,
 }
 
 impl Catalog {
-    pub fn new(store: Store, node: Node) -> Self {
+    pub fn new(store: Store, node: Node, remembered: Remembered) -> Self {
         Catalog {
             store,
             node,
+            remembered,
             recording: RwLock::new(()),
         }
     }
@@ -84,9 +86,10 @@ impl Catalog {
         }
     }
 
-    /// Removes a dataset name with all its versions, and lets go of what nothing else refers to.
-    /// Returns how many bytes the next sweep frees.
-    pub async fn remove_dataset(&self, name: &DatasetName) -> Result<u64, Problem> {
+    /// Removes a dataset name with all its versions, and lets go of what nothing else refers to; with
+    /// `purge` also of all results that were computed from it. Returns how many bytes the next sweep
+    /// frees, and how many results are forgotten.
+    pub async fn remove_dataset(&self, name: &DatasetName, purge: bool) -> Result<(u64, u64), Problem> {
         let _recording = self.recording.write().await;
         let removed: Vec<Digest> = digests(self.node.records().dataset_versions(name), |version| {
             version.digest
@@ -95,7 +98,29 @@ impl Catalog {
             return Err(unknown_dataset(name.as_str()));
         }
         self.node.remove_dataset(name).await.map_err(net_problem)?;
-        self.release_unreferenced(removed).await
+        let mut forgotten = 0;
+        let mut candidates = removed;
+        if purge {
+            let mut origins = vec![name.to_string()];
+            // A version may have been gone over by its digest alone.
+            origins.extend(candidates.iter().map(Digest::to_string));
+            for origin in origins {
+                let (results, blobs) = self.remembered.purge(&origin).await.map_err(store_problem)?;
+                forgotten += results;
+                candidates.extend(blobs);
+            }
+        }
+        Ok((self.release_unreferenced(candidates).await?, forgotten))
+    }
+
+    /// Forgets remembered results beyond their limit. Returns how many.
+    pub async fn evict_remembered(&self) -> Result<u64, Problem> {
+        let (results, blobs) = self.remembered.evict().await.map_err(store_problem)?;
+        if !blobs.is_empty() {
+            let _recording = self.recording.write().await;
+            self.release_unreferenced(blobs).await?;
+        }
+        Ok(results)
     }
 
     /// Removes a function. Its components go too, if nothing else uses them.
@@ -182,12 +207,13 @@ impl Catalog {
         .await
     }
 
-    /// Every blob that a version, a pin, a function or a record needs.
+    /// Every blob that a version, a pin, a function, a record or a remembered result needs.
     async fn referenced(&self) -> Result<HashSet<Digest>, Problem> {
         let records = self.node.records();
         let mut kept = self.node.record_blobs();
         // The empty blob belongs to everybody.
         kept.insert(Digest::EMPTY);
+        kept.extend(self.remembered.blobs().map_err(store_problem)?);
         kept.extend(records.all_function_versions().map(|version| version.component));
         let versions = records.all_dataset_versions().map(|version| version.digest);
         for digest in versions.chain(self.store.pins().map_err(store_problem)?) {

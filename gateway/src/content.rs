@@ -11,6 +11,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use nearfield_protocol::{Digest, Problem, ProblemKind};
+use nearfield_store::path_index::{MAX_LINKS, NotFollowed};
 use nearfield_store::{Dataset, Store};
 
 use crate::body::{self, Body};
@@ -51,14 +52,11 @@ impl Content {
         })
     }
 
-    /// A file of a folder dataset.
+    /// A file of a folder dataset, or the one that a link in it leads to.
     pub fn file(dataset: &Dataset, path: &str) -> Result<Self, Problem> {
-        let at = dataset.locate(path).ok_or_else(|| {
-            Problem::new(
-                ProblemKind::UnknownPath,
-                format!("no file `{path}` in dataset {}", dataset.digest),
-            )
-        })?;
+        let at = dataset
+            .follow(path)
+            .map_err(|why| unknown_path(dataset, path, &why))?;
         // The path is part of the tag: two files of a dataset are two contents.
         let etag = Digest::of(format!("{}/{path}", dataset.digest).as_bytes()).to_hex();
         Ok(Content {
@@ -94,6 +92,23 @@ impl Content {
         }
         sliced
     }
+}
+
+fn unknown_path(dataset: &Dataset, path: &str, why: &NotFollowed) -> Problem {
+    let digest = dataset.digest;
+    let detail = match why {
+        NotFollowed::Missing => format!("no file `{path}` in dataset {digest}"),
+        NotFollowed::Outside { link, target } => {
+            format!("`{link}` is a link to `{target}`, which leads out of dataset {digest}")
+        }
+        NotFollowed::Nowhere { link, target, at } => {
+            format!("`{link}` is a link to `{target}`, and there is no file `{at}` in dataset {digest}")
+        }
+        NotFollowed::Loop => {
+            format!("`{path}` leads through more than {MAX_LINKS} links in dataset {digest}")
+        }
+    };
+    Problem::new(ProblemKind::UnknownPath, detail)
 }
 
 fn pieces(dataset: &Dataset, at: nearfield_store::Location) -> Vec<Piece> {

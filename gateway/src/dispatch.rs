@@ -2,8 +2,10 @@
 
 use std::pin::Pin;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use nearfield_protocol::call::{CallSpec, OnReport};
+use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
 use nearfield_protocol::{Digest, FunctionName, NodeId, Problem};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -27,6 +29,23 @@ pub trait Dispatch: Send + Sync + 'static {
 
     /// Compiles and links a component as `host` would run it.
     fn check(&self, host: NodeId, component: Digest) -> Boxed<'_, Result<Surface, Problem>>;
+
+    /// One run of a job on `host`: remembered there, or made. Dropping the future stops the guest.
+    fn run_pure(&self, host: NodeId, spec: PureSpec) -> Boxed<'_, Result<PureReport, PureFailure>>;
+
+    /// What `host` remembers under `key`, used for the dataset `origin`.
+    fn recall<'a>(
+        &'a self,
+        host: NodeId,
+        key: ResultKey,
+        origin: &'a str,
+    ) -> Boxed<'a, Result<Option<PureReport>, Problem>>;
+
+    /// The output of a result that `host` remembers.
+    fn output(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>>;
+
+    /// The files that such a run wrote, encoded as [`nearfield_store::written`] says.
+    fn written(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>>;
 
     /// The last `lines` log lines of a function on `host`, then, if `follow`, those that come.
     /// The channel is bounded: a slow reader holds nobody up and misses lines.

@@ -5,14 +5,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use http_body::Frame;
-use nearfield_protocol::call::CallReport;
 use nearfield_protocol::{Problem, ProblemKind, limits};
 use tokio::sync::oneshot;
 
 use crate::body::Body;
-use crate::functions::{FUEL, SERVER_TIMING, server_timing};
+use crate::booking::Cost;
+use crate::functions::set_cost;
 
 /// The body of such a response.
 pub struct FinishingBody {
@@ -21,11 +21,11 @@ pub struct FinishingBody {
     left_bytes: u64,
     trailers: HeaderMap,
     /// Taken when it has come.
-    report: Option<oneshot::Receiver<CallReport>>,
+    report: Option<oneshot::Receiver<Cost>>,
 }
 
 impl FinishingBody {
-    pub fn new(held: VecDeque<Bytes>, rest: Body, report: oneshot::Receiver<CallReport>) -> Self {
+    pub fn new(held: VecDeque<Bytes>, rest: Body, report: oneshot::Receiver<Cost>) -> Self {
         FinishingBody {
             held,
             rest: Some(rest),
@@ -83,9 +83,8 @@ impl http_body::Body for FinishingBody {
         let report = ready!(Pin::new(report).poll(cx));
         this.report = None;
         let mut trailers = std::mem::take(&mut this.trailers);
-        if let Ok(report) = report {
-            trailers.insert(FUEL, HeaderValue::from(report.fuel));
-            trailers.insert(SERVER_TIMING, server_timing(&report.stages));
+        if let Ok(cost) = report {
+            set_cost(&mut trailers, cost);
         }
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }

@@ -1,23 +1,24 @@
 //! The life of a call, top-down: route, auth, admit, locate, place, dispatch, finish.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::uri::{PathAndQuery, Scheme};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Request, Response, Uri};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use nearfield_protocol::call::{CallReport, CallSpec, Stages};
+use nearfield_protocol::call::{CallSpec, Stages};
 use nearfield_protocol::manifest::Locate;
 use nearfield_protocol::{CallId, Digest, NodeId, Problem, ProblemKind, limits};
 
+use crate::admit;
 use crate::auth::{Asked, Caller};
 use crate::body::{self, Body, BodyFault, BoundedBody, HeldEnd};
-use crate::booking::Booking;
+use crate::booking::{Booking, Cost};
 use crate::calls::Placement;
 use crate::catalog::unix_ms;
 use crate::finish::FinishingBody;
@@ -39,16 +40,20 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// How many headers a response gets from us: room for all of them is made at once.
+const OUR_HEADERS: usize = 8;
+
 /// Answers a request for a function.
 pub async fn call(gateway: &Arc<Gateway>, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
-    let id = CallId::new(unix_ms(), rand::random());
+    let started_unix_ms = unix_ms();
+    let id = CallId::new(started_unix_ms, rand::random());
     let traceparent = request.headers().get(TRACEPARENT).cloned();
-    let mut response = match prepare(gateway, request, peer, id).await {
+    let mut response = match prepare(gateway, request, peer, id, started_unix_ms).await {
         Ok(prepared) => run(gateway, prepared).await,
         Err(problem) => reply::problem(&problem),
     };
     let headers = response.headers_mut();
-    headers.insert(ID, text_value(&id.to_string()));
+    headers.insert(ID, text_value(id.to_string()));
     if let Some(traceparent) = traceparent {
         headers.insert(TRACEPARENT, traceparent);
     }
@@ -57,11 +62,9 @@ pub async fn call(gateway: &Arc<Gateway>, request: Request<Incoming>, peer: &Pee
 
 /// A call that is ready to be given to its host.
 struct Prepared {
-    served: Arc<Served>,
     booking: Booking,
     spec: CallSpec,
     request: Request<Body>,
-    fault: BodyFault,
 }
 
 /// Everything before a host gets to see the call.
@@ -70,14 +73,14 @@ async fn prepare(
     request: Request<Incoming>,
     peer: &Peer,
     id: CallId,
+    started_unix_ms: u64,
 ) -> Result<Prepared, Problem> {
     let started = Instant::now();
     check_request(&request)?;
     let records = gateway.catalog.node.records();
     let path = request.uri().path();
     let served = gateway
-        .routes
-        .current(&records)
+        .route_table(&records)
         .find(path)
         .cloned()
         .ok_or_else(|| no_route(path))?;
@@ -96,19 +99,26 @@ async fn prepare(
     };
     let caller = gateway.auth.caller(request.headers(), &asked, &records)?;
     if let Caller::Token(token) = &caller {
-        gateway.admission.check_budget(token, unix_ms())?;
+        gateway.admission.check_budget(token, started_unix_ms)?;
     }
     if request.body().size_hint().lower() > limits::REQUEST_BODY_BYTES {
         return Err(body::too_large());
     }
-    let place_in_line = gateway.admission.enter(&function.name)?;
+    let place_in_line = admit::enter(&served.places, &function.name)?;
 
     let inputs = served.inputs.clone()?;
     let located = match &function.manifest.locate {
         Some(locate) => Some(locate_shard(gateway, locate, &inputs, &rest, request.uri().query()).await?),
         None => None,
     };
-    let placement = choose(gateway, function.component, located, &inputs);
+    let placement = match (located, inputs.is_empty()) {
+        // Nothing to look for: the same for every call, until the hosts change.
+        (None, true) => served
+            .placement
+            .get_or_init(|| Arc::new(choose(gateway, function.component, None, &inputs)))
+            .clone(),
+        (located, _) => Arc::new(choose(gateway, function.component, located, &inputs)),
+    };
     let host = match placement.candidates.first() {
         Some(best) if matches!(best.standing, Standing::Costs { .. }) => best.host,
         _ => return Err(Problem::new(ProblemKind::Overload, "no host takes calls now")),
@@ -118,14 +128,14 @@ async fn prepare(
     let request = forward(request, &served, peer, &fault)?;
     let booking = Booking {
         gateway: gateway.clone(),
-        metrics: gateway.metrics.function(&function.name),
+        served: served.clone(),
         id,
-        function: function.clone(),
         host,
-        placement: Arc::new(placement),
+        placement,
         caller,
         started,
-        started_unix_ms: unix_ms(),
+        started_unix_ms,
+        fault,
         refused: Arc::default(),
         place: place_in_line,
     };
@@ -135,11 +145,9 @@ async fn prepare(
         inputs,
     };
     Ok(Prepared {
-        served: served.clone(),
         booking,
         spec,
         request,
-        fault,
     })
 }
 
@@ -260,23 +268,24 @@ fn forward(
         .strip_prefix(served.prefix.as_str())
         .unwrap_or_default();
     let below = if below.is_empty() { "/" } else { below };
-    let path = match parts.uri.query() {
-        Some(query) => format!("{below}?{query}"),
-        None => below.to_owned(),
-    };
     let refused = |error: &dyn std::fmt::Display| Problem::new(ProblemKind::BadRequest, error.to_string());
-    let host = parts
-        .uri
-        .authority()
-        .map(|authority| authority.as_str().to_owned())
-        .or_else(|| Some(parts.headers.get(header::HOST)?.to_str().ok()?.to_owned()))
-        .ok_or_else(|| refused(&"the request names no host"))?;
-    parts.uri = Uri::builder()
-        .scheme(if peer.tls { Scheme::HTTPS } else { Scheme::HTTP })
-        .authority(host)
-        .path_and_query(PathAndQuery::try_from(path).map_err(|error| refused(&error))?)
-        .build()
-        .map_err(|error| refused(&error))?;
+    let authority = match (parts.uri.authority(), parts.headers.get(header::HOST)) {
+        (Some(authority), _) => authority.clone(),
+        (None, Some(host)) => Authority::try_from(host.as_bytes()).map_err(|error| refused(&error))?,
+        (None, None) => return Err(refused(&"the request names no host")),
+    };
+    let path = match (below, parts.uri.query()) {
+        ("/", None) => PathAndQuery::from_static("/"),
+        (below, None) => PathAndQuery::try_from(below).map_err(|error| refused(&error))?,
+        (below, Some(query)) => {
+            PathAndQuery::try_from(format!("{below}?{query}")).map_err(|error| refused(&error))?
+        }
+    };
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(if peer.tls { Scheme::HTTPS } else { Scheme::HTTP });
+    uri.authority = Some(authority);
+    uri.path_and_query = Some(path);
+    parts.uri = Uri::from_parts(uri).map_err(|error| refused(&error))?;
 
     strip_hop_by_hop(&mut parts.headers);
     // The token was for us; a guest that could read it could use it.
@@ -284,10 +293,8 @@ fn forward(
     // Nobody before us is trusted to say where a request comes from.
     parts
         .headers
-        .insert(FORWARDED_PREFIX, text_value(served.prefix.as_str()));
-    parts
-        .headers
-        .insert(FORWARDED_FOR, text_value(&peer.address.ip().to_string()));
+        .insert(FORWARDED_PREFIX, served.prefix_header.clone());
+    parts.headers.insert(FORWARDED_FOR, peer.forwarded_for.clone());
     parts.headers.insert(
         FORWARDED_PROTO,
         HeaderValue::from_static(if peer.tls { "https" } else { "http" }),
@@ -303,52 +310,59 @@ fn forward(
 
 /// Removes what concerns one connection only (RFC 9110 §7.6.1), and names that are ours to set.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    const HOP_BY_HOP: [HeaderName; 8] = [
-        header::CONNECTION,
-        header::PROXY_AUTHENTICATE,
-        header::PROXY_AUTHORIZATION,
-        header::TE,
-        header::TRAILER,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        HeaderName::from_static("keep-alive"),
-    ];
-    if let Some(named) = headers.get(header::CONNECTION).cloned() {
+    let named = headers.get(header::CONNECTION).cloned();
+    // Few heads have any of these, so they are only read.
+    if headers.keys().any(not_forwarded) {
+        let names: Vec<_> = headers
+            .keys()
+            .filter(|name| not_forwarded(name))
+            .cloned()
+            .collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+    if let Some(named) = named {
         for name in named.to_str().unwrap_or_default().split(',') {
             if let Ok(name) = HeaderName::try_from(name.trim()) {
                 headers.remove(name);
             }
         }
     }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
-    let ours: Vec<_> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with("nearfield-") || name.as_str().starts_with("x-forwarded-"))
-        .cloned()
-        .collect();
-    for name in ours {
-        headers.remove(name);
-    }
+}
+
+fn not_forwarded(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::CONNECTION
+            | header::PROXY_AUTHENTICATE
+            | header::PROXY_AUTHORIZATION
+            | header::TE
+            | header::TRAILER
+            | header::TRANSFER_ENCODING
+            | header::UPGRADE
+    ) || matches!(name.as_str(), "keep-alive")
+        || name.as_str().starts_with("nearfield-")
+        || name.as_str().starts_with("x-forwarded-")
 }
 
 /// Gives the call to its host and makes a response of what comes back.
 async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
     let Prepared {
-        served,
         booking,
         spec,
         request,
-        fault,
     } = prepared;
-    let (host, placement, refused) = (booking.host, booking.placement.clone(), booking.refused.clone());
+    let (served, host, placement) = (booking.served.clone(), booking.host, booking.placement.clone());
+    let (fault, refused) = (booking.fault.clone(), booking.refused.clone());
     let (on_report, report) = booking.begin();
     let response = gateway.dispatch.call(host, spec, request, on_report).await;
-    let mut response = match read_ahead(&served, response).await {
+    let mut response = match read_ahead(&served, response, &refused).await {
         Ok((parts, frames, Rest::Ended(trailers))) => {
             let mut response = Response::from_parts(parts, body::buffered(frames, trailers));
-            set_report(response.headers_mut(), report.await.ok());
+            if let Ok(cost) = report.await {
+                set_cost(response.headers_mut(), cost);
+            }
             response
         }
         Ok((mut parts, frames, Rest::Streams(rest))) => {
@@ -357,12 +371,10 @@ async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
             Response::from_parts(parts, FinishingBody::new(frames, rest, report).boxed_unsync())
         }
         Err(problem) => {
-            // What the client did wrong with its body explains more than what the function made of it.
-            let problem = fault.problem().unwrap_or(problem);
-            // The first word counts; nobody else speaks for this call.
-            let _ = refused.set(problem.clone());
-            let mut response = reply::problem(&problem);
-            set_report(response.headers_mut(), report.await.ok());
+            let mut response = reply::problem(&fault.problem().unwrap_or(problem));
+            if let Ok(cost) = report.await {
+                set_cost(response.headers_mut(), cost);
+            }
             response
         }
     };
@@ -379,12 +391,19 @@ enum Rest {
 type ReadAhead = (http::response::Parts, VecDeque<Bytes>, Rest);
 
 /// Checks the head and reads ahead. Everything of the response that is not returned is dropped here,
-/// which tells the host that nobody wants it.
+/// which tells the host that nobody wants it; why is in `refused` by then.
 async fn read_ahead(
     served: &Served,
     response: Result<Response<Body>, Problem>,
+    refused: &OnceLock<Problem>,
 ) -> Result<ReadAhead, Problem> {
-    let (parts, mut rest) = check_head(served, response?)?.into_parts();
+    let response = response?;
+    if let Err(problem) = check_head(served, &response) {
+        // Nobody else speaks for this call.
+        let _ = refused.set(problem.clone());
+        return Err(problem);
+    }
+    let (parts, mut rest) = clean_head(response).into_parts();
     let held = body::hold(&mut rest, HOLD).await;
     match held.end {
         HeldEnd::Failed(problem) => Err(problem),
@@ -393,11 +412,9 @@ async fn read_ahead(
     }
 }
 
-fn set_report(headers: &mut HeaderMap, report: Option<CallReport>) {
-    if let Some(report) = report {
-        headers.insert(FUEL, HeaderValue::from(report.fuel));
-        headers.insert(SERVER_TIMING, server_timing(&report.stages));
-    }
+pub fn set_cost(headers: &mut HeaderMap, cost: Cost) {
+    headers.insert(FUEL, HeaderValue::from(cost.fuel));
+    headers.insert(SERVER_TIMING, server_timing(&cost.stages));
 }
 
 /// What the gateway says of every call.
@@ -413,13 +430,13 @@ fn set_common(headers: &mut HeaderMap, gateway: &Gateway, host: NodeId, placemen
         PLACEMENT,
         match inputs {
             0 => HeaderValue::from_static("local=0/0 moved=0"),
-            _ => text_value(&format!("local={local}/{inputs} moved={moved_bytes}")),
+            _ => text_value(format!("local={local}/{inputs} moved={moved_bytes}")),
         },
     );
 }
 
-/// Refuses a head that is too large, and takes out what is not the guest's to say.
-fn check_head(served: &Served, mut response: Response<Body>) -> Result<Response<Body>, Problem> {
+/// Refuses a head that is too large, or that ends no request.
+fn check_head(served: &Served, response: &Response<Body>) -> Result<(), Problem> {
     let bytes: usize = response
         .headers()
         .iter()
@@ -445,25 +462,41 @@ fn check_head(served: &Served, mut response: Response<Body>) -> Result<Response<
             ),
         ));
     }
+    Ok(())
+}
+
+/// Takes out what is not the guest's to say.
+fn clean_head(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().reserve(OUR_HEADERS);
+    let status = response.status();
     if status == http::StatusCode::NO_CONTENT || status == http::StatusCode::NOT_MODIFIED {
         // These have no body (RFC 9110 §6.4.1), whatever the function wrote.
         *response.body_mut() = body::silent(std::mem::replace(response.body_mut(), body::empty()));
     }
     strip_hop_by_hop(response.headers_mut());
-    Ok(response)
+    response
 }
 
-pub fn server_timing(stages: &Stages) -> HeaderValue {
-    let ms = |us: u64| us as f64 / 1000.0;
-    text_value(&format!(
-        "queue;dur={:.3}, load;dur={:.3}, run;dur={:.3}",
-        ms(stages.queue_us),
-        ms(stages.load_us),
-        ms(stages.run_us)
+fn server_timing(stages: &Stages) -> HeaderValue {
+    // Milliseconds with three places, without floating point: this is written for every call.
+    let (ms, us) = (|us: u64| us / 1000, |us: u64| us % 1000);
+    let Stages {
+        queue_us,
+        load_us,
+        run_us,
+    } = *stages;
+    text_value(format!(
+        "queue;dur={}.{:03}, load;dur={}.{:03}, run;dur={}.{:03}",
+        ms(queue_us),
+        us(queue_us),
+        ms(load_us),
+        us(load_us),
+        ms(run_us),
+        us(run_us)
     ))
 }
 
 /// Text of ours that is made of visible ASCII.
-fn text_value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+fn text_value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }

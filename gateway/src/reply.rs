@@ -64,7 +64,7 @@ pub fn store_problem(error: StoreError) -> Problem {
         StoreError::Missing(_) => ProblemKind::UnknownBlob,
         StoreError::NotADataset { .. } => ProblemKind::UnknownDataset,
         StoreError::Corrupt(_) => ProblemKind::Corrupt,
-        StoreError::Full { .. } | StoreError::DiskFull => ProblemKind::StoreFull,
+        StoreError::Full { .. } | StoreError::DiskFull | StoreError::FileTooLarge => ProblemKind::StoreFull,
         StoreError::Cut(_) => ProblemKind::BadInput,
         _ => ProblemKind::Internal,
     };

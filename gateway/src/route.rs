@@ -1,21 +1,34 @@
 //! Path → function. The table is made anew when the records change, and shared until then.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
+use http::HeaderValue;
 use matchit::Router;
 use nearfield_net::Records;
 use nearfield_protocol::manifest::{Input, Route};
 use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind};
+use tokio::sync::Semaphore;
+
+use crate::admit::Admission;
+use crate::calls::Placement;
+use crate::metrics::{FunctionMetrics, Metrics};
 
 /// A function as it is served.
 pub struct Served {
     pub function: Arc<FunctionVersion>,
     /// The route it answers for, without a `/` at the end.
     pub prefix: Route,
+    /// The same as a header for the guest.
+    pub prefix_header: HeaderValue,
     /// Its inputs, each resolved to a version; or the one that is missing.
     pub inputs: Result<Arc<BTreeMap<String, Digest>>, Problem>,
+    /// Its calls at once.
+    pub places: Arc<Semaphore>,
+    pub metrics: Arc<FunctionMetrics>,
+    /// Where its calls go if it has no inputs. So far there is one host, which never changes.
+    pub placement: OnceLock<Arc<Placement>>,
 }
 
 /// All routes at one generation of the records.
@@ -26,7 +39,7 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    pub fn new(records: &Records) -> Self {
+    fn new(records: &Records, admission: &Admission, metrics: &Metrics) -> Self {
         let (mut router, mut served) = (Router::new(), Vec::new());
         for function in records.functions() {
             let prefix = function
@@ -49,7 +62,11 @@ impl RouteTable {
             served.push(Arc::new(Served {
                 inputs: resolve_inputs(function, records),
                 function: Arc::new(function.clone()),
+                prefix_header: HeaderValue::from_str(prefix.as_str()).unwrap_or(HeaderValue::from_static("")),
                 prefix,
+                places: admission.places(&function.name),
+                metrics: metrics.function(&function.name),
+                placement: OnceLock::new(),
             }));
         }
         RouteTable {
@@ -108,13 +125,13 @@ pub struct Routes {
 }
 
 impl Routes {
-    pub fn current(&self, records: &Records) -> Arc<RouteTable> {
+    pub fn current(&self, records: &Records, admission: &Admission, metrics: &Metrics) -> Arc<RouteTable> {
         if let Some(table) = &*self.table.read().expect("no panic under this lock")
             && table.generation == records.generation
         {
             return table.clone();
         }
-        let fresh = Arc::new(RouteTable::new(records));
+        let fresh = Arc::new(RouteTable::new(records, admission, metrics));
         *self.table.write().expect("no panic under this lock") = Some(fresh.clone());
         fresh
     }

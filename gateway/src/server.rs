@@ -6,11 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use nearfield_net::Records;
 use nearfield_protocol::{Problem, ProblemKind, limits};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,8 +28,9 @@ use crate::catalog::Catalog;
 use crate::content::{self, Content};
 use crate::dispatch::Dispatch;
 use crate::hosts::Hosts;
+use crate::jobs::Jobs;
 use crate::metrics::Metrics;
-use crate::route::Routes;
+use crate::route::{RouteTable, Routes};
 use crate::stall::StallGuard;
 use crate::{admin, functions, reply};
 
@@ -49,6 +51,9 @@ pub struct Gateway {
     pub routes: Routes,
     pub hosts: Hosts,
     pub calls: Calls,
+    pub jobs: Jobs,
+    /// Runs of jobs that this node's host works on at once.
+    pub job_workers: usize,
     pub metrics: Metrics,
     pub dispatch: Arc<dyn Dispatch>,
     pub started: Instant,
@@ -57,11 +62,20 @@ pub struct Gateway {
     pub functions_url: String,
 }
 
+impl Gateway {
+    /// Who answers for what, by `records`.
+    pub fn route_table(&self, records: &Records) -> Arc<RouteTable> {
+        self.routes.current(records, &self.admission, &self.metrics)
+    }
+}
+
 /// The other end of a connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Peer {
     pub address: SocketAddr,
     pub tls: bool,
+    /// `x-forwarded-for` of all its requests.
+    pub forwarded_for: HeaderValue,
 }
 
 /// Which of the two listeners.
@@ -133,10 +147,12 @@ async fn connection(
 ) {
     // Small responses must not wait for an acknowledgement.
     let _ = stream.set_nodelay(true);
-    let peer = Peer {
+    let forwarded_for = address.ip().to_canonical().to_string();
+    let peer = Arc::new(Peer {
         address,
         tls: tls.is_some(),
-    };
+        forwarded_for: HeaderValue::try_from(forwarded_for).unwrap_or(HeaderValue::from_static("unknown")),
+    });
     match tls {
         None => match tokio::time::timeout(limits::HEADER_TIMEOUT, speaks_http2(&stream)).await {
             Ok(Ok(http2)) => speak(gateway, side, StallGuard::new(stream), http2, peer, stop).await,
@@ -180,11 +196,11 @@ async fn speak(
     side: Side,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     http2: bool,
-    peer: Peer,
+    peer: Arc<Peer>,
     stop: CancellationToken,
 ) {
     let service = service_fn(|request: Request<Incoming>| {
-        let gateway = gateway.clone();
+        let (gateway, peer) = (gateway.clone(), peer.clone());
         async move { Ok::<_, Infallible>(answer(&gateway, side, request, &peer).await) }
     });
     let io = TokioIo::new(stream);
@@ -241,8 +257,9 @@ async fn answer(
         return reply::text(StatusCode::OK, "ok\n");
     }
     match side {
-        Side::Admin => admin::answer(gateway, request).await,
-        Side::Functions if path.starts_with("/b3/") => bytes(gateway, &request).await,
+        // Boxed, because every request's future would be as large as the largest of these.
+        Side::Admin => Box::pin(admin::answer(gateway, request)).await,
+        Side::Functions if path.starts_with("/b3/") => Box::pin(bytes(gateway, &request)).await,
         Side::Functions => functions::call(gateway, request, peer).await,
     }
 }

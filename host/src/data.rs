@@ -21,14 +21,24 @@ const INTERFACE: &str = "nearfield:data/shards@0.1.0";
 pub(crate) struct DataAccess {
     blobs: BlobStore,
     inputs: Arc<BTreeMap<String, Digest>>,
+    sources: Sources,
     bytes: u64,
 }
 
+/// Whether a guest sees where a shard came from. A pure one must not: two datasets share a shard, and
+/// with it the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sources {
+    Shown,
+    Hidden,
+}
+
 impl DataAccess {
-    pub fn new(blobs: BlobStore, inputs: Arc<BTreeMap<String, Digest>>) -> Self {
+    pub fn new(blobs: BlobStore, inputs: Arc<BTreeMap<String, Digest>>, sources: Sources) -> Self {
         DataAccess {
             blobs,
             inputs,
+            sources,
             bytes: 0,
         }
     }
@@ -48,16 +58,16 @@ impl DataAccess {
 struct DatasetHandle(Arc<Dataset>);
 
 /// The host's side of `resource shard`.
-struct ShardHandle {
-    dataset: Arc<Dataset>,
-    index: u32,
-    blob: Arc<Blob>,
+pub(crate) struct ShardHandle {
+    pub dataset: Arc<Dataset>,
+    pub index: u32,
+    pub blob: Arc<Blob>,
 }
 
 /// `variant error`.
 #[derive(Debug, Clone, ComponentType, Lift, Lower)]
 #[component(variant)]
-enum DataError {
+pub(crate) enum DataError {
     #[component(name = "denied")]
     Denied(String),
     #[component(name = "not-found")]
@@ -83,11 +93,11 @@ impl From<StoreError> for DataError {
     }
 }
 
-type Context<'a> = StoreContextMut<'a, Guest>;
-type Answer<T> = Result<T, DataError>;
+pub(crate) type Context<'a> = StoreContextMut<'a, Guest>;
+pub(crate) type Answer<T> = Result<T, DataError>;
 
 /// Takes `fuel` from the guest, or stops it.
-fn charge(store: &mut Context<'_>, fuel: u64) -> wasmtime::Result<()> {
+pub(crate) fn charge(store: &mut Context<'_>, fuel: u64) -> wasmtime::Result<()> {
     let left = store.get_fuel()?;
     match left.checked_sub(fuel) {
         Some(left) => store.set_fuel(left),
@@ -233,6 +243,9 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         "[method]shard.source",
         |mut store: Context<'_>, (this,): (Resource<ShardHandle>,)| {
             let (dataset, index) = shard(&mut store, &this)?;
+            if store.data().data.sources == Sources::Hidden {
+                return Ok((dataset.shards[index as usize].to_string(),));
+            }
             let source = dataset.meta.shards[index as usize]
                 .source
                 .map(|source| &dataset.meta.sources[source as usize]);

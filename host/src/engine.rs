@@ -28,6 +28,8 @@ pub enum Lane {
     LiveP2,
     /// `wasi:http/handler@0.3`.
     LiveP3,
+    /// `nearfield:compute/mapper`: jobs, deterministic.
+    Pure,
 }
 
 impl Lane {
@@ -36,11 +38,12 @@ impl Lane {
         match self {
             Lane::LiveP2 => "live-p2",
             Lane::LiveP3 => "live-p3",
+            Lane::Pure => "pure",
         }
     }
 
     pub fn from_name(name: &str) -> Option<Lane> {
-        [Lane::LiveP2, Lane::LiveP3]
+        [Lane::LiveP2, Lane::LiveP3, Lane::Pure]
             .into_iter()
             .find(|lane| lane.name() == name)
     }
@@ -57,6 +60,11 @@ fn base_config(lane: Lane) -> Config {
     match lane {
         Lane::LiveP2 => config.concurrency_support(false),
         Lane::LiveP3 => config.wasm_component_model_async(true),
+        // The bits of a NaN and the results of relaxed instructions differ between processors.
+        Lane::Pure => config
+            .concurrency_support(false)
+            .cranelift_nan_canonicalization(true)
+            .relaxed_simd_deterministic(true),
     };
     config
 }
@@ -101,7 +109,7 @@ mod tests {
 
     #[test]
     fn compiler_and_host_agree() {
-        for lane in [Lane::LiveP2, Lane::LiveP3] {
+        for lane in [Lane::LiveP2, Lane::LiveP3, Lane::Pure] {
             let compiling = code_key(&compiling_engine(lane).unwrap(), lane);
             let running = code_key(&running_engine(lane).unwrap(), lane);
             assert_eq!(compiling, running);
@@ -112,5 +120,6 @@ mod tests {
     fn lanes_never_share_code() {
         let key = |lane| code_key(&compiling_engine(lane).unwrap(), lane);
         assert_ne!(key(Lane::LiveP2), key(Lane::LiveP3));
+        assert_ne!(key(Lane::LiveP2), key(Lane::Pure));
     }
 }

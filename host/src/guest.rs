@@ -3,16 +3,19 @@
 use std::sync::Arc;
 
 use nearfield_protocol::call::CallSpec;
-use nearfield_protocol::{cost, limits};
+use nearfield_protocol::job::{PureSpec, ResultKey};
+use nearfield_protocol::{CallId, cost, limits};
 use nearfield_store::Store as BlobStore;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, ResourceLimiter, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::data::DataAccess;
-use crate::logs::CallLog;
+use crate::data::{DataAccess, Sources};
+use crate::logs::{CallLog, Logs};
 use crate::outgoing::Outgoing;
+use crate::output::Output;
+use crate::pure;
 
 /// Fuel between two yields to the runtime: about 0.2 ms, so that a busy guest delays others no longer.
 const YIELD_FUEL: u64 = 500_000;
@@ -31,6 +34,8 @@ pub(crate) struct Guest {
     pub outgoing: Outgoing,
     pub data: DataAccess,
     pub limiter: Limiter,
+    /// What it writes, if it may.
+    pub output: Output,
     pub log: CallLog,
 }
 
@@ -59,9 +64,10 @@ impl Guest {
         engine: &Engine,
         spec: &CallSpec,
         blobs: &BlobStore,
-        log: CallLog,
+        logs: Logs,
     ) -> wasmtime::Result<Store<Guest>> {
         let manifest = &spec.function.manifest;
+        let log = CallLog::new(logs, spec.function.name.clone(), spec.id);
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log.clone())
             .stderr(log.clone())
@@ -78,27 +84,51 @@ impl Guest {
             wasi: wasi.build(),
             http,
             outgoing: Outgoing::new(Arc::new(manifest.allow.http.clone()), log.clone()),
-            data: DataAccess::new(blobs.clone(), spec.inputs.clone()),
-            limiter: Limiter {
-                memory_bytes: manifest.limits.memory.0,
-                ..Limiter::default()
-            },
+            data: DataAccess::new(blobs.clone(), spec.inputs.clone(), Sources::Shown),
+            limiter: Limiter::new(manifest.limits.memory.0),
+            output: Output::default(),
             log,
         };
-        let mut store = Store::new(engine, guest);
-        store.limiter(|guest| &mut guest.limiter);
-        store.set_hostcall_fuel(limits::HOST_CALL_COPY_BYTES);
-        store.set_max_component_handles(limits::GUEST_HANDLES);
-        store.fuel_async_yield_interval(Some(YIELD_FUEL))?;
-        store.set_fuel(manifest.limits.fuel)?;
-        Ok(store)
+        bounded(engine, guest, manifest.limits.fuel, limits::HOST_CALL_COPY_BYTES)
+    }
+
+    /// A store for one pure run: nothing in it differs from one run to the next.
+    pub fn pure_store(
+        engine: &Engine,
+        spec: &PureSpec,
+        key: &ResultKey,
+        blobs: &BlobStore,
+        logs: Logs,
+    ) -> wasmtime::Result<Store<Guest>> {
+        let setting = &spec.setting;
+        let log = CallLog::new(logs, setting.function.clone(), CallId::of_result(key));
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits::GUEST_HANDLES);
+        let guest = Guest {
+            table,
+            wasi: pure::wasi(key, log.clone()),
+            http: WasiHttpCtx::new(),
+            outgoing: Outgoing::new(Arc::default(), log.clone()),
+            data: DataAccess::new(blobs.clone(), Arc::new(setting.inputs.clone()), Sources::Hidden),
+            limiter: Limiter::new(setting.limits.memory_bytes),
+            output: Output::new(setting.may_write),
+            log,
+        };
+        let memory = usize::try_from(setting.limits.memory_bytes).unwrap_or(usize::MAX);
+        // A result may be as large as the memory that it comes from.
+        bounded(
+            engine,
+            guest,
+            setting.limits.fuel,
+            memory.max(limits::HOST_CALL_COPY_BYTES),
+        )
     }
 
     /// Makes a store that has served a call ready for the next one.
-    pub fn renew(store: &mut Store<Guest>, spec: &CallSpec, log: &CallLog) -> wasmtime::Result<()> {
+    pub fn renew(store: &mut Store<Guest>, spec: &CallSpec) -> wasmtime::Result<()> {
         store.set_fuel(spec.function.manifest.limits.fuel)?;
         let guest = store.data_mut();
-        guest.log.become_(log);
+        guest.log.renew(spec.id);
         guest.outgoing.renew();
         guest.data.renew(spec.inputs.clone());
         guest.limiter.renew();
@@ -118,6 +148,17 @@ impl Guest {
     }
 }
 
+/// A store around `guest` with the bounds that all lanes share.
+fn bounded(engine: &Engine, guest: Guest, fuel: u64, copy_bytes: usize) -> wasmtime::Result<Store<Guest>> {
+    let mut store = Store::new(engine, guest);
+    store.limiter(|guest| &mut guest.limiter);
+    store.set_hostcall_fuel(copy_bytes);
+    store.set_max_component_handles(limits::GUEST_HANDLES);
+    store.fuel_async_yield_interval(Some(YIELD_FUEL))?;
+    store.set_fuel(fuel)?;
+    Ok(store)
+}
+
 /// Bounds on memory and tables; remembers what it refused, because the guest's trap will not say.
 #[derive(Debug, Default)]
 pub(crate) struct Limiter {
@@ -129,6 +170,13 @@ pub(crate) struct Limiter {
 }
 
 impl Limiter {
+    fn new(memory_bytes: u64) -> Self {
+        Limiter {
+            memory_bytes,
+            ..Limiter::default()
+        }
+    }
+
     fn renew(&mut self) {
         self.pages_grown = 0;
         self.memory_refused = false;

@@ -4,33 +4,38 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::Body;
 use nearfield_protocol::call::{CallReport, CallSpec, OnReport, Stages};
 use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind, limits};
-use nearfield_store::Store;
+use nearfield_store::{Remembered, Store};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::compile::{Compiler, CompilerCommand};
-use crate::components::Components;
+use crate::components::{Components, Loaded};
 use crate::engine::CALLS_AT_ONCE;
 use crate::inspect::Inspection;
 use crate::instances::InstancePool;
 use crate::invoke::{GuestBody, Invocation};
-use crate::logs::{CallLog, Logs};
+use crate::logs::Logs;
 
-/// Function versions whose idle instances are kept.
-const MAX_POOLS: u64 = 1_024;
+/// Function versions that are kept ready, with their idle instances.
+const MAX_READY: u64 = 1_024;
 
 /// How a host is set up.
 pub struct HostOptions {
     /// Where native code is kept.
     pub code_dir: PathBuf,
     pub compiler: CompilerCommand,
-    /// The runtime that guests run on, and nothing else.
+    /// The runtime that calls run on, and nothing else.
     pub guests: tokio::runtime::Handle,
+    /// The runtime that jobs run on, less urgent than that of calls.
+    pub jobs: tokio::runtime::Handle,
+    /// Runs of jobs at once.
+    pub job_workers: usize,
+    pub remembered: Remembered,
     pub logs: Logs,
 }
 
@@ -46,24 +51,32 @@ pub enum HostError {
 /// Runs functions on this node. Cheap to clone.
 #[derive(Clone)]
 pub struct Host {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    store: Store,
-    components: Components,
+pub(crate) struct Inner {
+    pub store: Store,
+    pub components: Components,
     guests: tokio::runtime::Handle,
-    logs: Logs,
+    pub jobs: tokio::runtime::Handle,
+    pub job_places: Arc<Semaphore>,
+    pub remembered: Remembered,
+    pub logs: Logs,
     places: Arc<Semaphore>,
     waiting: AtomicUsize,
-    pools: moka::sync::Cache<PoolKey, Arc<InstancePool>>,
+    ready: moka::sync::Cache<VersionKey, Arc<Ready>>,
 }
 
-/// A function's version: an instance of one never serves another.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct PoolKey {
+struct VersionKey {
     function: FunctionName,
     version: u64,
+}
+
+/// What a function's version runs with. An instance of one never serves another.
+pub(crate) struct Ready {
+    pub component: Arc<Loaded>,
+    pub pool: InstancePool,
 }
 
 impl Host {
@@ -72,6 +85,9 @@ impl Host {
             code_dir,
             compiler,
             guests,
+            jobs,
+            job_workers,
+            remembered,
             logs,
         } = options;
         let compiler = Compiler::new(compiler, code_dir)?;
@@ -79,10 +95,13 @@ impl Host {
             components: Components::new(store.clone(), compiler).map_err(HostError::Engine)?,
             store,
             guests,
+            jobs,
+            job_places: Arc::new(Semaphore::new(job_workers.max(1))),
+            remembered,
             logs,
             places: Arc::new(Semaphore::new(CALLS_AT_ONCE as usize)),
             waiting: AtomicUsize::new(0),
-            pools: moka::sync::Cache::new(MAX_POOLS),
+            ready: moka::sync::Cache::new(MAX_READY),
         };
         Ok(Host {
             inner: Arc::new(inner),
@@ -122,30 +141,26 @@ impl Host {
     async fn prepare(&self, spec: CallSpec) -> Result<Invocation, (Problem, Stages)> {
         let started = Instant::now();
         let mut stages = Stages::default();
-        let place = self.place().await.map_err(|problem| (problem, stages))?;
-        stages.queue_us = started.elapsed().as_micros() as u64;
-
-        let loading = Instant::now();
-        let component = spec.function.component;
-        let (component, cold) = match self.inner.components.ready(&component).await {
-            Some(component) => (component, false),
-            None => match self.inner.components.load(component).await {
-                Ok(component) => (component, true),
-                Err(problem) => return Err((problem, stages)),
-            },
-        };
-        stages.load_us = loading.elapsed().as_micros() as u64;
-
-        let key = PoolKey {
+        let (place, waited) = self.place().await.map_err(|problem| (problem, stages))?;
+        stages.queue_us = waited.as_micros() as u64;
+        let key = VersionKey {
             function: spec.function.name.clone(),
             version: spec.function.version,
         };
+        let (ready, cold) = match self.inner.ready.get(&key) {
+            Some(ready) => (ready, false),
+            None => {
+                let loading = Instant::now();
+                let loaded = self.load(key, &spec).await;
+                stages.load_us = loading.elapsed().as_micros() as u64;
+                (loaded.map_err(|problem| (problem, stages))?, true)
+            }
+        };
         Ok(Invocation {
-            log: CallLog::new(self.inner.logs.clone(), spec.function.name.clone(), spec.id),
-            pool: self.inner.pools.get_with(key, Arc::default),
+            ready,
             blobs: self.inner.store.clone(),
+            logs: self.inner.logs.clone(),
             spec,
-            component,
             started,
             stages,
             cold,
@@ -153,12 +168,24 @@ impl Host {
         })
     }
 
-    /// A place to run in: at once, or after a bounded wait in a bounded queue.
-    async fn place(&self) -> Result<OwnedSemaphorePermit, Problem> {
+    async fn load(&self, key: VersionKey, spec: &CallSpec) -> Result<Arc<Ready>, Problem> {
+        let component = self.inner.components.load(spec.function.component).await?;
+        let ready = || {
+            Arc::new(Ready {
+                component,
+                pool: InstancePool::default(),
+            })
+        };
+        Ok(self.inner.ready.get_with(key, ready))
+    }
+
+    /// A place to run in: at once, or after a bounded wait in a bounded queue. And how long it waited.
+    async fn place(&self) -> Result<(OwnedSemaphorePermit, Duration), Problem> {
         let inner = &self.inner;
         if let Ok(place) = inner.places.clone().try_acquire_owned() {
-            return Ok(place);
+            return Ok((place, Duration::ZERO));
         }
+        let asked = Instant::now();
         let full =
             |what: &str, limit: String| Err(Problem::new(ProblemKind::Overload, what).with_limit(limit));
         let _waiting = Waiting::enter(&inner.waiting);
@@ -169,7 +196,7 @@ impl Host {
             );
         }
         match tokio::time::timeout(limits::QUEUE_WAIT, inner.places.clone().acquire_owned()).await {
-            Ok(Ok(place)) => Ok(place),
+            Ok(Ok(place)) => Ok((place, asked.elapsed())),
             _ => full(
                 "this host had no place in time",
                 format!("queue wait = {} s", limits::QUEUE_WAIT.as_secs()),

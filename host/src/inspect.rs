@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use wasmparser::{Encoding, Parser, Payload};
 
 use crate::engine::Lane;
+use crate::pure::MAPPER;
 
 /// A component's outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,27 +59,44 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, Problem> {
 }
 
 impl Inspection {
-    /// The lane that runs it, by what it exports.
-    pub fn lane(&self) -> Result<Lane, Problem> {
-        let exports = |prefix: &str| self.exports.iter().any(|export| export.starts_with(prefix));
-        if exports("wasi:http/handler@0.3") {
+    /// The lane of its calls, by what it exports.
+    pub fn call_lane(&self) -> Result<Lane, Problem> {
+        if self.exports("wasi:http/handler@0.3") {
             Ok(Lane::LiveP3)
-        } else if exports("wasi:http/incoming-handler@0.2") {
+        } else if self.exports("wasi:http/incoming-handler@0.2") {
             Ok(Lane::LiveP2)
         } else {
-            Err(Problem::new(
-                ProblemKind::RefusedComponent,
-                format!(
-                    "the component exports {}; a function exports wasi:http/incoming-handler@0.2 or \
-                     wasi:http/handler@0.3 (use #[nearfield::http], or any wasi:http toolchain)",
-                    if self.exports.is_empty() {
-                        "nothing".to_owned()
-                    } else {
-                        self.exports.join(", ")
-                    }
-                ),
+            Err(self.refused(
+                "a function that is called exports wasi:http/incoming-handler@0.2 or wasi:http/handler@0.3 \
+                 (use #[nearfield::http], or any wasi:http toolchain)",
             ))
         }
+    }
+
+    /// The lane of its jobs.
+    pub fn job_lane(&self) -> Result<Lane, Problem> {
+        if self.exports(MAPPER) {
+            Ok(Lane::Pure)
+        } else {
+            Err(self.refused(&format!(
+                "a job's function exports {MAPPER} (use #[nearfield::map])"
+            )))
+        }
+    }
+
+    fn exports(&self, prefix: &str) -> bool {
+        self.exports.iter().any(|export| export.starts_with(prefix))
+    }
+
+    fn refused(&self, wanted: &str) -> Problem {
+        let exports = match &self.exports[..] {
+            [] => "nothing".to_owned(),
+            exports => exports.join(", "),
+        };
+        Problem::new(
+            ProblemKind::RefusedComponent,
+            format!("the component exports {exports}; {wanted}"),
+        )
     }
 }
 
@@ -103,6 +121,12 @@ mod tests {
     #[test]
     fn an_empty_component_has_no_lane() {
         let inspection = inspect(b"\0asm\x0d\0\x01\0").unwrap();
-        assert!(inspection.lane().unwrap_err().detail.contains("exports nothing"));
+        assert!(
+            inspection
+                .call_lane()
+                .unwrap_err()
+                .detail
+                .contains("exports nothing")
+        );
     }
 }

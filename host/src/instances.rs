@@ -1,7 +1,7 @@
 //! Instances: made for a call, and for functions that ask for it, kept for the next ones.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use nearfield_protocol::limits;
@@ -14,6 +14,7 @@ use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView, p3};
 
 use crate::components::Loaded;
 use crate::guest::Guest;
+use crate::invoke::Shared;
 
 /// Calls that one reused instance serves: bounds what it may leak.
 const CALLS_PER_INSTANCE: u32 = 10_000;
@@ -26,23 +27,27 @@ const IDLE_HANDLES: usize = limits::GUEST_HANDLES / 4;
 /// What a guest hands over first: the head of its response, or its own word that it failed.
 pub(crate) type Head = Result<http::Response<WasiBody>, String>;
 
-/// Hands over the head once, and keeps its status for the report.
+/// Hands over the head once, and keeps what it said for the report.
 pub(crate) struct HeadSender {
     sender: oneshot::Sender<Head>,
-    status: Arc<AtomicU16>,
+    shared: Arc<Shared>,
 }
 
 impl HeadSender {
-    pub fn new(sender: oneshot::Sender<Head>, status: Arc<AtomicU16>) -> Self {
-        HeadSender { sender, status }
+    pub fn new(sender: oneshot::Sender<Head>, shared: Arc<Shared>) -> Self {
+        HeadSender { sender, shared }
     }
 
     fn send(self, head: Head) {
         let status = match &head {
             Ok(response) => response.status(),
-            Err(_) => http::StatusCode::BAD_GATEWAY,
+            Err(code) => {
+                // Only here is it set.
+                let _ = self.shared.refused.set(code.clone());
+                http::StatusCode::BAD_GATEWAY
+            }
         };
-        self.status.store(status.as_u16(), Ordering::Relaxed);
+        self.shared.status.store(status.as_u16(), Ordering::Relaxed);
         // The client may be gone already.
         let _ = self.sender.send(head);
     }
@@ -158,6 +163,11 @@ pub(crate) struct InstancePool {
 }
 
 impl InstancePool {
+    /// Whether a call would find one. Another may take it first.
+    pub fn has_idle(&self) -> bool {
+        !self.idle.lock().expect("no panic under this lock").is_empty()
+    }
+
     pub fn take(&self) -> Option<Instance> {
         self.idle.lock().expect("no panic under this lock").pop()
     }

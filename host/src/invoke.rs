@@ -1,49 +1,40 @@
 //! One call: instantiate, run, stream. Everything a guest can do wrong ends here, as a value.
 //!
-//! A call is one task on the guests' runtime. It hands over the response's head as soon as the guest
-//! sets it, and runs on while the body streams. The task, not the body, knows how the call ended; the
-//! body asks it before it ends, so a response is complete only if the call was.
+//! A reused guest runs where its call arrived until it first has to wait, and as a task of its own from
+//! then on; a fresh one is a task from the start. It hands over the response's head as soon as it sets it, and runs on while the body streams. The
+//! body asks how the guest ended before it ends itself, so a response is complete only if the call was.
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use nearfield_protocol::call::{CallReport, CallSpec, OnReport, Stages};
 use nearfield_protocol::manifest::Instances;
+use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{FunctionName, Problem, ProblemKind, cost, units};
 use tokio::sync::oneshot;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap};
 use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
-use crate::components::Loaded;
 use crate::guest::Guest;
-use crate::instances::{Head, HeadSender, Instance, InstancePool};
-use crate::logs::CallLog;
-
-/// Told to the task when the body has been read to its end. Dropped unsent: the client is gone.
-struct BodyEnded;
-
-/// The ends of the channels between a call's task and its response.
-struct TaskEnds {
-    head: oneshot::Sender<Head>,
-    body_ended: oneshot::Receiver<BodyEnded>,
-    outcome: oneshot::Sender<Option<Problem>>,
-    report: OnReport,
-}
+use crate::host::Ready;
+use crate::instances::{HeadSender, Instance};
+use crate::logs::Logs;
 
 /// What a call's task works with.
 pub(crate) struct Invocation {
     pub spec: CallSpec,
-    pub component: Arc<Loaded>,
-    pub pool: Arc<InstancePool>,
+    pub ready: Arc<Ready>,
     pub blobs: nearfield_store::Store,
-    pub log: CallLog,
+    pub logs: Logs,
     pub started: Instant,
     pub stages: Stages,
     pub cold: bool,
@@ -52,7 +43,10 @@ pub(crate) struct Invocation {
 }
 
 impl Invocation {
-    /// Starts the call on `guests` and waits for the head of its response.
+    /// Starts the call and waits for the head of its response.
+    ///
+    /// A guest that is idle already runs right here until it first has to wait: most calls are done by
+    /// then. One that is not, or that has to be made first, becomes a task on `guests`.
     pub async fn start<B>(
         self,
         guests: &tokio::runtime::Handle,
@@ -63,75 +57,73 @@ impl Invocation {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        let (head_tx, head) = oneshot::channel();
-        let (body_ended, body_ended_rx) = oneshot::channel();
-        let (outcome_tx, outcome) = oneshot::channel();
-        let ends = TaskEnds {
-            head: head_tx,
-            body_ended: body_ended_rx,
-            outcome: outcome_tx,
-            report,
+        let shared = Arc::new(Shared::default());
+        let reader = Reader(shared.clone());
+        let request = counted(request, &shared);
+        let name = self.spec.function.name.clone();
+        let (head_sender, head) = oneshot::channel();
+        let head_sender = HeadSender::new(head_sender, shared.clone());
+        let here = self.ready.pool.has_idle();
+        let mut guest = Box::pin(self.run(request, head_sender, shared, report));
+        let first = match here {
+            true => poll_fn(|cx| Poll::Ready(guest.as_mut().poll(cx))).await,
+            false => Poll::Pending,
+        };
+        let end = match first {
+            Poll::Ready(closing) => End::Here(closing),
+            Poll::Pending => {
+                let (tell, told) = oneshot::channel();
+                guests.spawn(async move {
+                    let closing = guest.await;
+                    // Nobody may be waiting any more.
+                    let _ = tell.send(closing.close_when_read().await);
+                });
+                End::Task(told)
+            }
         };
 
-        let counts = Arc::new(Counts::default());
-        let up = counts.clone();
-        let request = request.map(|body| {
-            body.map_frame(move |frame| {
-                if let Some(data) = frame.data_ref() {
-                    up.request.fetch_add(data.len() as u64, Ordering::Relaxed);
-                }
-                frame
-            })
-            // The cause was told where the body was bounded; the guest learns that it broke off.
-            .map_err(|_| WasiError::ConnectionTerminated)
-            .boxed_unsync()
-        });
-        let name = self.spec.function.name.clone();
-        guests.spawn(self.run(request, ends, counts.clone()));
-
-        match head.await {
+        let head = head.await;
+        let mut body = GuestBody {
+            inner: None,
+            left_bytes: None,
+            last: None,
+            broken: None,
+            reader,
+            end,
+        };
+        match head {
             Ok(Ok(response)) => {
                 let declared = response.headers().get(http::header::CONTENT_LENGTH);
-                let left_bytes = declared.and_then(|length| length.to_str().ok()?.parse().ok());
-                Ok(response.map(|inner| GuestBody {
-                    inner: Some(inner),
-                    left_bytes,
-                    last: None,
-                    broken: None,
-                    counts,
-                    body_ended: Some(body_ended),
-                    outcome,
-                    told: false,
+                body.left_bytes = declared.and_then(|length| length.to_str().ok()?.parse().ok());
+                Ok(response.map(|inner| {
+                    body.inner = Some(inner);
+                    body
                 }))
             }
-            Ok(Err(code)) => {
-                drop(body_ended);
-                Err(Problem::new(
-                    ProblemKind::NoResponse,
-                    format!("function `{name}` answered with the error {code}"),
-                ))
-            }
+            // Dropping the body stops what the guest still does.
+            Ok(Err(code)) => Err(refused(&name, &code)),
             // The task let go of the head unsent: it has ended, or is about to, and knows why.
             Err(_) => {
-                let _ = body_ended.send(BodyEnded);
-                Err(outcome.await.ok().flatten().unwrap_or_else(|| no_response(&name)))
+                body.reader.set(READ);
+                let problem = poll_fn(|cx| body.end.poll(cx)).await;
+                Err(problem.unwrap_or_else(|| no_response(&name)))
             }
         }
     }
 
-    async fn run(self, request: http::Request<WasiBody>, ends: TaskEnds, counts: Arc<Counts>) {
-        let TaskEnds {
-            head,
-            body_ended,
-            outcome,
-            report,
-        } = ends;
+    /// Runs the guest to its end.
+    async fn run(
+        self,
+        request: http::Request<WasiBody>,
+        head: HeadSender,
+        shared: Arc<Shared>,
+        report: OnReport,
+    ) -> Closing {
         let Invocation {
             spec,
-            component,
-            pool,
+            ready,
             blobs,
-            log,
+            logs,
             started,
             mut stages,
             cold,
@@ -140,25 +132,22 @@ impl Invocation {
         let limits = &spec.function.manifest.limits;
         let deadline = tokio::time::Instant::from_std(started + limits.timeout.0);
         let begun = Instant::now();
-        let mut body_ended = BodyEnd::Waiting(body_ended);
-        let status = Arc::new(AtomicU16::new(0));
-        let head = HeadSender::new(head, status.clone());
 
         let mut instance = None;
         let ended = {
             let run = pin!(async {
-                let instance = match pool.take() {
+                let instance = match ready.pool.take() {
                     Some(used) => {
                         let used = instance.insert(used);
-                        Guest::renew(&mut used.store, &spec, &log)?;
+                        Guest::renew(&mut used.store, &spec)?;
                         used
                     }
                     None => {
-                        let store = Guest::store(component.engine(), &spec, &blobs, log.clone())?;
+                        let store = Guest::store(ready.component.engine(), &spec, &blobs, logs)?;
                         instance.insert(Instance::new(store))
                     }
                 };
-                instance.handle(&component, request, head).await
+                instance.handle(&ready.component, request, head).await
             });
             tokio::select! {
                 biased;
@@ -167,12 +156,11 @@ impl Invocation {
                     Ok(Err(error)) => Ended::Trapped(error),
                     Err(_) => Ended::TimedOut,
                 },
-                () = body_ended.gone() => Ended::Cancelled,
+                () = shared.gone() => Ended::Cancelled,
             }
         };
         stages.run_us = begun.elapsed().as_micros() as u64;
         drop(place);
-        log.finish();
 
         let mut fuel = 0;
         let mut figures = Figures::default();
@@ -180,6 +168,7 @@ impl Invocation {
         if let Some(instance) = &instance {
             let left = instance.store.get_fuel().unwrap_or(0);
             let guest = instance.store.data();
+            guest.log.finish();
             fuel = limits.fuel.saturating_sub(left) + guest.settled_fuel();
             figures = Figures::of(guest);
             problem = ended.problem(&spec, guest);
@@ -189,36 +178,109 @@ impl Invocation {
         // A guest that failed or was stopped is dropped whole, and with it what its body still waits for.
         let reuse = matches!(ended, Ended::Well) && spec.function.manifest.instances == Instances::Reuse;
         if let Some(instance) = instance.take().filter(|_| reuse) {
-            pool.give_back(instance);
+            ready.pool.give_back(instance);
         }
+        Closing {
+            function: spec.function,
+            fuel,
+            figures,
+            problem,
+            cancelled: matches!(ended, Ended::Cancelled),
+            deadline,
+            cold,
+            stages,
+            shared,
+            report,
+        }
+    }
+}
 
-        // The guest is done; its response may still be on its way out.
-        let cancelled = matches!(ended, Ended::Cancelled)
-            || tokio::time::timeout_at(deadline, body_ended.ended()).await != Ok(true);
-        let (request_bytes, response_bytes) = counts.get();
+/// The request as the guest gets it, its body's bytes counted.
+fn counted<B>(request: http::Request<B>, shared: &Arc<Shared>) -> http::Request<WasiBody>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: std::fmt::Display,
+{
+    if request.body().is_end_stream() {
+        return request.map(|_| Empty::new().map_err(|never| match never {}).boxed_unsync());
+    }
+    let shared = shared.clone();
+    request.map(|body| {
+        body.map_frame(move |frame| {
+            if let Some(data) = frame.data_ref() {
+                shared
+                    .request_bytes
+                    .fetch_add(data.len() as u64, Ordering::Relaxed);
+            }
+            frame
+        })
+        // The cause was told where the body was bounded; the guest learns that it broke off.
+        .map_err(|_| WasiError::ConnectionTerminated)
+        .boxed_unsync()
+    })
+}
+
+/// A call whose guest has ended. What is left is its response, on its way out.
+struct Closing {
+    function: Arc<FunctionVersion>,
+    fuel: u64,
+    figures: Figures,
+    problem: Option<Problem>,
+    /// Nobody wanted the response while the guest still ran.
+    cancelled: bool,
+    deadline: tokio::time::Instant,
+    cold: bool,
+    stages: Stages,
+    shared: Arc<Shared>,
+    report: OnReport,
+}
+
+impl Closing {
+    /// Waits for the response to be read, but not beyond the call's time.
+    async fn close_when_read(self) -> Option<Problem> {
+        let read =
+            !self.cancelled && tokio::time::timeout_at(self.deadline, self.shared.read()).await == Ok(true);
+        self.close(read)
+    }
+
+    /// Reports the call. Why it failed, if it did.
+    fn close(self, read: bool) -> Option<Problem> {
+        let Closing {
+            function,
+            mut fuel,
+            mut problem,
+            shared,
+            ..
+        } = self;
+        let cancelled = self.cancelled || !read;
+        let request_bytes = shared.request_bytes.load(Ordering::Relaxed);
+        let response_bytes = shared.response_bytes.load(Ordering::Relaxed);
         fuel += cost::bytes(request_bytes) + cost::bytes(response_bytes);
-        if problem.is_none() && fuel > limits.fuel {
-            problem = Some(out_of_fuel(&spec));
+        if problem.is_none() && fuel > function.manifest.limits.fuel {
+            problem = Some(out_of_fuel(&function));
         }
-        let status = Some(status.load(Ordering::Relaxed)).filter(|status| *status > 0);
-        if problem.is_none() && status.is_none() && !cancelled {
-            problem = Some(no_response(&spec.function.name));
+        let status = Some(shared.status.load(Ordering::Relaxed)).filter(|status| *status > 0);
+        if problem.is_none() {
+            problem = match shared.refused.get() {
+                Some(code) => Some(refused(&function.name, code)),
+                None if status.is_none() && !cancelled => Some(no_response(&function.name)),
+                None => None,
+            };
         }
-        // Nobody may be waiting any more.
-        let _ = outcome.send(problem.clone());
-        report(CallReport {
+        (self.report)(CallReport {
             fuel,
             status,
             cancelled: cancelled && problem.is_none(),
-            problem,
+            problem: problem.clone(),
             request_bytes,
             response_bytes,
-            data_bytes: figures.data_bytes,
-            pages_grown: figures.pages_grown,
-            outgoing_requests: figures.outgoing_requests,
-            cold,
-            stages,
+            data_bytes: self.figures.data_bytes,
+            pages_grown: self.figures.pages_grown,
+            outgoing_requests: self.figures.outgoing_requests,
+            cold: self.cold,
+            stages: self.stages,
         });
+        problem
     }
 }
 
@@ -263,18 +325,26 @@ fn no_response(name: &FunctionName) -> Problem {
     )
 }
 
-fn out_of_fuel(spec: &CallSpec) -> Problem {
+/// The guest's own word that it has no response.
+fn refused(name: &FunctionName, code: &str) -> Problem {
+    Problem::new(
+        ProblemKind::NoResponse,
+        format!("function `{name}` answered with the error {code}"),
+    )
+}
+
+fn out_of_fuel(function: &FunctionVersion) -> Problem {
     Problem::new(
         ProblemKind::OutOfFuel,
-        format!("function `{}` used up its fuel", spec.function.name),
+        format!("function `{}` used up its fuel", function.name),
     )
-    .with_limit(format!("limits.fuel = {}", spec.function.manifest.limits.fuel))
+    .with_limit(format!("limits.fuel = {}", function.manifest.limits.fuel))
 }
 
 fn trap_problem(spec: &CallSpec, error: &wasmtime::Error) -> Problem {
     let name = &spec.function.name;
     if error.downcast_ref::<Trap>() == Some(&Trap::OutOfFuel) {
-        return out_of_fuel(spec);
+        return out_of_fuel(&spec.function);
     }
     if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
         return Problem::new(
@@ -332,51 +402,93 @@ impl Figures {
     }
 }
 
-/// Body bytes of one call, counted as they pass.
+/// What a call's guest and its response know of each other.
 #[derive(Default)]
-struct Counts {
-    request: AtomicU64,
-    response: AtomicU64,
+pub(crate) struct Shared {
+    request_bytes: AtomicU64,
+    response_bytes: AtomicU64,
+    /// The status of the guest's response, 0 until there is one.
+    pub status: AtomicU16,
+    /// The error that the guest gave instead of a response.
+    pub refused: OnceLock<String>,
+    /// How far the response has been read: [`UNREAD`], [`READ`] or [`GONE`].
+    reading: AtomicU8,
+    /// Who waits for that to change.
+    waiting: AtomicWaker,
 }
 
-impl Counts {
-    fn get(&self) -> (u64, u64) {
-        (
-            self.request.load(Ordering::Relaxed),
-            self.response.load(Ordering::Relaxed),
-        )
+const UNREAD: u8 = 0;
+const READ: u8 = 1;
+const GONE: u8 = 2;
+
+impl Shared {
+    /// Whether the response was read to its end; false if nobody wants it any more.
+    async fn read(&self) -> bool {
+        poll_fn(|cx| {
+            self.waiting.register(cx.waker());
+            match self.reading.load(Ordering::Acquire) {
+                UNREAD => Poll::Pending,
+                reading => Poll::Ready(reading == READ),
+            }
+        })
+        .await
     }
-}
 
-/// The task's view of whether its response has been read to the end.
-enum BodyEnd {
-    Waiting(oneshot::Receiver<BodyEnded>),
-    Ended,
-    Gone,
-}
-
-impl BodyEnd {
-    async fn resolve(&mut self) {
-        if let BodyEnd::Waiting(receiver) = self {
-            *self = match receiver.await {
-                Ok(BodyEnded) => BodyEnd::Ended,
-                Err(_) => BodyEnd::Gone,
-            };
-        }
-    }
-
-    /// Ends when the client has gone away; never, if the body was read to its end.
-    async fn gone(&mut self) {
-        self.resolve().await;
-        if matches!(self, BodyEnd::Ended) {
+    /// Ends when nobody wants the response any more; never, if it was read to its end.
+    async fn gone(&self) {
+        if self.read().await {
             std::future::pending::<()>().await;
         }
     }
+}
 
-    /// Whether the body was read to its end.
-    async fn ended(&mut self) -> bool {
-        self.resolve().await;
-        matches!(self, BodyEnd::Ended)
+/// The response's side of a call. Dropped before the end: the client is gone.
+struct Reader(Arc<Shared>);
+
+impl Reader {
+    /// The first word counts.
+    fn set(&self, reading: u8) {
+        let set = self
+            .0
+            .reading
+            .compare_exchange(UNREAD, reading, Ordering::AcqRel, Ordering::Relaxed);
+        if set.is_ok() {
+            self.0.waiting.wake();
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.set(GONE);
+    }
+}
+
+/// Who knows how the call ends.
+enum End {
+    /// The guest has ended; nothing is left but to report it.
+    Here(Closing),
+    /// A task, which tells.
+    Task(oneshot::Receiver<Option<Problem>>),
+    Told,
+}
+
+impl End {
+    /// Why the call failed, if it did. Asked once the response has been read.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Problem>> {
+        let problem = match self {
+            End::Task(told) => match ready!(Pin::new(told).poll(cx)) {
+                Ok(problem) => problem,
+                Err(_) => Some(Problem::new(ProblemKind::Internal, "the call's task is gone")),
+            },
+            End::Told => None,
+            End::Here(_) => match std::mem::replace(self, End::Told) {
+                End::Here(closing) => closing.close(true),
+                End::Task(_) | End::Told => None,
+            },
+        };
+        *self = End::Told;
+        Poll::Ready(problem)
     }
 }
 
@@ -391,11 +503,8 @@ pub struct GuestBody {
     last: Option<Frame<Bytes>>,
     /// How the guest's body itself broke off.
     broken: Option<Problem>,
-    counts: Arc<Counts>,
-    body_ended: Option<oneshot::Sender<BodyEnded>>,
-    outcome: oneshot::Receiver<Option<Problem>>,
-    /// The outcome has been passed on; what is left is the end.
-    told: bool,
+    reader: Reader,
+    end: End,
 }
 
 impl Body for GuestBody {
@@ -413,34 +522,30 @@ impl Body for GuestBody {
             match ready!(Pin::new(inner).poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
-                    this.counts.response.fetch_add(bytes, Ordering::Relaxed);
+                    let counts = &this.reader.0;
+                    counts.response_bytes.fetch_add(bytes, Ordering::Relaxed);
                     this.left_bytes = this.left_bytes.map(|left| left.saturating_sub(bytes));
                     if this.left_bytes != Some(0) {
                         return Poll::Ready(Some(Ok(frame)));
                     }
                     this.last = Some(frame);
                     // What the guest still does with its body must find it open.
-                    this.tell_ended();
+                    this.reader.set(READ);
                 }
-                // Whatever broke the body off, the task knows the cause better.
+                // Whatever broke the body off, the call's end knows the cause better.
                 Some(Err(error)) => {
                     this.broken = Some(broken(&error));
-                    this.end();
+                    this.read_whole();
                 }
-                None => this.end(),
+                None => this.read_whole(),
             }
         }
-        if this.told {
+        if matches!(this.end, End::Told) {
             return Poll::Ready(None);
         }
-        let outcome = match ready!(Pin::new(&mut this.outcome).poll(cx)) {
-            Ok(None) => this.broken.take(),
-            Ok(Some(problem)) => Some(problem),
-            Err(_) => Some(Problem::new(ProblemKind::Internal, "the call's task is gone")),
-        };
-        this.told = true;
+        let problem = ready!(this.end.poll(cx)).or_else(|| this.broken.take());
         this.inner = None;
-        match (outcome, this.last.take()) {
+        match (problem, this.last.take()) {
             (Some(problem), _) => Poll::Ready(Some(Err(problem))),
             (None, last) => Poll::Ready(last.map(Ok)),
         }
@@ -448,15 +553,16 @@ impl Body for GuestBody {
 }
 
 impl GuestBody {
-    fn end(&mut self) {
+    fn read_whole(&mut self) {
         self.inner = None;
-        self.tell_ended();
+        self.reader.set(READ);
     }
+}
 
-    fn tell_ended(&mut self) {
-        if let Some(body_ended) = self.body_ended.take() {
-            // The task may have ended already.
-            let _ = body_ended.send(BodyEnded);
+impl Drop for GuestBody {
+    fn drop(&mut self) {
+        if let End::Here(closing) = std::mem::replace(&mut self.end, End::Told) {
+            closing.close(false);
         }
     }
 }

@@ -13,8 +13,11 @@ mod host;
 mod inspect;
 mod instances;
 mod invoke;
+mod jobs;
 mod logs;
 mod outgoing;
+mod output;
+mod pure;
 
 pub use compile::{CompilerCommand, compiler_main};
 pub use engine::Lane;

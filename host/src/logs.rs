@@ -44,10 +44,14 @@ pub struct LogLine {
 /// The logs of this host's functions. Cheap to clone.
 #[derive(Clone)]
 pub struct Logs {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     dir: PathBuf,
     queue: mpsc::Sender<LogLine>,
     follow: broadcast::Sender<LogLine>,
-    dropped: Arc<AtomicU64>,
+    dropped: AtomicU64,
 }
 
 /// The task that writes the files.
@@ -68,20 +72,19 @@ impl Logs {
             queue: received,
             follow: follow.clone(),
         };
-        Ok((
-            Logs {
-                dir,
-                queue,
-                follow,
-                dropped: Arc::default(),
-            },
-            writer,
-        ))
+        let inner = Inner {
+            dir,
+            queue,
+            follow,
+            dropped: AtomicU64::new(0),
+        };
+        let inner = Arc::new(inner);
+        Ok((Logs { inner }, writer))
     }
 
     /// The last `lines` lines of a function, oldest first.
     pub fn tail(&self, function: &FunctionName, lines: usize) -> io::Result<Vec<LogLine>> {
-        let path = file_of(&self.dir, function.as_str());
+        let path = file_of(&self.inner.dir, function.as_str());
         let mut kept = std::collections::VecDeque::with_capacity(lines.min(1_024));
         for path in [rotated(&path), path] {
             let file = match File::open(&path) {
@@ -105,17 +108,17 @@ impl Logs {
 
     /// Lines of all functions from now on.
     pub fn follow(&self) -> broadcast::Receiver<LogLine> {
-        self.follow.subscribe()
+        self.inner.follow.subscribe()
     }
 
     /// Lines lost because the writer could not keep up.
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.inner.dropped.load(Ordering::Relaxed)
     }
 
     fn push(&self, line: LogLine) {
-        if self.queue.try_send(line).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        if self.inner.queue.try_send(line).is_err() {
+            self.inner.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -197,15 +200,11 @@ impl CallLog {
         }
     }
 
-    /// Goes on as the log of another call: a reused guest keeps its streams.
-    pub fn become_(&self, other: &CallLog) {
-        let (function, call) = {
-            let other = other.state.lock().expect("no panic under this lock");
-            (other.function.clone(), other.call)
-        };
+    /// Goes on as the log of another call of its function: a reused guest keeps its streams.
+    pub fn renew(&self, call: CallId) {
         let mut state = self.state.lock().expect("no panic under this lock");
         state.end_line();
-        (state.function, state.call, state.left_bytes) = (function, call, limits::LOG_BYTES_PER_CALL);
+        (state.call, state.left_bytes) = (call, limits::LOG_BYTES_PER_CALL);
     }
 
     /// A line from the host.

@@ -6,6 +6,7 @@
 pub mod call;
 pub mod cost;
 mod digest;
+pub mod job;
 pub mod limits;
 pub mod manifest;
 pub mod meta;
@@ -16,6 +17,6 @@ mod split;
 pub mod units;
 
 pub use digest::{Digest, ParseDigestError};
-pub use name::{CallId, DatasetName, FunctionName, InvalidName, NodeId};
+pub use name::{CallId, DatasetName, FunctionName, InvalidName, JobId, NodeId};
 pub use problem::{Problem, ProblemKind};
 pub use split::{ParseSplitError, Split};

@@ -10,6 +10,10 @@ pub const MAX_FUEL_PER_CALL: u64 = 10_000_000_000_000;
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wall time a manifest may ask for.
 pub const MAX_CALL_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Fuel of one job's runs together, unless asked otherwise: some hours of one core.
+pub const FUEL_PER_JOB: u64 = 10_000_000_000_000;
+/// Wall time per shard of a job.
+pub const SHARD_TIMEOUT: Duration = Duration::from_secs(300);
 /// Linear memory of one guest.
 pub const GUEST_MEMORY_BYTES: u64 = 256 << 20;
 /// Most linear memory a manifest may ask for: the whole of wasm32.
@@ -64,3 +68,13 @@ pub const SHARD_READ_BYTES: u32 = 1 << 20;
 pub const RECORD_BYTES: u64 = 64 << 20;
 /// A manifest or another JSON body of the admin API.
 pub const ADMIN_BODY_BYTES: usize = 1 << 20;
+/// A function's route: what browsers and proxies keep of an address, with most of it left for the path.
+pub const ROUTE_BYTES: usize = 512;
+/// Datasets that one function may open; each is resolved and looked up for every call.
+pub const INPUTS: usize = 64;
+/// Servers that one function may send requests to.
+pub const ALLOWED_HOSTS: usize = 64;
+/// Environment variables of one function; every fresh instance gets a copy of them.
+pub const ENV_VARIABLES: usize = 64;
+/// Bytes of their names and values, for the same reason.
+pub const ENV_BYTES: usize = 32 << 10;

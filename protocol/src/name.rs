@@ -1,7 +1,10 @@
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+use crate::job::ResultKey;
 
 /// Longest name of a function or a dataset, in bytes: it stands in URLs, file names and record keys.
 const MAX_NAME_BYTES: usize = 128;
@@ -33,9 +36,11 @@ fn check(text: &str, slash: bool) -> Result<(), InvalidName> {
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, slash: $slash:literal) => {
         $(#[$doc])*
+        ///
+        /// Cheap to clone.
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $type(String);
+        pub struct $type(Arc<str>);
 
         impl $type {
             pub fn as_str(&self) -> &str {
@@ -47,7 +52,7 @@ macro_rules! name {
             type Error = InvalidName;
             fn try_from(text: String) -> Result<Self, InvalidName> {
                 check(&text, $slash)?;
-                Ok($type(text))
+                Ok($type(text.into()))
             }
         }
 
@@ -60,7 +65,7 @@ macro_rules! name {
 
         impl From<$type> for String {
             fn from(name: $type) -> String {
-                name.0
+                name.0.as_ref().to_owned()
             }
         }
 
@@ -119,37 +124,61 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// The identity of one call: 16 bytes, the first six the time in milliseconds, so that ids sort by
-/// age. Written as 32 hexadecimal digits in `nearfield-id`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CallId(u128);
+macro_rules! id {
+    ($(#[$doc:meta])* $type:ident) => {
+        $(#[$doc])*
+        ///
+        /// 16 bytes, the first six the time in milliseconds, so that ids sort by age. Written as 32
+        /// hexadecimal digits.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $type(u128);
+
+        impl $type {
+            pub const fn new(unix_ms: u64, random: u128) -> Self {
+                $type(((unix_ms as u128) << 80) | (random >> 48))
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:032x}", self.0)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = InvalidName;
+            fn from_str(text: &str) -> Result<Self, InvalidName> {
+                let refused = || InvalidName(text.chars().take(40).collect());
+                if text.len() != 32 {
+                    return Err(refused());
+                }
+                u128::from_str_radix(text, 16).map($type).map_err(|_| refused())
+            }
+        }
+    };
+}
+
+id! {
+    /// The identity of one call, in `nearfield-id`.
+    CallId
+}
+
+id! {
+    /// The identity of one job.
+    JobId
+}
 
 impl CallId {
-    pub const fn new(unix_ms: u64, random: u128) -> Self {
-        CallId(((unix_ms as u128) << 80) | (random >> 48))
-    }
-}
-
-impl fmt::Display for CallId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-impl fmt::Debug for CallId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl FromStr for CallId {
-    type Err = InvalidName;
-    fn from_str(text: &str) -> Result<Self, InvalidName> {
-        let refused = || InvalidName(text.chars().take(40).collect());
-        if text.len() != 32 {
-            return Err(refused());
-        }
-        u128::from_str_radix(text, 16).map(CallId).map_err(|_| refused())
+    /// What the log lines of a pure run carry: the same run always prints the same.
+    pub fn of_result(key: &ResultKey) -> Self {
+        let (chunks, _) = key.0.as_bytes().as_chunks::<16>();
+        CallId(u128::from_be_bytes(chunks[0]))
     }
 }
 

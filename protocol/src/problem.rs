@@ -42,6 +42,7 @@ kinds! {
     UnknownBlob = "unknown-blob", 404, "No such blob";
     UnknownPath = "unknown-path", 404, "No such path in the dataset";
     UnknownRoute = "unknown-route", 404, "Nothing is served at this path";
+    UnknownJob = "unknown-job", 404, "No such job";
     UnknownCall = "unknown-call", 404, "No such call, or one too long ago";
     UnknownToken = "unknown-token", 404, "No such token";
     MethodNotAllowed = "method-not-allowed", 405, "The path does not take this method";
@@ -64,6 +65,8 @@ kinds! {
     Corrupt = "corrupt", 500, "Stored bytes no longer match their digest";
     /// The guest trapped.
     Trap = "trap", 502, "The function trapped";
+    /// The guest itself said that it failed.
+    FunctionFailed = "function-failed", 502, "The function returned an error";
     /// The guest passed more bytes to one host call than may be copied.
     HostCallTooLarge = "host-call-too-large", 502, "The function passed too much to a host call";
     /// The guest ended without a response.

@@ -7,7 +7,7 @@ use nearfield_protocol::meta::{DatasetMeta, ShardMeta};
 
 use crate::blobs::{Blob, Store};
 use crate::error::StoreError;
-use crate::path_index::{Entry, EntryKind, PathIndex};
+use crate::path_index::{Entry, EntryKind, NotFollowed, PathIndex};
 
 /// Open datasets kept: a meta of 10,000 shards takes about half a megabyte.
 pub(crate) const MAX_OPEN_DATASETS: u64 = 256;
@@ -68,16 +68,13 @@ impl Dataset {
 
     /// Where the regular file `path` lies. `None` if there is none, or the dataset was no folder.
     pub fn locate(&self, path: &str) -> Option<Location> {
-        match self.paths.as_ref()?.get(path)?.kind {
-            EntryKind::File {
-                shard, offset, len, ..
-            } => Some(Location {
-                shard,
-                offset,
-                size_bytes: len,
-            }),
-            _ => None,
-        }
+        location(&self.paths.as_ref()?.get(path)?)
+    }
+
+    /// Where the file lies that `path` leads to, through links if there are any.
+    pub fn follow(&self, path: &str) -> Result<Location, NotFollowed> {
+        let entry = self.paths.as_ref().ok_or(NotFollowed::Missing)?.follow(path)?;
+        location(&entry).ok_or(NotFollowed::Missing)
     }
 
     /// The entries of the folder, in path order; none if the dataset was no folder.
@@ -119,6 +116,20 @@ impl Dataset {
             offset: 0,
             size_bytes: self.meta.size_bytes,
         }
+    }
+}
+
+/// Where a regular file lies.
+fn location(entry: &Entry) -> Option<Location> {
+    match entry.kind {
+        EntryKind::File {
+            shard, offset, len, ..
+        } => Some(Location {
+            shard,
+            offset,
+            size_bytes: len,
+        }),
+        _ => None,
     }
 }
 

@@ -25,6 +25,16 @@ pub enum StoreError {
     Full { used_bytes: u64, max_bytes: u64 },
     #[error("the disk is nearly full: free space, or move the data folder to a larger disk")]
     DiskFull,
+    #[error(
+        "the data folder takes no file of this size: raise the limit on file sizes (`ulimit -f`), or move the \
+         data folder to a file system that takes larger ones"
+    )]
+    FileTooLarge,
+    #[error(
+        "a write to the {0} database failed, so it takes no more: free disk space if there is none, then \
+         restart the node; its log has the cause"
+    )]
+    Stopped(&'static str),
     #[error(transparent)]
     Cut(CutError),
     #[error("reading or writing blobs: {0}")]
@@ -39,6 +49,7 @@ impl From<io::Error> for StoreError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::DiskFull,
+            io::ErrorKind::FileTooLarge => StoreError::FileTooLarge,
             _ => StoreError::Io(error),
         }
     }

@@ -11,10 +11,13 @@ mod error;
 pub mod pack;
 pub mod path_index;
 mod put;
+mod remembered;
 mod spool;
 mod state;
+pub mod written;
 
 pub use blobs::{Blob, SealReport, Staged, Store, StoreOptions};
 pub use dataset::{BlobBytes, Dataset, Extent, Location};
 pub use error::StoreError;
 pub use put::{PutProgress, PutReport, PutRequest, StagedDataset};
+pub use remembered::Remembered;

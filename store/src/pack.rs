@@ -15,7 +15,7 @@ use crate::spool::{ShardData, Spool};
 
 const BLOCK_BYTES: u64 = 512;
 /// Two zero blocks end an archive.
-const END: [u8; 1024] = [0; 1024];
+pub(crate) static END: [u8; 1024] = [0; 1024];
 /// What an entry is taken to cost besides its content: header and padding, about.
 const ENTRY_BYTES: u64 = 1024;
 
@@ -169,7 +169,7 @@ impl Read for Hashed<'_> {
 
 /// Everything of an entry that stands before its content. Paths and targets of over 100 bytes go into GNU long
 /// name entries. The `tar` crate's builder would rewrite targets and ends an archive even after an error.
-fn tar_header(path: &str, kind: &EntryKind) -> Vec<u8> {
+pub(crate) fn tar_header(path: &str, kind: &EntryKind) -> Vec<u8> {
     let (entry_type, mode, len, slash, target) = match kind {
         EntryKind::File {
             len,
@@ -221,7 +221,7 @@ fn push_header(bytes: &mut Vec<u8>, entry_type: EntryType, mode: u32, len: u64, 
 }
 
 /// What fills the last block of `len` bytes.
-fn padding(len: u64) -> &'static [u8] {
+pub(crate) fn padding(len: u64) -> &'static [u8] {
     &END[..(len.wrapping_neg() % BLOCK_BYTES) as usize]
 }
 

@@ -5,9 +5,10 @@
 //! so a crash at any moment leaves a blob sealed and whole, or not sealed at all.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nearfield_protocol::Digest;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::error::StoreError;
 
@@ -17,6 +18,8 @@ const FORMAT: u32 = 1;
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const FORMAT_KEY: &str = "format";
 const SEALED_BYTES_KEY: &str = "sealed-bytes";
+/// Of the sealed bytes, those of evictable blobs; absent means none.
+const EVICTABLE_BYTES_KEY: &str = "evictable-bytes";
 /// Digest → (size in bytes, [`Standing`]).
 const BLOBS: TableDefinition<[u8; 32], (u64, u8)> = TableDefinition::new("blobs");
 
@@ -52,7 +55,11 @@ pub(crate) struct Sealed {
 
 pub(crate) struct State {
     db: Database,
+    /// Set by the first write that failed: redb takes none after it until the file is opened again.
+    stopped: OnceLock<StoreError>,
 }
+
+type MetaTable<'tx> = redb::Table<'tx, &'static str, u64>;
 
 impl State {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
@@ -81,7 +88,36 @@ impl State {
             tx.open_table(PINS)?;
         }
         tx.commit()?;
-        Ok(State { db })
+        Ok(State {
+            db,
+            stopped: OnceLock::new(),
+        })
+    }
+
+    /// The error that every write ends in by now, if so.
+    pub fn stopped(&self) -> Option<&StoreError> {
+        self.stopped.get()
+    }
+
+    /// One durable transaction.
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let committed = || {
+            let tx = self.db.begin_write()?;
+            let done = work(&tx)?;
+            tx.commit()?;
+            Ok(done)
+        };
+        committed().map_err(|error: StoreError| match &error {
+            StoreError::State(cause) if matches!(**cause, redb::Error::Io(_) | redb::Error::PreviousIo) => {
+                tracing::error!(%error, "the state database takes no more writes");
+                let _ = self.stopped.set(StoreError::Stopped("state"));
+                StoreError::Stopped("state")
+            }
+            _ => error,
+        })
     }
 
     pub fn get(&self, digest: &Digest) -> Result<Option<Sealed>, StoreError> {
@@ -99,16 +135,17 @@ impl State {
     /// Seals `blobs` in one durable transaction. Returns how many, and how many bytes, were not
     /// sealed and live before.
     pub fn seal(&self, blobs: &[(Digest, u64)]) -> Result<(u64, u64), StoreError> {
-        let tx = self.db.begin_write()?;
-        let (mut new_blobs, mut new_bytes, mut added) = (0, 0, 0);
-        {
+        self.write(|tx| {
+            let (mut new_blobs, mut new_bytes, mut added, mut revived) = (0, 0, 0, 0);
             let mut table = tx.open_table(BLOBS)?;
             for (digest, size_bytes) in blobs {
                 let before = table
                     .insert(digest.as_bytes(), (*size_bytes, Standing::Live as u8))?
                     .map(|row| Standing::from_byte(row.value().1));
-                if before.is_none() {
-                    added += size_bytes;
+                match before {
+                    None => added += size_bytes,
+                    Some(Standing::Evictable) => revived += size_bytes,
+                    Some(_) => {}
                 }
                 if before != Some(Standing::Live) {
                     new_blobs += 1;
@@ -116,56 +153,62 @@ impl State {
                 }
             }
             let mut meta = tx.open_table(META)?;
-            let sum = meta.get(SEALED_BYTES_KEY)?.map_or(0, |value| value.value());
-            meta.insert(SEALED_BYTES_KEY, sum + added)?;
-        }
-        tx.commit()?;
-        Ok((new_blobs, new_bytes))
+            count(&mut meta, SEALED_BYTES_KEY, |sum| sum + added)?;
+            count(&mut meta, EVICTABLE_BYTES_KEY, |sum| sum.saturating_sub(revived))?;
+            Ok((new_blobs, new_bytes))
+        })
     }
 
     pub fn set_standing(&self, digests: &[Digest], standing: Standing) -> Result<(), StoreError> {
-        let tx = self.db.begin_write()?;
-        {
+        self.write(|tx| {
+            let (mut evictable, mut no_longer) = (0, 0);
             let mut table = tx.open_table(BLOBS)?;
             for digest in digests {
-                let size = table.get(digest.as_bytes())?.map(|row| row.value().0);
-                if let Some(size) = size {
-                    table.insert(digest.as_bytes(), (size, standing as u8))?;
+                let row = table.get(digest.as_bytes())?.map(|row| row.value());
+                let Some((size, before)) = row else { continue };
+                table.insert(digest.as_bytes(), (size, standing as u8))?;
+                if Standing::from_byte(before) == Standing::Evictable {
+                    no_longer += size;
+                }
+                if standing == Standing::Evictable {
+                    evictable += size;
                 }
             }
-        }
-        tx.commit()?;
-        Ok(())
+            let mut meta = tx.open_table(META)?;
+            count(&mut meta, EVICTABLE_BYTES_KEY, |sum| {
+                (sum + evictable).saturating_sub(no_longer)
+            })
+        })
     }
 
     /// Forgets every evictable blob that `keep` does not hold, and returns all digests that must
     /// not be collected.
     pub fn sweep(&self, keep: impl Fn(&Digest) -> bool) -> Result<Vec<Digest>, StoreError> {
-        let tx = self.db.begin_write()?;
-        let mut protected = Vec::new();
-        {
+        self.write(|tx| {
+            let mut protected = Vec::new();
             let mut table = tx.open_table(BLOBS)?;
-            let (mut gone, mut freed) = (Vec::new(), 0);
+            let (mut gone, mut freed, mut held) = (Vec::new(), 0, 0);
             for row in table.iter()? {
                 let (digest, value) = row?;
                 let digest = Digest::from_bytes(digest.value());
                 let (size, standing) = value.value();
-                if Standing::from_byte(standing) == Standing::Evictable && !keep(&digest) {
+                let evictable = Standing::from_byte(standing) == Standing::Evictable;
+                if evictable && !keep(&digest) {
                     gone.push(digest);
                     freed += size;
                 } else {
                     protected.push(digest);
+                    held += if evictable { size } else { 0 };
                 }
             }
             for digest in &gone {
                 table.remove(digest.as_bytes())?;
             }
             let mut meta = tx.open_table(META)?;
-            let sum = meta.get(SEALED_BYTES_KEY)?.map_or(0, |value| value.value());
-            meta.insert(SEALED_BYTES_KEY, sum.saturating_sub(freed))?;
-        }
-        tx.commit()?;
-        Ok(protected)
+            count(&mut meta, SEALED_BYTES_KEY, |sum| sum.saturating_sub(freed))?;
+            count(&mut meta, EVICTABLE_BYTES_KEY, |_| held)?;
+            Ok(protected)
+        })
     }
 
     /// Every live blob, in digest order.
@@ -195,17 +238,15 @@ impl State {
     }
 
     pub fn set_pinned(&self, digest: &Digest, pinned: bool) -> Result<(), StoreError> {
-        let tx = self.db.begin_write()?;
-        {
+        self.write(|tx| {
             let mut table = tx.open_table(PINS)?;
             if pinned {
                 table.insert(digest.as_bytes(), ())?;
             } else {
                 table.remove(digest.as_bytes())?;
             }
-        }
-        tx.commit()?;
-        Ok(())
+            Ok(())
+        })
     }
 
     pub fn pins(&self) -> Result<Vec<Digest>, StoreError> {
@@ -223,11 +264,28 @@ impl State {
         Ok(table.get(SEALED_BYTES_KEY)?.map_or(0, |value| value.value()))
     }
 
+    /// Bytes of all sealed blobs that no sweep is about to take away.
+    pub fn kept_bytes(&self) -> Result<u64, StoreError> {
+        let table = self.db.begin_read()?.open_table(META)?;
+        let value = |key| Ok::<_, redb::StorageError>(table.get(key)?.map_or(0, |value| value.value()));
+        Ok(value(SEALED_BYTES_KEY)?.saturating_sub(value(EVICTABLE_BYTES_KEY)?))
+    }
+
     /// The number of sealed blobs.
     pub fn sealed_blobs(&self) -> Result<u64, StoreError> {
         use redb::ReadableTableMetadata;
         Ok(self.db.begin_read()?.open_table(BLOBS)?.len()?)
     }
+}
+
+fn count(
+    meta: &mut MetaTable<'_>,
+    key: &'static str,
+    change: impl FnOnce(u64) -> u64,
+) -> Result<(), StoreError> {
+    let before = meta.get(key)?.map_or(0, |value| value.value());
+    meta.insert(key, change(before))?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -251,9 +309,18 @@ mod tests {
         );
         assert_eq!(state.sealed_bytes().unwrap(), 30);
 
+        assert_eq!(state.kept_bytes().unwrap(), 30);
+
         state.set_standing(&[a, b], Standing::Evictable).unwrap();
+        state.set_standing(&[a, b], Standing::Evictable).unwrap();
+        assert_eq!(
+            state.kept_bytes().unwrap(),
+            0,
+            "what the next sweep takes is as good as gone"
+        );
         assert_eq!(state.sweep(|digest| *digest == a).unwrap(), vec![a]);
         assert_eq!(state.sealed_bytes().unwrap(), 10);
+        assert_eq!(state.kept_bytes().unwrap(), 0);
         assert!(state.get(&b).unwrap().is_none());
     }
 

@@ -1,12 +1,9 @@
-use std::process::Output;
+use wasm_encoder::{
+    Component, ComponentExportKind, ComponentExportSection, ComponentImportSection, ComponentInstanceSection,
+    ComponentTypeRef, ComponentTypeSection, InstanceType,
+};
 
-use crate::harness::{Node, component_file, lines};
-
-fn fails(output: &Output, code: i32, says: &str) {
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    assert!(text.contains(says), "does not say `{says}`: {text}");
-}
+use crate::harness::{Node, component_file, fails, lines};
 
 #[test]
 fn unknown_things_are_named() {
@@ -67,6 +64,65 @@ fn what_is_no_component_is_refused_by_what_it_is() {
 }
 
 #[test]
+fn an_import_that_nobody_offers_is_named() {
+    let node = Node::start();
+    let component = importing("acme:db/store@1.0.0");
+    let uploaded = node.admin("POST", "/v1/blobs", &component).json();
+    let deployment = serde_json::json!({ "component": uploaded["digest"] }).to_string();
+    let refused = node.admin("PUT", "/v1/functions/f", deployment.as_bytes());
+    assert_eq!(
+        (refused.status, refused.problem().as_str()),
+        (422, "refused-component")
+    );
+    assert!(
+        refused.text().contains("acme:db/store@1.0.0"),
+        "{}",
+        refused.text()
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("f.wasm");
+    std::fs::write(&file, component).unwrap();
+    fails(
+        &node.cli(&["deploy", file.to_str().unwrap()]),
+        1,
+        "acme:db/store@1.0.0",
+    );
+    assert_eq!(node.get("/fn/f").problem(), "unknown-function");
+}
+
+/// A component that looks like a function and imports `interface`, with one function in it.
+fn importing(interface: &str) -> Vec<u8> {
+    let mut offered = InstanceType::new();
+    offered
+        .ty()
+        .function()
+        .params::<[(&str, wasm_encoder::ComponentValType); 0], _>([])
+        .result(None);
+    offered.export("get", ComponentTypeRef::Func(0));
+    let mut types = ComponentTypeSection::new();
+    types.instance(&offered);
+    let mut imports = ComponentImportSection::new();
+    imports.import(interface, ComponentTypeRef::Instance(0));
+    let mut instances = ComponentInstanceSection::new();
+    instances.export_items::<&str, _>([]);
+    let mut exports = ComponentExportSection::new();
+    exports.export(
+        "wasi:http/incoming-handler@0.2.0",
+        ComponentExportKind::Instance,
+        1,
+        None,
+    );
+    let mut component = Component::new();
+    component
+        .section(&types)
+        .section(&imports)
+        .section(&instances)
+        .section(&exports);
+    component.finish()
+}
+
+#[test]
 fn a_broken_manifest_is_shown_with_line_and_column() {
     let node = Node::start();
     let dir = tempfile::tempdir().unwrap();
@@ -83,6 +139,9 @@ fn a_broken_manifest_is_shown_with_line_and_column() {
         "stop every call",
     );
     fails(&deploy("[function"), 1, "nearfield.toml");
+    let negative = deploy("[function.f]\nlimits = { fuel = -1 }\n");
+    fails(&negative, 1, "`-1` is not a count");
+    fails(&negative, 1, "2:19");
 }
 
 #[test]
@@ -91,7 +150,7 @@ fn a_taken_route_is_a_conflict() {
     node.deploy("one", "hello", "public = true\nroute = \"/same\"");
     let dir = tempfile::tempdir().unwrap();
     let manifest = format!(
-        "[function.two]\ncomponent = \"{}\"\nroute = \"/same\"\n",
+        "[function.two]\nbuild = {{ component = \"{}\" }}\nroute = \"/same\"\n",
         component_file("hello").display()
     );
     std::fs::write(dir.path().join("nearfield.toml"), manifest).unwrap();
@@ -138,27 +197,6 @@ fn a_record_too_long_is_named_by_its_offset() {
 }
 
 #[test]
-fn a_full_store_refuses_and_keeps_what_it_has() {
-    let node = Node::start_in(tempfile::tempdir().unwrap(), &["--max-bytes", "3MiB"]);
-    let dir = tempfile::tempdir().unwrap();
-    let (small, large) = (dir.path().join("small.txt"), dir.path().join("large.txt"));
-    std::fs::write(&small, lines(1, 1 << 20)).unwrap();
-    std::fs::write(&large, lines(2, 8 << 20)).unwrap();
-    node.json(&["put", small.to_str().unwrap(), "--name", "small"]);
-    fails(
-        &node.cli(&["put", large.to_str().unwrap(), "--name", "large"]),
-        7,
-        "the store is full",
-    );
-    assert!(node.ok(&["get", "small"]) == lines(1, 1 << 20));
-    let used = node.admin("GET", "/v1/status", &[]).json()["store"]["bytes"]
-        .as_u64()
-        .unwrap();
-    assert!(used <= 3 << 20, "{used} bytes are kept of what was refused");
-    node.ok(&["rm", "dataset/small"]);
-}
-
-#[test]
 fn bad_requests_are_answered_and_the_node_lives() {
     let node = Node::start();
     node.deploy("echo", "echo", "public = true");
@@ -185,4 +223,35 @@ fn bad_requests_are_answered_and_the_node_lives() {
         b"POST /fn/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999999\r\nconnection: close\r\n\r\n";
     assert!(status(large).contains("413"));
     assert_eq!(node.post("/fn/echo", b"still here").text(), "still here");
+}
+
+#[test]
+fn a_body_that_breaks_off_is_the_client_s_fault() {
+    let node = Node::start();
+    node.deploy("echo", "echo", "public = true");
+    let head = "POST /fn/echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
+    for broken in [
+        "zz\r\nhello\r\n",
+        "5\r\nhello\r\nzz\r\n",
+        "5\r\nhelloooo\r\n0\r\n\r\n",
+    ] {
+        let answer = String::from_utf8(node.raw(format!("{head}{broken}").as_bytes())).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{broken:?}: {answer}");
+        assert!(
+            answer.contains("application/problem+json"),
+            "{broken:?}: {answer}"
+        );
+        assert!(
+            answer.contains("urn:nearfield:problem:bad-request"),
+            "{broken:?}: {answer}"
+        );
+        assert!(answer.contains("broke off"), "{broken:?}: {answer}");
+    }
+    let put =
+        "POST /v1/datasets/torn HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n";
+    let put = format!("{put}authorization: Bearer {}\r\n\r\nzz\r\n", node.token);
+    let answer = String::from_utf8(node.raw_admin(put.as_bytes())).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    fails(&node.cli(&["get", "torn"]), 4, "torn");
+    assert_eq!(node.post("/fn/echo", b"whole").text(), "whole");
 }

@@ -76,7 +76,21 @@ impl Node {
 
     /// A node on a folder that may have been used before.
     pub fn start_in(data: TempDir, flags: &[&str]) -> Node {
-        let mut child = Command::new(binary())
+        Node::start_as(Command::new(binary()), data, flags)
+    }
+
+    /// A node whose disk can be made to refuse writes; see [`limit_files`](Node::limit_files).
+    pub fn start_on_fragile_disk(data: TempDir) -> Node {
+        // Beyond the limit the kernel sends a signal that ends a process, unless it is ignored.
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+            .arg(binary());
+        Node::start_as(shell, data, &[])
+    }
+
+    fn start_as(mut command: Command, data: TempDir, flags: &[&str]) -> Node {
+        let mut child = command
             .args([
                 "up",
                 "--listen",
@@ -112,6 +126,22 @@ impl Node {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// From now on the node's writes past the first `bytes` of any file fail, until it is `None`.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        let pid = Pid::from_raw(self.pid() as i32).unwrap();
+        prlimit(Some(pid), Resource::Fsize, limit).unwrap();
+    }
+
+    /// What `/readyz` says.
+    pub fn ready(&self) -> Reply {
+        self.request("GET", &format!("{}/readyz", self.admin_url), &[], &[])
     }
 
     /// Processor time that the node has used, in the kernel's ticks (a hundredth of a second each).
@@ -205,7 +235,7 @@ impl Node {
         let crate_dir = tempfile::tempdir().unwrap();
         let file = component_file(component);
         let text = format!(
-            "[function.{name}]\ncomponent = \"{}\"\n{manifest}\n",
+            "[function.{name}]\nbuild = {{ component = \"{}\" }}\n{manifest}\n",
             file.display()
         );
         std::fs::write(crate_dir.path().join("nearfield.toml"), text).unwrap();
@@ -280,16 +310,14 @@ impl Node {
         }
     }
 
-    /// Sends raw bytes and reads until the other side closes.
+    /// Sends raw bytes to the functions' listener and reads until the other side closes.
     pub fn raw(&self, bytes: &[u8]) -> Vec<u8> {
-        let address = self.functions_url.strip_prefix("http://").unwrap();
-        let mut stream = std::net::TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        // The node may refuse before it has read everything.
-        let _ = stream.write_all(bytes);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        answer
+        raw(&self.functions_url, bytes)
+    }
+
+    /// The same to the admin listener.
+    pub fn raw_admin(&self, bytes: &[u8]) -> Vec<u8> {
+        raw(&self.admin_url, bytes)
     }
 }
 
@@ -299,6 +327,13 @@ impl Drop for Node {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A verb that must fail with this exit code and say so.
+pub fn fails(output: &Output, code: i32, says: &str) {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.contains(says), "does not say `{says}`: {text}");
 }
 
 /// The built command line.
@@ -323,6 +358,17 @@ pub fn component_file(name: &str) -> PathBuf {
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+fn raw(url: &str, bytes: &[u8]) -> Vec<u8> {
+    let address = url.strip_prefix("http://").unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // The node may refuse before it has read everything.
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    answer
 }
 
 /// Bytes that look random and are the same every time.

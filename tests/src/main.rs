@@ -6,8 +6,11 @@
 mod bad_input;
 mod calls;
 mod data;
+mod full_disk;
 mod harness;
 mod hostile;
+mod http2;
+mod jobs;
 mod outgoing;
 mod restart;
 mod roundtrip;

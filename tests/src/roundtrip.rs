@@ -3,7 +3,7 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use crate::harness::{Node, lines, noise};
+use crate::harness::{Node, fails, lines, noise};
 
 fn put_and_get(node: &Node, name: &str, bytes: &[u8], split: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
@@ -110,6 +110,37 @@ fn a_folder_comes_back_whole() {
     let expected = std::fs::read(source.path().join("many/file-0007.txt")).unwrap();
     let got = node.ok(&["get", "packed/many/file-0007.txt"]);
     assert!(got == expected, "{path}");
+}
+
+#[test]
+fn a_link_s_path_gives_what_it_leads_to() {
+    let node = Node::start();
+    let source = tempfile::tempdir().unwrap();
+    std::fs::create_dir(source.path().join("folder")).unwrap();
+    std::fs::write(source.path().join("folder/file.txt"), b"content").unwrap();
+    for (link, target) in [
+        ("link", "folder/file.txt"),
+        ("short", "folder"),
+        ("away", "../../etc/hostname"),
+        ("dangling", "folder/nothing"),
+    ] {
+        symlink(target, source.path().join(link)).unwrap();
+    }
+    node.json(&["put", source.path().to_str().unwrap(), "--name", "linked"]);
+    for path in ["linked/link", "linked/short/file.txt"] {
+        assert_eq!(node.ok(&["get", path]), b"content", "{path}");
+    }
+    fails(
+        &node.cli(&["get", "linked/away"]),
+        4,
+        "`away` is a link to `../../etc/hostname`, which leads out",
+    );
+    fails(
+        &node.cli(&["get", "linked/dangling"]),
+        4,
+        "`dangling` is a link to `folder/nothing`, and there is no file",
+    );
+    fails(&node.cli(&["get", "linked/nothing"]), 4, "no file `nothing`");
 }
 
 #[test]

@@ -54,9 +54,13 @@ pub fn run(options: &Options) -> Result<()> {
         bytes(facts.bytes),
         sources.display()
     );
-    println!("{}", put(&node, &sources, &csv)?);
+    // Files of their own, so that one of them can be changed later.
+    let copy = folder.path().join("sources");
+    registry::linked_copy(&sources, &copy)?;
+    println!("{}", put(&node, &copy, &csv)?);
     deploy(&node, folder.path(), &components)?;
     println!("{}", call(&node, &facts)?);
+    println!("{}", jobs(&node, &folder.path().join("sources"), &facts)?);
     println!("All answers are as they must be; ✓ were compared with the files themselves.");
     if options.profile == Profile::Debug {
         println!("This was a debug build; --release shows the speed.");
@@ -95,7 +99,17 @@ fn put(node: &Node, sources: &Path, csv: &Path) -> Result<Table> {
 
 /// Deploys each function by its own manifest; `stats` is told another dataset, so it gets a manifest of ours.
 fn deploy(node: &Node, folder: &Path, components: &Path) -> Result<()> {
-    for name in ["hello", "echo", "cat", "grep", "fetch", "plain-p2", "plain-p3"] {
+    for name in [
+        "hello",
+        "echo",
+        "cat",
+        "grep",
+        "fetch",
+        "plain-p2",
+        "plain-p3",
+        "audit",
+        "wordcount",
+    ] {
         step(&format!("deploying {name}"));
         let path = root().join("functions").join(name);
         node.json(&["deploy", path.to_str().context("a path that is not UTF-8")?])?;
@@ -106,7 +120,7 @@ fn deploy(node: &Node, folder: &Path, components: &Path) -> Result<()> {
     let component = guests::component(components, "stats").canonicalize()?;
     let manifest = format!(
         "[function.stats]\n\
-         component = {component:?}\n\
+         build = {{ component = {component:?} }}\n\
          route     = \"/stats\"\n\
          public    = true\n\
          inputs    = {{ table = \"files-csv\" }}\n\
@@ -180,6 +194,63 @@ fn call<'a>(node: &'a Node, facts: &Facts) -> Result<Calls<'a>> {
         ensure!(hello.text() == "Hello, world!", "{path} said {}", hello.text());
     }
     Ok(calls)
+}
+
+/// Runs jobs over all sources; changes a file, puts them again, and runs them again.
+fn jobs(node: &Node, sources: &Path, facts: &Facts) -> Result<Table> {
+    let mut table = Table::new(["job", "answer", "shards", "ran", "read", "fuel burned", "time"]);
+    let mut run = |what: &str, function: &str, shown: &dyn Fn(&Value) -> String| -> Result<Value> {
+        step(&format!("running {function} over registry, {what}"));
+        let done = node.json(&["run", function, "--over", "registry"])?;
+        let number = |field: &str| {
+            done[field]
+                .as_u64()
+                .with_context(|| format!("`{field}` of a job"))
+        };
+        table.row([
+            format!("{function}, {what}"),
+            shown(&done["output"]),
+            count(number("shards")?),
+            count(number("shards")? - number("remembered")?),
+            bytes(number("bytes_read")?),
+            count(number("fuel_spent")?),
+            time(Duration::from_secs_f64(done["seconds"].as_f64().unwrap_or(0.0))),
+        ]);
+        Ok(done)
+    };
+    let words = |output: &Value| format!("{} words", count(output["words"].as_u64().unwrap_or(0)));
+    let audited = |output: &Value| {
+        format!(
+            "{} unsafe blocks",
+            count(output["total"]["unsafe_blocks"].as_u64().unwrap_or(0))
+        )
+    };
+    run("first", "audit", &audited)?;
+    let first = run("first", "wordcount", &words)?;
+    let again = run("again", "wordcount", &words)?;
+    ensure!(
+        again["digest"] == first["digest"],
+        "the same job came to something else"
+    );
+    ensure!(again["fuel_spent"] == 0, "a remembered job burned fuel");
+
+    let (file, _) = &facts.unsafest;
+    let path = sources.join(file);
+    let mut content = fs::read(&path)?;
+    content.extend_from_slice(b"// nearfield_was_here\n");
+    // A file of its own: the original has the same bytes on disk.
+    fs::remove_file(&path)?;
+    fs::write(&path, content)?;
+    step("putting the sources again, one file changed");
+    node.put(sources, "registry", "files")?;
+    let changed = run("a file changed", "wordcount", &words)?;
+    let total = |done: &Value| done["output"]["words"].as_u64().context("words");
+    ensure!(
+        total(&changed)? == total(&first)? + 1,
+        "the new word was not counted"
+    );
+    run("a file changed", "audit", &audited)?;
+    Ok(table)
 }
 
 /// The calls so far, as a table.

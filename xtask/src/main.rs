@@ -20,6 +20,7 @@ usage: cargo xtask demo [--keep] [--release]      the whole path on real data, w
        cargo xtask test                           builds the functions and tests everything
        cargo xtask bench http [--seconds 5] [--json]    calls, side by side with bare and other servers
        cargo xtask bench data [--json]            what put and get reach
+       cargo xtask bench jobs [--json]            word count over our dependencies' sources, beside others
        cargo xtask soak [--quick] [--debug] [PART…]    the long checks: crash memory bytes fsync startup";
 
 fn main() -> ExitCode {
@@ -40,6 +41,8 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["test"] => test::run(),
         ["bench", "http", rest @ ..] => bench::http::run(&bench::http::Options::parse(rest)?),
         ["bench", "data", rest @ ..] => bench::data::run(bench::data::parse(rest)?),
+        ["bench", "jobs"] => bench::jobs::run(false),
+        ["bench", "jobs", "--json"] => bench::jobs::run(true),
         ["soak", rest @ ..] => soak::run(&soak::Options::parse(rest)?),
         _ => bail!(USAGE),
     }

@@ -5,11 +5,11 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::guests;
-use crate::workspace::{self, Profile, cargo, has, root, step};
+use crate::workspace::{self, cargo, has, root, step};
 
 pub fn run() -> Result<()> {
     let components = guests::build()?;
-    let binary = workspace::nearfield(Profile::Debug)?;
+    let binary = workspace::nearfield_with_tests()?;
 
     step("the functions' native tests");
     workspace::run(

@@ -24,6 +24,14 @@ pub fn nearfield(profile: Profile) -> Result<PathBuf> {
     build(profile, &["nearfield-cli"], "nearfield")
 }
 
+/// The debug binary as the tests use it, built in one go with them: by itself it would be built with other
+/// features of its dependencies, and then all of these twice.
+pub fn nearfield_with_tests() -> Result<PathBuf> {
+    step("building nearfield and the tests");
+    run(cargo().args(["build", "--workspace", "--bins", "--tests"]))?;
+    built("debug", "nearfield")
+}
+
 /// Builds and gives the path of the servers that `bench http` compares with.
 pub fn bare_server() -> Result<PathBuf> {
     // Chosen beside the node, they share its build of the engine: the same features.
@@ -32,6 +40,25 @@ pub fn bare_server() -> Result<PathBuf> {
         &["nearfield-cli", "nearfield-benches"],
         "bare-server",
     )
+}
+
+/// Builds and gives the path of the word count without a host that `bench jobs` compares with.
+pub fn native_wordcount() -> Result<PathBuf> {
+    step("building the native word count");
+    let functions = root().join("functions");
+    let mut cargo = cargo();
+    cargo.current_dir(&functions);
+    run(cargo.args([
+        "build",
+        "--release",
+        "--package",
+        "wordcount",
+        "--example",
+        "native",
+    ]))?;
+    let path = functions.join("target/release/examples/native");
+    path.canonicalize()
+        .with_context(|| format!("cargo built no {}", path.display()))
 }
 
 fn build(profile: Profile, packages: &[&str], binary: &str) -> Result<PathBuf> {
@@ -49,6 +76,10 @@ fn build(profile: Profile, packages: &[&str], binary: &str) -> Result<PathBuf> {
         }
     };
     run(&mut cargo)?;
+    built(folder, binary)
+}
+
+fn built(folder: &str, binary: &str) -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     let path = root().join(target).join(folder).join(binary);
     path.canonicalize()

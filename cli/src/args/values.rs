@@ -74,6 +74,39 @@ pub(super) fn fuel_per_day(text: &str) -> Result<u64, String> {
     parse_count(count).map_err(shown)
 }
 
+pub(super) fn parse_fuel(text: &str) -> Result<u64, String> {
+    parse_count(text).map_err(shown)
+}
+
+/// JSON, or `@FILE` that holds some.
+pub(super) fn json_argument(text: &str) -> Result<serde_json::Value, String> {
+    let text = match text.strip_prefix('@') {
+        Some(path) => &std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?,
+        None => text,
+    };
+    serde_json::from_str(text).map_err(|error| format!("this is no JSON: {error}"))
+}
+
+/// `1%`, as a fraction.
+pub(super) fn percentage(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text);
+    match number.parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent / 100.0),
+        _ => Err(format!("`{text}` is not a percentage above 0% and up to 100%")),
+    }
+}
+
+/// `fail` or `skip:N`: how many shards may fail.
+pub(super) fn on_error(text: &str) -> Result<u32, String> {
+    match text.split_once(':') {
+        None if text == "fail" => Ok(0),
+        Some(("skip", count)) => count
+            .parse()
+            .map_err(|_| format!("`{count}` is no number of shards")),
+        _ => Err(format!("`{text}` is neither `fail` nor `skip:N`")),
+    }
+}
+
 fn shown(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
@@ -99,5 +132,9 @@ mod tests {
         assert!("hello@x".parse::<TokenScope>().is_err());
         assert_eq!(fuel_per_day("1T/day"), Ok(1_000_000_000_000));
         assert!(fuel_per_day("1T").is_err());
+        assert_eq!(percentage("1%"), Ok(0.01));
+        assert!(percentage("0%").is_err() && percentage("101%").is_err() && percentage("x").is_err());
+        assert_eq!((on_error("fail"), on_error("skip:3")), (Ok(0), Ok(3)));
+        assert!(on_error("skip").is_err() && on_error("skip:-1").is_err());
     }
 }

@@ -26,14 +26,14 @@ pub fn rollback(session: &Session, args: RollbackArgs) -> Result<()> {
     })
 }
 
-pub fn rm(session: &Session, thing: Thing) -> Result<()> {
+pub fn rm(session: &Session, thing: Thing, purge: bool) -> Result<()> {
     let (path, name) = match &thing {
         Thing::Function(name) => (
             format!("/v1/functions/{}", segment(name.as_str())),
             name.to_string(),
         ),
         Thing::Dataset(name) => (
-            format!("/v1/datasets/{}", segment(name.as_str())),
+            format!("/v1/datasets/{}?purge={purge}", segment(name.as_str())),
             name.to_string(),
         ),
         Thing::Token(id) => (format!("/v1/tokens/{}", segment(id)), id.clone()),

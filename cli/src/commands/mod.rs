@@ -8,6 +8,7 @@ mod dev;
 mod doctor;
 mod explain;
 mod get;
+mod jobs;
 mod logs;
 mod ls;
 mod manage;
@@ -53,11 +54,15 @@ pub fn run(args: Args) -> Result<()> {
         Verb::Dev(args) => dev::run(&session, args),
         Verb::Deploy(args) => deploy::run(&session, args),
         Verb::Call(args) => call::run(&session, args),
+        Verb::Run(args) => jobs::run(&session, args),
+        Verb::Jobs => jobs::list(&session),
+        Verb::Wait(args) => jobs::wait(&session, args.job),
+        Verb::Cancel(args) => jobs::cancel(&session, args.job),
         Verb::Ls(args) => ls::run(&session, args.what),
         Verb::Describe(args) => describe::run(&session, args.thing),
         Verb::Logs(args) => logs::run(&session, args),
         Verb::Rollback(args) => manage::rollback(&session, args),
-        Verb::Rm(args) => manage::rm(&session, args.thing),
+        Verb::Rm(args) => manage::rm(&session, args.thing, args.purge),
         Verb::Pin(args) => manage::pin(&session, args),
         Verb::Token(args) => token::run(&session, args.verb),
         Verb::Explain(args) => explain::run(&session, args.id),

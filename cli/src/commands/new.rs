@@ -20,6 +20,16 @@ const HTTP: &[(&str, &str)] = &[
     ("src/lib.rs", include_str!("../../templates/http/src/lib.rs")),
 ];
 
+const JOB: &[(&str, &str)] = &[
+    ("Cargo.toml", include_str!("../../templates/job/Cargo.toml")),
+    (
+        "nearfield.toml",
+        include_str!("../../templates/job/nearfield.toml"),
+    ),
+    (".gitignore", include_str!("../../templates/job/.gitignore")),
+    ("src/lib.rs", include_str!("../../templates/job/src/lib.rs")),
+];
+
 pub fn run(session: &Session, args: NewArgs) -> Result<()> {
     let name = args.name.as_str();
     let crate_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -31,6 +41,7 @@ pub fn run(session: &Session, args: NewArgs) -> Result<()> {
     }
     let files = match args.template {
         Template::Http => HTTP,
+        Template::Job => JOB,
     };
     let dir = PathBuf::from(name);
     fs::create_dir(&dir).with_context(|| format!("making the folder {name}"))?;
@@ -74,9 +85,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_template_is_a_crate_with_a_good_manifest() {
+    fn a_template_is_a_crate_with_a_good_manifest() {
+        for files in [HTTP, JOB] {
+            check(files);
+        }
+    }
+
+    fn check(files: &[(&str, &str)]) {
         let home = tempfile::tempdir().unwrap();
-        write(home.path(), HTTP, "hello").unwrap();
+        write(home.path(), files, "hello").unwrap();
         let cargo: toml::Table = fs::read_to_string(home.path().join("Cargo.toml"))
             .unwrap()
             .parse()

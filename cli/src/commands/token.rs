@@ -14,7 +14,7 @@ pub fn run(session: &Session, verb: TokenVerb) -> Result<()> {
             max_fuel,
             expires,
         } => create(session, function, max_fuel, expires),
-        TokenVerb::Revoke { id } => manage::rm(session, Thing::Token(id)),
+        TokenVerb::Revoke { id } => manage::rm(session, Thing::Token(id), false),
         TokenVerb::Ls => ls::run(session, Listing::Tokens),
     }
 }

@@ -140,12 +140,16 @@ pub async fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, P
     ))
 }
 
-pub async fn remove(gateway: &Gateway, name: &str) -> Result<Response<Body>, Problem> {
+pub async fn remove(gateway: &Gateway, name: &str, purge: bool) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
-    let released_bytes = gateway.catalog.remove_dataset(&name).await?;
+    let (released_bytes, forgotten_results) = gateway.catalog.remove_dataset(&name, purge).await?;
     Ok(reply::json(
         StatusCode::OK,
-        &json!({ "removed": name, "released_bytes": released_bytes }),
+        &json!({
+            "removed": name,
+            "released_bytes": released_bytes,
+            "forgotten_results": forgotten_results,
+        }),
     ))
 }
 

@@ -188,7 +188,7 @@ async fn check(
 fn check_route(gateway: &Gateway, name: &FunctionName, route: Option<&Route>) -> Result<(), Problem> {
     let records = gateway.catalog.node.records();
     let route = route.cloned().unwrap_or_else(|| Route::of(name));
-    match gateway.routes.current(&records).taken_by(&route, name) {
+    match gateway.route_table(&records).taken_by(&route, name) {
         None => Ok(()),
         Some(other) => Err(Problem::new(
             ProblemKind::Conflict,

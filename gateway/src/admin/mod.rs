@@ -3,6 +3,7 @@
 
 mod datasets;
 mod functions;
+mod jobs;
 mod tokens;
 
 use std::sync::Arc;
@@ -140,7 +141,7 @@ async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>
         ("GET", ["v1", "datasets"]) => Ok(datasets::list(gateway)),
         ("POST", ["v1", "datasets", name]) => datasets::put(gateway, name, asked).await,
         ("GET", ["v1", "datasets", name]) => datasets::describe(gateway, name).await,
-        ("DELETE", ["v1", "datasets", name]) => datasets::remove(gateway, name).await,
+        ("DELETE", ["v1", "datasets", name]) => datasets::remove(gateway, name, asked.flag("purge")?).await,
         ("GET", ["v1", "content"]) => datasets::content(gateway, &asked).await,
         ("POST", ["v1", "blobs"]) => functions::upload(gateway, asked).await,
         ("GET", ["v1", "pins"]) => datasets::pins(gateway),
@@ -172,6 +173,12 @@ async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>
             let call = gateway.calls.get(&id).ok_or_else(unknown)?;
             Ok(reply::json(StatusCode::OK, &call.to_json()))
         }
+        ("POST", ["v1", "jobs"]) => jobs::start(gateway, asked).await,
+        ("GET", ["v1", "jobs"]) => jobs::list(gateway),
+        ("GET", ["v1", "jobs", id]) => jobs::describe(gateway, id),
+        ("DELETE", ["v1", "jobs", id]) => jobs::cancel(gateway, id),
+        ("GET", ["v1", "jobs", id, "output"]) => jobs::output(gateway, id).await,
+        ("GET", ["v1", "jobs", id, "events"]) => jobs::events(gateway, id),
         ("POST", ["v1", "tokens"]) => tokens::create(gateway, asked).await,
         ("GET", ["v1", "tokens"]) => Ok(tokens::list(gateway)),
         ("DELETE", ["v1", "tokens", id]) => tokens::revoke(gateway, id).await,
@@ -198,9 +205,22 @@ fn known_path(segments: &[&str]) -> bool {
         segments,
         [
             "v1",
-            "status" | "nodes" | "datasets" | "content" | "blobs" | "pins" | "functions" | "calls" | "tokens"
-        ] | ["v1", "datasets" | "pins" | "functions" | "calls" | "tokens", _]
-            | ["v1", "functions", _, "rollback" | "logs"]
+            "status"
+                | "nodes"
+                | "datasets"
+                | "content"
+                | "blobs"
+                | "pins"
+                | "functions"
+                | "calls"
+                | "jobs"
+                | "tokens"
+        ] | [
+            "v1",
+            "datasets" | "pins" | "functions" | "calls" | "jobs" | "tokens",
+            _
+        ] | ["v1", "functions", _, "rollback" | "logs"]
+            | ["v1", "jobs", _, "output" | "events"]
     )
 }
 
@@ -270,6 +290,10 @@ mod tests {
             "/v1/functions/{name}/logs",
             "/v1/calls",
             "/v1/calls/{id}",
+            "/v1/jobs",
+            "/v1/jobs/{id}",
+            "/v1/jobs/{id}/output",
+            "/v1/jobs/{id}/events",
             "/v1/tokens",
             "/v1/tokens/{id}",
         ] {

@@ -212,7 +212,7 @@ fn deploy<F: Fn(&str) -> PathBuf>(setting: &Setting<F>, folder: &Path) -> Result
     ] {
         let component = (setting.component)(component).canonicalize()?;
         manifest.push_str(&format!(
-            "[function.{name}]\ncomponent = {component:?}\npublic = true\ninstances = {instances:?}\n"
+            "[function.{name}]\nbuild = {{ component = {component:?} }}\npublic = true\ninstances = {instances:?}\n"
         ));
     }
     fs::write(folder.join("nearfield.toml"), manifest)?;

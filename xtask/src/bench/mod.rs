@@ -2,5 +2,6 @@
 
 pub mod data;
 pub mod http;
+pub mod jobs;
 mod peers;
 mod wrk;

@@ -84,6 +84,23 @@ pub fn wasmtime() -> Option<PathBuf> {
     works(&packaged).then_some(packaged)
 }
 
+/// A folder with these Python packages, installed by pip if they are not there. `None` if that fails.
+pub fn python(packages: &[&str]) -> Option<PathBuf> {
+    let folder = root().join("target/peers/python");
+    if packages.iter().all(|package| folder.join(package).is_dir()) {
+        return Some(folder);
+    }
+    step(&format!(
+        "installing the Python packages {} into target/peers",
+        packages.join(", ")
+    ));
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--target"])
+        .arg(&folder);
+    run(pip.args(packages)).ok()?;
+    Some(folder)
+}
+
 /// A program on the servers' core.
 fn on_core(program: &Path) -> Command {
     let mut taskset = Command::new("taskset");

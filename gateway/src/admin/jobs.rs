@@ -1,0 +1,248 @@
+//! Jobs over the admin API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use nearfield_protocol::job::PureLimits;
+use nearfield_protocol::manifest::Input;
+use nearfield_protocol::{DatasetName, Digest, FunctionName, JobId, Problem, ProblemKind, limits};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Asked;
+use crate::body::{self, Body};
+use crate::catalog::{unix_ms, unknown_dataset, unknown_function};
+use crate::jobs::{JobRecord, JobState, Jobs, Selection, unknown};
+use crate::reply::{self, store_problem};
+use crate::server::Gateway;
+
+/// How often progress is told at most.
+const PROGRESS_STEP: Duration = Duration::from_millis(100);
+/// Jobs that one list gives at most.
+const MAX_LISTED: usize = 1_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asking {
+    function: FunctionName,
+    /// A dataset's name, or `b3:…`.
+    over: String,
+    #[serde(default)]
+    args: Value,
+    into: Option<DatasetName>,
+    max_fuel: Option<u64>,
+    /// A fraction of the shards, above 0 and up to 1.
+    sample: Option<f64>,
+    /// One shard.
+    only: Option<u32>,
+    /// Shards that may fail.
+    #[serde(default)]
+    skip: u32,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+pub async fn start(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>, Problem> {
+    let record = resolve(gateway, asked.json().await?).await?;
+    Jobs::start(gateway, record.clone())?;
+    Ok(reply::json(
+        StatusCode::ACCEPTED,
+        &describe_record(gateway, &record),
+    ))
+}
+
+/// Names become versions here, once: whatever changes later, the job is the same.
+async fn resolve(gateway: &Gateway, asking: Asking) -> Result<JobRecord, Problem> {
+    let refused = |detail: String| Problem::new(ProblemKind::BadRequest, detail);
+    let records = gateway.catalog.node.records();
+    let function = records
+        .function(&asking.function)
+        .ok_or_else(|| unknown_function(asking.function.as_str()))?;
+    let (dataset, dataset_digest) = match asking.over.strip_prefix("b3:") {
+        Some(_) => {
+            let digest: Digest = asking
+                .over
+                .parse()
+                .map_err(|error| refused(format!("over: {error}")))?;
+            (None, digest)
+        }
+        None => {
+            let name: DatasetName = asking
+                .over
+                .parse()
+                .map_err(|error| refused(format!("over: {error}")))?;
+            let version = records
+                .dataset(&name)
+                .ok_or_else(|| unknown_dataset(name.as_str()))?;
+            (Some(name), version.digest)
+        }
+    };
+    // Told now rather than by the job.
+    gateway
+        .catalog
+        .store
+        .dataset(&dataset_digest)
+        .await
+        .map_err(store_problem)?;
+    let mut inputs = std::collections::BTreeMap::new();
+    for (name, input) in &function.manifest.inputs {
+        let digest = match input {
+            Input::Pinned(digest) => *digest,
+            Input::Newest(dataset) => {
+                let version = records.dataset(dataset);
+                version.ok_or_else(|| unknown_dataset(dataset.as_str()))?.digest
+            }
+        };
+        inputs.insert(name.clone(), digest);
+    }
+    let selection = match (asking.dry_run, asking.only, asking.sample) {
+        (true, None, None) => Selection::DryRun,
+        (false, Some(index), None) => Selection::Only(index),
+        (false, None, Some(fraction)) if fraction > 0.0 && fraction <= 1.0 => Selection::Sample(fraction),
+        (false, None, None) => Selection::All,
+        (false, None, Some(fraction)) => {
+            return Err(refused(format!("sample = {fraction} is not above 0 and up to 1")));
+        }
+        _ => return Err(refused("dry_run, only and sample exclude each other".to_owned())),
+    };
+    if asking.dry_run && asking.into.is_some() {
+        return Err(refused("a dry run writes nothing: leave `into` out".to_owned()));
+    }
+    let manifest = &function.manifest;
+    Ok(JobRecord {
+        id: JobId::new(unix_ms(), rand::random()).to_string(),
+        function: function.name.clone(),
+        version: function.version,
+        component: function.component,
+        dataset,
+        dataset_digest,
+        args: asking.args,
+        inputs,
+        limits: PureLimits {
+            fuel: manifest.limits.fuel,
+            memory_bytes: manifest.limits.memory.0,
+            timeout: limits::SHARD_TIMEOUT,
+        },
+        max_fuel: asking.max_fuel.unwrap_or(limits::FUEL_PER_JOB),
+        selection,
+        skip: asking.skip,
+        into: asking.into,
+        started_unix_ms: unix_ms(),
+        state: JobState::Running,
+    })
+}
+
+pub fn list(gateway: &Gateway) -> Result<Response<Body>, Problem> {
+    let records = gateway.jobs.list()?;
+    let jobs: Vec<_> = records
+        .iter()
+        .take(MAX_LISTED)
+        .map(|record| describe_record(gateway, record))
+        .collect();
+    Ok(reply::json(StatusCode::OK, &json!({ "jobs": jobs })))
+}
+
+pub fn describe(gateway: &Gateway, id: &str) -> Result<Response<Body>, Problem> {
+    let record = gateway.jobs.get(&parse_id(id)?)?;
+    Ok(reply::json(StatusCode::OK, &describe_record(gateway, &record)))
+}
+
+/// The record, and how far the job is if it runs.
+fn describe_record(gateway: &Gateway, record: &JobRecord) -> Value {
+    let mut value = json!(record);
+    if let Some(running) = record.id().and_then(|id| gateway.jobs.running(&id)) {
+        value["progress"] = json!(*running.progress.borrow());
+    }
+    value
+}
+
+pub fn cancel(gateway: &Gateway, id: &str) -> Result<Response<Body>, Problem> {
+    let record = gateway.jobs.cancel(&parse_id(id)?)?;
+    Ok(reply::json(
+        StatusCode::ACCEPTED,
+        &describe_record(gateway, &record),
+    ))
+}
+
+/// What the job came to, as its function gave it: JSON from the SDK, any bytes from others.
+pub async fn output(gateway: &Gateway, id: &str) -> Result<Response<Body>, Problem> {
+    let record = gateway.jobs.get(&parse_id(id)?)?;
+    let JobState::Done(report) = &record.state else {
+        return Err(Problem::new(
+            ProblemKind::Conflict,
+            format!("job {id} has no output: it is not done"),
+        ));
+    };
+    let output = match report.output_key {
+        None => Bytes::from_static(b"null"),
+        Some(key) => {
+            let host = gateway.catalog.node.id();
+            let output = gateway.dispatch.output(host, key).await?;
+            output.ok_or_else(|| {
+                Problem::new(
+                    ProblemKind::UnknownBlob,
+                    format!("the output of job {id} was forgotten; run the job again"),
+                )
+            })?
+        }
+    };
+    let mut response = Response::new(body::full(output));
+    let any = HeaderValue::from_static("application/octet-stream");
+    response.headers_mut().insert(CONTENT_TYPE, any);
+    Ok(response)
+}
+
+/// Server-sent events: `progress` as it goes, then one `end` with the whole record.
+pub fn events(gateway: &Arc<Gateway>, id: &str) -> Result<Response<Body>, Problem> {
+    let id = parse_id(id)?;
+    gateway.jobs.get(&id)?;
+    let progress = gateway
+        .jobs
+        .running(&id)
+        .map(|running| running.progress.subscribe());
+    let gateway = gateway.clone();
+    let events = stream::unfold(Some(progress), move |state| {
+        let gateway = gateway.clone();
+        async move {
+            let (event, next) = match state? {
+                Some(mut progress) => match progress.changed().await {
+                    Ok(()) => {
+                        let now = *progress.borrow_and_update();
+                        tokio::time::sleep(PROGRESS_STEP).await;
+                        (event("progress", &json!(now)), Some(Some(progress)))
+                    }
+                    // The job's own end of the channel is gone: it has ended.
+                    Err(_) => (end(&gateway, &id), None),
+                },
+                None => (end(&gateway, &id), None),
+            };
+            Some((Ok::<_, Problem>(Frame::data(event)), next))
+        }
+    });
+    let mut response = Response::new(BodyExt::boxed_unsync(StreamBody::new(events)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+fn end(gateway: &Gateway, id: &JobId) -> Bytes {
+    match gateway.jobs.get(id) {
+        Ok(record) => event("end", &json!(record)),
+        Err(problem) => event("error", &json!(problem)),
+    }
+}
+
+fn event(name: &str, data: &Value) -> Bytes {
+    format!("event: {name}\ndata: {data}\n\n").into()
+}
+
+fn parse_id(id: &str) -> Result<JobId, Problem> {
+    id.parse().map_err(|_| unknown(id))
+}

@@ -1,0 +1,40 @@
+//! `--into`: a dataset of the files that a job's runs wrote.
+
+use bytes::Bytes;
+use nearfield_protocol::{DatasetName, Problem, ProblemKind, Split};
+use nearfield_store::{PutRequest, written};
+
+use super::record::Written;
+use crate::catalog::Catalog;
+
+/// What shards of such a dataset are cut towards.
+const SHARD_BYTES: u32 = 4 << 20;
+
+/// Puts the files of all `blobs` as one dataset, in path order. A blob is what one run wrote.
+pub async fn put(catalog: &Catalog, name: &DatasetName, blobs: Vec<Bytes>) -> Result<Written, Problem> {
+    let counted = blobs.clone();
+    let files = tokio::task::spawn_blocking(move || written::count(counted))
+        .await
+        .map_err(|error| Problem::new(ProblemKind::Internal, format!("counting files: {error}")))?
+        .map_err(|path| {
+            Problem::new(
+                ProblemKind::Conflict,
+                format!("two shards wrote `{path}`: each file of a job's output is written once"),
+            )
+        })?;
+    let request = PutRequest {
+        source: name.to_string(),
+        split: Some(Split::Files),
+        shard_size_bytes: SHARD_BYTES,
+        folder: true,
+    };
+    let tar = written::Tar::new(blobs);
+    let (version, report) = catalog.put(name.clone(), None, tar, request).await?;
+    Ok(Written {
+        name: version.name,
+        version: version.version,
+        digest: version.digest,
+        files,
+        bytes: report.size_bytes,
+    })
+}

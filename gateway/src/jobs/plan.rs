@@ -1,0 +1,220 @@
+//! What a job has to run: its shards, and the tree that reduces them. Pure.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use nearfield_protocol::job::{MapSubject, PureSetting, PureSpec, ResultKey, Work, groups};
+use nearfield_protocol::{Digest, Problem, ProblemKind};
+use nearfield_store::Dataset;
+
+use super::record::Selection;
+
+/// Shards that a dry run looks at.
+const DRY_RUN_SHARDS: usize = 8;
+
+/// One shard to map.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    pub index: u32,
+    pub shard: Digest,
+    pub size_bytes: u64,
+    pub spec: PureSpec,
+    pub key: ResultKey,
+}
+
+/// One reduction, or a part that stands alone and moves up as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    pub key: ResultKey,
+    /// Its parts among the level below.
+    pub parts: Range<usize>,
+    /// The leaves below it.
+    pub leaves: Range<usize>,
+}
+
+/// A job's leaves in shard order.
+pub fn leaves(
+    setting: &Arc<PureSetting>,
+    dataset: &Dataset,
+    selection: &Selection,
+) -> Result<Vec<Leaf>, Problem> {
+    let meta = &dataset.meta;
+    let format = meta.split.to_string();
+    let leaf = |index: u32| {
+        let (shard, digest) = dataset.shard(index)?;
+        let header = shard.header.and_then(|header| meta.headers.get(header as usize));
+        let spec = PureSpec {
+            setting: setting.clone(),
+            work: Work::Map {
+                dataset: dataset.digest,
+                index,
+                subject: MapSubject {
+                    shard: digest,
+                    format: format.clone(),
+                    header: header.cloned().unwrap_or_default(),
+                },
+            },
+        };
+        Some(Leaf {
+            index,
+            shard: digest,
+            size_bytes: shard.size_bytes,
+            key: spec.key(),
+            spec,
+        })
+    };
+    let count = dataset.shards.len() as u32;
+    let chosen: Vec<u32> = match selection {
+        Selection::All => (0..count).collect(),
+        Selection::Only(index) if *index < count => vec![*index],
+        Selection::Only(index) => {
+            return Err(Problem::new(
+                ProblemKind::BadRequest,
+                format!("there is no shard {index}: the dataset has {count}, counted from 0"),
+            ));
+        }
+        Selection::Sample(fraction) => {
+            let wanted =
+                ((f64::from(count) * fraction).ceil() as usize).clamp(usize::from(count > 0), count as usize);
+            spread(count, wanted)
+        }
+        Selection::DryRun => spread(count, DRY_RUN_SHARDS.min(count as usize)),
+    };
+    Ok(chosen.into_iter().filter_map(leaf).collect())
+}
+
+/// `wanted` of `count` indices, evenly spread: the same ones each time.
+fn spread(count: u32, wanted: usize) -> Vec<u32> {
+    (0..wanted as u64)
+        .map(|n| (n * u64::from(count) / wanted as u64) as u32)
+        .collect()
+}
+
+/// The levels of the tree over `leaves`, the root's last. None for fewer than two leaves.
+pub fn tree(setting: &Arc<PureSetting>, leaves: &[ResultKey]) -> Vec<Vec<Node>> {
+    let mut levels: Vec<Vec<Node>> = Vec::new();
+    let mut below: Vec<(ResultKey, Range<usize>)> = leaves
+        .iter()
+        .enumerate()
+        .map(|(index, key)| (*key, index..index + 1))
+        .collect();
+    while below.len() > 1 {
+        let keys: Vec<_> = below.iter().map(|(key, _)| *key).collect();
+        let level: Vec<Node> = groups(&keys)
+            .into_iter()
+            .map(|parts| Node {
+                key: match &keys[parts.clone()] {
+                    [alone] => *alone,
+                    several => reduce(setting, several).key(),
+                },
+                leaves: below[parts.start].1.start..below[parts.end - 1].1.end,
+                parts,
+            })
+            .collect();
+        below = level.iter().map(|node| (node.key, node.leaves.clone())).collect();
+        levels.push(level);
+    }
+    levels
+}
+
+/// The reduction of `parts`.
+pub fn reduce(setting: &Arc<PureSetting>, parts: &[ResultKey]) -> PureSpec {
+    PureSpec {
+        setting: setting.clone(),
+        work: Work::Reduce {
+            parts: parts.to_vec(),
+        },
+    }
+}
+
+/// The last step, over the root.
+pub fn finish(setting: &Arc<PureSetting>, total: ResultKey) -> PureSpec {
+    PureSpec {
+        setting: setting.clone(),
+        work: Work::Finish { total },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nearfield_protocol::job::PureLimits;
+    use std::time::Duration;
+
+    fn setting() -> Arc<PureSetting> {
+        Arc::new(PureSetting {
+            function: "f".parse().unwrap(),
+            component: Digest::of(b"component"),
+            args: b"null".to_vec(),
+            inputs: Default::default(),
+            limits: PureLimits {
+                fuel: 1,
+                memory_bytes: 1,
+                timeout: Duration::from_secs(1),
+            },
+            may_write: false,
+            origin: String::new(),
+        })
+    }
+
+    fn keys(count: u32) -> Vec<ResultKey> {
+        (0..count)
+            .map(|n| ResultKey(Digest::of(&n.to_le_bytes())))
+            .collect()
+    }
+
+    #[test]
+    fn every_level_covers_the_one_below() {
+        let leaves = keys(3_000);
+        let levels = tree(&setting(), &leaves);
+        let mut below = leaves.len();
+        for level in &levels {
+            assert_eq!(level.first().unwrap().parts.start, 0);
+            assert_eq!(level.last().unwrap().parts.end, below);
+            assert!(
+                level
+                    .windows(2)
+                    .all(|pair| pair[0].parts.end == pair[1].parts.start)
+            );
+            assert!(
+                level
+                    .windows(2)
+                    .all(|pair| pair[0].leaves.end == pair[1].leaves.start)
+            );
+            below = level.len();
+        }
+        assert_eq!(below, 1);
+        assert_eq!(levels.last().unwrap()[0].leaves, 0..3_000);
+    }
+
+    #[test]
+    fn an_insertion_makes_one_path_anew() {
+        let before = keys(3_000);
+        let mut after = before.clone();
+        after.insert(1_234, ResultKey(Digest::of(b"new")));
+        let nodes = |leaves: &[ResultKey]| -> std::collections::HashSet<ResultKey> {
+            tree(&setting(), leaves)
+                .concat()
+                .into_iter()
+                .map(|node| node.key)
+                .collect()
+        };
+        let known = nodes(&before);
+        let made = nodes(&after).difference(&known).count();
+        assert!(made <= 2 * tree(&setting(), &after).len(), "{made} nodes are new");
+    }
+
+    #[test]
+    fn small_jobs_need_no_tree() {
+        assert!(tree(&setting(), &keys(0)).is_empty());
+        assert!(tree(&setting(), &keys(1)).is_empty());
+        assert_eq!(tree(&setting(), &keys(2)).len(), 1);
+    }
+
+    #[test]
+    fn samples_are_spread_and_have_no_doubles() {
+        assert_eq!(spread(10, 4), [0, 2, 5, 7]);
+        assert_eq!(spread(3, 3), [0, 1, 2]);
+        assert!(spread(0, 0).is_empty());
+    }
+}

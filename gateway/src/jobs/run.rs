@@ -1,0 +1,393 @@
+//! One job: recall what is remembered, map what is not, reduce, finish.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use nearfield_protocol::job::{PureFailure, PureReport, PureSetting, PureSpec, ResultKey, canonical_json};
+use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
+use nearfield_store::Dataset;
+use tokio::sync::watch;
+
+use super::plan::{self, Leaf, Node};
+use super::record::{JobRecord, JobReport, JobState, Prediction, Selection, ShardFailure, Written};
+use super::{Progress, into};
+use crate::reply::store_problem;
+use crate::server::Gateway;
+
+/// Runs given to a host at once: more than it has workers, so that none waits for results to be kept.
+const IN_FLIGHT: usize = 32;
+/// Failed shards that a failed job's report lists.
+const MAX_LISTED_FAILURES: usize = 100;
+
+/// Why a job ended early.
+struct Stop {
+    problem: Problem,
+    failures: Vec<ShardFailure>,
+}
+
+impl From<Problem> for Stop {
+    fn from(problem: Problem) -> Self {
+        Stop {
+            problem,
+            failures: Vec::new(),
+        }
+    }
+}
+
+/// Runs a job to its end.
+pub async fn run(gateway: &Arc<Gateway>, record: &JobRecord, progress: &watch::Sender<Progress>) -> JobState {
+    let setting = PureSetting {
+        function: record.function.clone(),
+        component: record.component,
+        args: canonical_json(&record.args),
+        inputs: record.inputs.clone(),
+        limits: record.limits,
+        may_write: record.into.is_some(),
+        origin: match &record.dataset {
+            Some(name) => name.to_string(),
+            None => record.dataset_digest.to_string(),
+        },
+    };
+    let job = Job {
+        gateway,
+        record,
+        setting: Arc::new(setting),
+        host: gateway.catalog.node.id(),
+        progress,
+        started: Instant::now(),
+    };
+    match job.run().await {
+        Ok(report) => JobState::Done(Box::new(report)),
+        Err(stop) => JobState::Failed {
+            problem: stop.problem,
+            failures: stop.failures,
+        },
+    }
+}
+
+struct Job<'a> {
+    gateway: &'a Arc<Gateway>,
+    record: &'a JobRecord,
+    setting: Arc<PureSetting>,
+    /// So far all shards are here.
+    host: NodeId,
+    progress: &'a watch::Sender<Progress>,
+    started: Instant,
+}
+
+/// What the runs of this job came to so far.
+#[derive(Default)]
+struct Spent {
+    fuel: u64,
+    bytes_read: u64,
+    run_us: u64,
+}
+
+impl Job<'_> {
+    async fn run(&self) -> Result<JobReport, Stop> {
+        let store = &self.gateway.catalog.store;
+        let dataset = store
+            .dataset(&self.record.dataset_digest)
+            .await
+            .map_err(store_problem)?;
+        let mut leaves = plan::leaves(&self.setting, &dataset, &self.record.selection)?;
+        self.progress.send_modify(|progress| {
+            progress.shards = leaves.len() as u64;
+            progress.bytes = leaves.iter().map(|leaf| leaf.size_bytes).sum();
+        });
+        let shards = leaves.len() as u64;
+        let mut levels = self.tree(&leaves);
+        let mut known = self.known(&leaves, &levels).await?;
+        let mut spent = Spent::default();
+
+        let failures = self.map(&dataset, &leaves, &known, &mut spent).await?;
+        let failed = failures.len() as u64;
+        if !failures.is_empty() {
+            // The tree of what is left is another one.
+            leaves.retain(|leaf| failures.iter().all(|failure| failure.shard != leaf.index));
+            levels = self.tree(&leaves);
+            known = self.known(&leaves, &levels).await?;
+        }
+        let output = match self.reduce(&leaves, &levels, &known, &mut spent).await? {
+            Some(root) => Some(self.finish(root, &mut spent).await?),
+            None => None,
+        };
+        let into = match &self.record.into {
+            Some(name) => Some(self.write(name, &leaves).await?),
+            None => None,
+        };
+        let progress = *self.progress.borrow();
+        let seconds = self.started.elapsed().as_secs_f64();
+        Ok(JobReport {
+            output_key: output.map(|output| output.key),
+            digest: output.map_or(Digest::of(b"null"), |output| output.output),
+            output_bytes: output.map_or(4, |output| output.output_bytes),
+            shards,
+            remembered: progress.remembered,
+            fuel: output.map_or(0, |output| output.total_fuel),
+            fuel_spent: spent.fuel,
+            bytes_read: spent.bytes_read,
+            shard_bytes_moved: 0,
+            partial_bytes_moved: 0,
+            seconds,
+            hosts: 1,
+            predicted: self.predict(&dataset, &leaves, &spent, shards - failed),
+            failures,
+            into,
+        })
+    }
+
+    fn tree(&self, leaves: &[Leaf]) -> Vec<Vec<Node>> {
+        let keys: Vec<_> = leaves.iter().map(|leaf| leaf.key).collect();
+        plan::tree(&self.setting, &keys)
+    }
+
+    /// What has a remembered node above it, so that nobody will ask for its own result. From the root
+    /// down: nothing below a remembered node is looked at.
+    async fn known(&self, leaves: &[Leaf], levels: &[Vec<Node>]) -> Result<Known, Problem> {
+        let mut known = Known {
+            leaves: vec![false; leaves.len()],
+            nodes: levels.iter().map(|level| vec![true; level.len()]).collect(),
+        };
+        // Files that a shard wrote are its own result's, so each leaf is needed.
+        if self.record.into.is_some() {
+            known.nodes.iter_mut().for_each(|level| level.fill(false));
+            return Ok(known);
+        }
+        let Some(top) = levels.len().checked_sub(1) else {
+            return Ok(known);
+        };
+        let mut open = vec![(top, 0)];
+        while let Some((level, index)) = open.pop() {
+            let node = &levels[level][index];
+            if node.parts.len() > 1 && self.recall(node.key).await?.is_some() {
+                known.leaves[node.leaves.clone()].fill(true);
+                continue;
+            }
+            known.nodes[level][index] = false;
+            if let Some(below) = level.checked_sub(1) {
+                open.extend(node.parts.clone().map(|part| (below, part)));
+            }
+        }
+        Ok(known)
+    }
+
+    async fn recall(&self, key: ResultKey) -> Result<Option<PureReport>, Problem> {
+        let dispatch = &self.gateway.dispatch;
+        dispatch.recall(self.host, key, &self.setting.origin).await
+    }
+
+    async fn run_pure(&self, spec: PureSpec) -> Result<PureReport, PureFailure> {
+        self.gateway.dispatch.run_pure(self.host, spec).await
+    }
+
+    async fn run_numbered(&self, number: usize, spec: PureSpec) -> (usize, Result<PureReport, PureFailure>) {
+        (number, self.run_pure(spec).await)
+    }
+
+    /// Maps all leaves that are not known. Returns those that failed, if the job may go on without them.
+    async fn map(
+        &self,
+        dataset: &Dataset,
+        leaves: &[Leaf],
+        known: &Known,
+        spent: &mut Spent,
+    ) -> Result<Vec<ShardFailure>, Stop> {
+        let mut todo = Vec::new();
+        for (index, known) in known.leaves.iter().enumerate() {
+            match known {
+                true => self.advance(&leaves[index], true, 0),
+                false => todo.push(index),
+            }
+        }
+        let mut todo = todo.into_iter();
+        let mut runs = FuturesUnordered::new();
+        let mut failures = Vec::new();
+        loop {
+            while runs.len() < IN_FLIGHT
+                && let Some(index) = todo.next()
+            {
+                runs.push(self.run_numbered(index, leaves[index].spec.clone()));
+            }
+            let Some((index, ended)) = runs.next().await else {
+                break;
+            };
+            let leaf = &leaves[index];
+            match ended {
+                Ok(report) => {
+                    spent.count(&report);
+                    self.advance(leaf, report.remembered, spent.fuel);
+                }
+                Err(failure) => {
+                    spent.fuel += failure.fuel;
+                    failures.push(shard_failure(dataset, leaf, failure.problem));
+                    self.progress.send_modify(|progress| {
+                        progress.failed += 1;
+                        progress.fuel_spent = spent.fuel;
+                    });
+                    if failures.len() > self.record.skip as usize {
+                        failures.sort_by_key(|failure| failure.shard);
+                        return Err(too_many(failures, self.record.skip));
+                    }
+                }
+            }
+            self.check_fuel(spent)?;
+        }
+        failures.sort_by_key(|failure| failure.shard);
+        Ok(failures)
+    }
+
+    fn advance(&self, leaf: &Leaf, remembered: bool, fuel_spent: u64) {
+        self.progress.send_modify(|progress| {
+            progress.done += 1;
+            progress.remembered += u64::from(remembered);
+            progress.bytes_done += leaf.size_bytes;
+            progress.fuel_spent = progress.fuel_spent.max(fuel_spent);
+            progress.seconds = self.started.elapsed().as_secs_f64();
+        });
+    }
+
+    /// Reduces level by level. Returns the root's key; none if there are no leaves.
+    async fn reduce(
+        &self,
+        leaves: &[Leaf],
+        levels: &[Vec<Node>],
+        known: &Known,
+        spent: &mut Spent,
+    ) -> Result<Option<ResultKey>, Stop> {
+        let Some(top) = levels.last() else {
+            return Ok(leaves.first().map(|leaf| leaf.key));
+        };
+        let mut below: Vec<ResultKey> = leaves.iter().map(|leaf| leaf.key).collect();
+        for (level, known) in levels.iter().zip(&known.nodes) {
+            let mut runs = FuturesUnordered::new();
+            for (node, known) in level.iter().zip(known) {
+                if node.parts.len() > 1 && !known {
+                    runs.push(self.run_pure(plan::reduce(&self.setting, &below[node.parts.clone()])));
+                }
+                if runs.len() == IN_FLIGHT
+                    && let Some(ended) = runs.next().await
+                {
+                    self.reduced(ended, spent)?;
+                }
+            }
+            while let Some(ended) = runs.next().await {
+                self.reduced(ended, spent)?;
+            }
+            below = level.iter().map(|node| node.key).collect();
+        }
+        Ok(top.first().map(|root| root.key))
+    }
+
+    fn reduced(&self, ended: Result<PureReport, PureFailure>, spent: &mut Spent) -> Result<(), Stop> {
+        match ended {
+            Ok(report) => spent.count(&report),
+            Err(failure) => return Err(failure.problem.into()),
+        }
+        Ok(self.check_fuel(spent)?)
+    }
+
+    async fn finish(&self, root: ResultKey, spent: &mut Spent) -> Result<PureReport, Stop> {
+        let spec = plan::finish(&self.setting, root);
+        let report = self.run_pure(spec).await.map_err(|failure| failure.problem)?;
+        spent.count(&report);
+        Ok(report)
+    }
+
+    /// Makes a dataset of what the leaves wrote.
+    async fn write(
+        &self,
+        name: &nearfield_protocol::DatasetName,
+        leaves: &[Leaf],
+    ) -> Result<Written, Problem> {
+        let mut written = Vec::new();
+        for leaf in leaves {
+            written.extend(self.gateway.dispatch.written(self.host, leaf.key).await?);
+        }
+        into::put(&self.gateway.catalog, name, written).await
+    }
+
+    fn check_fuel(&self, spent: &Spent) -> Result<(), Problem> {
+        if spent.fuel <= self.record.max_fuel {
+            return Ok(());
+        }
+        Err(Problem::new(
+            ProblemKind::OutOfFuel,
+            format!(
+                "the job has burned {} fuel; what is done is remembered: run it again with a higher --max-fuel \
+                 to go on",
+                spent.fuel
+            ),
+        )
+        .with_limit(format!("max-fuel = {}", self.record.max_fuel)))
+    }
+
+    fn predict(&self, dataset: &Dataset, leaves: &[Leaf], spent: &Spent, ran: u64) -> Option<Prediction> {
+        if self.record.selection != Selection::DryRun || ran == 0 {
+            return None;
+        }
+        let bytes = dataset.meta.size_bytes;
+        let sampled: u64 = leaves.iter().map(|leaf| leaf.size_bytes).sum();
+        let scale = bytes as f64 / sampled.max(1) as f64;
+        Some(Prediction {
+            shards: dataset.shards.len() as u64,
+            bytes,
+            fuel: (spent.fuel as f64 * scale) as u64,
+            seconds: spent.run_us as f64 / 1e6 * scale / self.gateway.job_workers as f64,
+        })
+    }
+}
+
+/// Which leaves and nodes, by level, are remembered or stand below one that is.
+struct Known {
+    leaves: Vec<bool>,
+    nodes: Vec<Vec<bool>>,
+}
+
+impl Spent {
+    fn count(&mut self, report: &PureReport) {
+        if !report.remembered {
+            self.fuel += report.fuel;
+            self.bytes_read += report.data_bytes;
+            self.run_us += report.run_us;
+        }
+    }
+}
+
+fn shard_failure(dataset: &Dataset, leaf: &Leaf, problem: Problem) -> ShardFailure {
+    let meta = &dataset.meta;
+    let source = meta.shards[leaf.index as usize].source;
+    ShardFailure {
+        shard: leaf.index,
+        digest: leaf.shard,
+        source: source.and_then(|source| meta.sources.get(source as usize).cloned()),
+        problem,
+    }
+}
+
+fn too_many(mut failures: Vec<ShardFailure>, skip: u32) -> Stop {
+    let first = &failures[0];
+    let from = first
+        .source
+        .as_ref()
+        .map(|source| format!(" of {source}"))
+        .unwrap_or_default();
+    let detail = match skip {
+        0 => format!("shard {}{from} failed: {}", first.shard, first.problem.detail),
+        skip => format!(
+            "{} shards failed, {skip} may; the first is shard {}{from}: {}",
+            failures.len(),
+            first.shard,
+            first.problem.detail
+        ),
+    };
+    let problem = Problem {
+        kind: first.problem.kind,
+        detail,
+        limit: first.problem.limit.clone(),
+    };
+    failures.truncate(MAX_LISTED_FAILURES);
+    Stop { problem, failures }
+}

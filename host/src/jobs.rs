@@ -1,0 +1,134 @@
+//! Runs of jobs: looked up if they are remembered, else run on the pure lane and remembered.
+
+use bytes::Bytes;
+use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey, Work};
+use nearfield_protocol::{Problem, ProblemKind};
+use tokio::task::JoinHandle;
+
+use crate::components::store_problem;
+use crate::data::ShardHandle;
+use crate::host::{Host, Inner};
+use crate::pure::{PureRun, Subject, out_of_fuel};
+
+impl Host {
+    /// The result of one run: remembered, or made now. Dropping the future stops the guest.
+    pub async fn run_pure(&self, spec: PureSpec) -> Result<PureReport, PureFailure> {
+        let inner = &self.inner;
+        let key = spec.key();
+        if let Some(found) = inner.recall(&key, &spec.setting.origin).await? {
+            return match found.fuel <= spec.setting.limits.fuel {
+                true => Ok(found),
+                // It would need as much again.
+                false => Err(out_of_fuel(&spec).into()),
+            };
+        }
+        let component = inner.components.load_job(spec.setting.component).await?;
+        let (subject, fuel_before) = inner.subject(&spec.work).await?;
+        let place = inner
+            .job_places
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| Problem::new(ProblemKind::Draining, "this host is stopping"))?;
+        let origin = spec.setting.origin.clone();
+        let run = PureRun {
+            key,
+            component,
+            subject,
+            blobs: inner.store.clone(),
+            logs: inner.logs.clone(),
+            spec,
+        };
+        let mut task = Stopping(inner.jobs.spawn(async move {
+            let ended = run.run().await;
+            drop(place);
+            ended
+        }));
+        let ended = (&mut task.0)
+            .await
+            .map_err(|error| Problem::new(ProblemKind::Internal, format!("a job's run: {error}")))?;
+        let mut run = ended.map_err(|(problem, fuel)| PureFailure { problem, fuel })?;
+        run.report.total_fuel += fuel_before;
+        inner
+            .remembered
+            .keep(run.report, &origin, run.output, run.written)
+            .await
+            .map_err(store_problem)?;
+        Ok(run.report)
+    }
+
+    /// A result that is remembered, without running anything.
+    pub async fn recall(&self, key: &ResultKey, origin: &str) -> Result<Option<PureReport>, Problem> {
+        self.inner.recall(key, origin).await
+    }
+
+    /// The output of a remembered result.
+    pub async fn output(&self, key: &ResultKey) -> Result<Option<Bytes>, Problem> {
+        self.inner.remembered.output(key).await.map_err(store_problem)
+    }
+
+    /// The files that a remembered run wrote, as one blob.
+    pub async fn written(&self, key: &ResultKey) -> Result<Option<Bytes>, Problem> {
+        self.inner.remembered.written(key).await.map_err(store_problem)
+    }
+}
+
+impl Inner {
+    async fn recall(&self, key: &ResultKey, origin: &str) -> Result<Option<PureReport>, Problem> {
+        let found = self.remembered.get(key).map_err(store_problem)?;
+        if found.is_some() {
+            self.remembered.used(key, origin).await.map_err(store_problem)?;
+        }
+        Ok(found)
+    }
+
+    /// What a run is given, and the fuel that went into it.
+    async fn subject(&self, work: &Work) -> Result<(Subject, u64), Problem> {
+        match work {
+            Work::Map { dataset, index, .. } => {
+                let dataset = self.store.dataset(dataset).await.map_err(store_problem)?;
+                let (_, digest) = dataset.shard(*index).ok_or_else(|| {
+                    let shards = dataset.shards.len();
+                    Problem::new(ProblemKind::BadRequest, format!("shard {index} of {shards}"))
+                })?;
+                let blob = self.store.blob(&digest).await.map_err(store_problem)?;
+                let index = *index;
+                Ok((Subject::Shard(ShardHandle { dataset, index, blob }), 0))
+            }
+            Work::Reduce { parts } => {
+                let (mut outputs, mut fuel) = (Vec::with_capacity(parts.len()), 0);
+                for part in parts {
+                    let (output, report) = self.part(part).await?;
+                    outputs.push(output);
+                    fuel += report.total_fuel;
+                }
+                Ok((Subject::Parts(outputs), fuel))
+            }
+            Work::Finish { total } => {
+                let (output, report) = self.part(total).await?;
+                Ok((Subject::Total(output), report.total_fuel))
+            }
+        }
+    }
+
+    async fn part(&self, key: &ResultKey) -> Result<(Bytes, PureReport), Problem> {
+        let report = self.remembered.get(key).map_err(store_problem)?;
+        let output = self.remembered.output(key).await.map_err(store_problem)?;
+        output.zip(report).ok_or_else(|| {
+            Problem::new(
+                ProblemKind::StoreFull,
+                "a partial result was forgotten before it was used: there is too little room for remembered \
+                 results; raise --max-remembered",
+            )
+        })
+    }
+}
+
+/// A task that ends with its handle.
+struct Stopping<T>(JoinHandle<T>);
+
+impl<T> Drop for Stopping<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

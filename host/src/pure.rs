@@ -1,0 +1,341 @@
+//! The pure lane: one run of a job's guest, which sees its shard, its arguments and nothing else.
+//!
+//! Clocks stand still, sleep returns at once, randomness comes from the key of the result, and there
+//! is no environment, network or file. So a run with the same key has the same output and fuel on
+//! every host, and its result can be remembered.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use nearfield_protocol::job::{PureReport, PureSpec, ResultKey, Work};
+use nearfield_protocol::{Digest, Problem, ProblemKind, cost, units};
+use nearfield_store::Store as BlobStore;
+use rand_core::TryRng;
+use wasmtime::component::{ComponentExportIndex, Instance, InstancePre, Linker, Resource, WasmList};
+use wasmtime::{AsContextMut, Store, StoreContextMut, Trap};
+use wasmtime_wasi::clocks::{HostMonotonicClock, HostWallClock, WasiClocksView};
+use wasmtime_wasi::p2::bindings::clocks::monotonic_clock::Host as _;
+use wasmtime_wasi::{WasiCtx, WasiView};
+
+use crate::data::ShardHandle;
+use crate::guest::Guest;
+use crate::logs::{CallLog, Logs};
+use crate::output;
+
+/// What a job's component exports.
+pub(crate) const MAPPER: &str = "nearfield:compute/mapper@0.1.0";
+const REDUCER: &str = "nearfield:compute/reducer@0.1.0";
+const FINISHER: &str = "nearfield:compute/finisher@0.1.0";
+/// The version that the engine's own WASI has: guests with older ones are linked to it too.
+const MONOTONIC_CLOCK: &str = "wasi:clocks/monotonic-clock@0.2.12";
+/// Random bytes a guest may ask for at once.
+const MAX_RANDOM_BYTES: u64 = 1 << 20;
+
+/// A job's component, linked, its exports found.
+pub(crate) struct JobComponent {
+    pre: InstancePre<Guest>,
+    map: ComponentExportIndex,
+    reduce: Option<ComponentExportIndex>,
+    finish: Option<ComponentExportIndex>,
+}
+
+impl JobComponent {
+    pub fn new(pre: InstancePre<Guest>) -> Result<Self, Problem> {
+        let component = pre.component();
+        let find = |interface: &str, function: &str| {
+            let interface = component.get_export_index(None, interface)?;
+            component.get_export_index(Some(&interface), function)
+        };
+        let missing = || {
+            Problem::new(
+                ProblemKind::RefusedComponent,
+                format!("{MAPPER} has no function `map`"),
+            )
+        };
+        Ok(JobComponent {
+            map: find(MAPPER, "map").ok_or_else(missing)?,
+            reduce: find(REDUCER, "reduce"),
+            finish: find(FINISHER, "finish"),
+            pre,
+        })
+    }
+}
+
+/// Replaces what of WASI is not pure even with the context of [`wasi`].
+pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    output::add_to_linker(linker)?;
+    linker.allow_shadowing(true);
+    let mut clock = linker.instance(MONOTONIC_CLOCK)?;
+    for name in ["subscribe-duration", "subscribe-instant"] {
+        // Whatever is waited for is there already.
+        clock.func_wrap(name, |mut store: StoreContextMut<'_, Guest>, (_,): (u64,)| {
+            Ok((store.data_mut().clocks().subscribe_duration(0)?,))
+        })?;
+    }
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// WASI without anything that differs between runs.
+pub(crate) fn wasi(key: &ResultKey, log: CallLog) -> WasiCtx {
+    let mut seed = [0; 16];
+    SeededRandom::new(key, "seed").0.fill(&mut seed);
+    WasiCtx::builder()
+        .stdout(log.clone())
+        .stderr(log)
+        .wall_clock(StoppedClock)
+        .monotonic_clock(StoppedClock)
+        .secure_random(SeededRandom::new(key, "secure"))
+        .insecure_random(SeededRandom::new(key, "insecure"))
+        .insecure_random_seed(u128::from_le_bytes(seed))
+        .max_random_size(MAX_RANDOM_BYTES)
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .build()
+}
+
+/// Always 1970-01-01T00:00:00Z, and no time since the start.
+struct StoppedClock;
+
+impl HostWallClock for StoppedClock {
+    fn resolution(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl HostMonotonicClock for StoppedClock {
+    fn resolution(&self) -> u64 {
+        1
+    }
+
+    fn now(&self) -> u64 {
+        0
+    }
+}
+
+/// BLAKE3's output stream as random numbers: the same on every processor and in every version.
+struct SeededRandom(blake3::OutputReader);
+
+impl SeededRandom {
+    fn new(key: &ResultKey, purpose: &str) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("nearfield 2026-11 randomness of a pure run");
+        hasher.update(key.0.as_bytes());
+        hasher.update(purpose.as_bytes());
+        SeededRandom(hasher.finalize_xof())
+    }
+}
+
+impl TryRng for SeededRandom {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        let mut bytes = [0; 4];
+        self.0.fill(&mut bytes);
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        let mut bytes = [0; 8];
+        self.0.fill(&mut bytes);
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        self.0.fill(bytes);
+        Ok(())
+    }
+}
+
+/// What a run gave.
+pub(crate) struct PureOutput {
+    pub report: PureReport,
+    pub output: Bytes,
+    pub written: Option<Bytes>,
+}
+
+/// What a run is given beside its arguments.
+pub(crate) enum Subject {
+    Shard(ShardHandle),
+    Parts(Vec<Bytes>),
+    Total(Bytes),
+}
+
+/// A run that is about to start.
+pub(crate) struct PureRun {
+    pub spec: PureSpec,
+    pub key: ResultKey,
+    pub component: Arc<JobComponent>,
+    pub subject: Subject,
+    pub blobs: BlobStore,
+    pub logs: Logs,
+}
+
+impl PureRun {
+    /// Runs the guest to its end, or to its limits.
+    pub async fn run(self) -> Result<PureOutput, (Problem, u64)> {
+        let PureRun {
+            spec,
+            key,
+            component,
+            subject,
+            blobs,
+            logs,
+        } = self;
+        let limits = &spec.setting.limits;
+        let begun = Instant::now();
+        let engine = component.pre.engine();
+        let mut store = match Guest::pure_store(engine, &spec, &key, &blobs, logs) {
+            Ok(store) => store,
+            Err(error) => return Err((Problem::new(ProblemKind::Internal, format!("{error:#}")), 0)),
+        };
+        let run = run_guest(&mut store, &component, subject, &spec.setting.args);
+        let ended = tokio::time::timeout(limits.timeout, run).await;
+        let guest = store.data();
+        guest.log.finish();
+        let left = store.get_fuel().unwrap_or(0);
+        let mut fuel = limits.fuel.saturating_sub(left) + guest.settled_fuel();
+        let output = match ended {
+            Ok(Ok(Ok(output))) => output,
+            Ok(Ok(Err(message))) => return Err((said(&spec, &message), fuel)),
+            Ok(Err(error)) => return Err((problem(&spec, guest, &error), fuel)),
+            Err(_) => return Err((timed_out(&spec), fuel)),
+        };
+        fuel += cost::bytes(output.len() as u64);
+        if fuel > limits.fuel {
+            return Err((out_of_fuel(&spec), fuel));
+        }
+        let (written_files, written_bytes) = guest.output.size();
+        let report = PureReport {
+            key,
+            remembered: false,
+            output_bytes: output.len() as u64,
+            output: Digest::of(&output),
+            fuel,
+            total_fuel: fuel,
+            data_bytes: guest.data.bytes(),
+            written_files,
+            written_bytes,
+            run_us: begun.elapsed().as_micros() as u64,
+        };
+        let written = guest.output.encode();
+        Ok(PureOutput {
+            report,
+            output,
+            written,
+        })
+    }
+}
+
+/// The guest's answer: bytes, or its own error.
+type Answer = Result<Bytes, String>;
+
+async fn run_guest(
+    store: &mut Store<Guest>,
+    component: &JobComponent,
+    subject: Subject,
+    args: &[u8],
+) -> wasmtime::Result<Answer> {
+    let instance = component.pre.instantiate_async(&mut *store).await?;
+    let lacks = |name: &str| wasmtime::Error::msg(format!("the component exports no {name}"));
+    match subject {
+        Subject::Shard(shard) => {
+            let handle: Resource<ShardHandle> = store.data_mut().ctx().table.push(shard)?;
+            invoke(store, &instance, &component.map, (handle, args)).await
+        }
+        Subject::Parts(parts) => {
+            let reduce = component.reduce.as_ref().ok_or_else(|| lacks(REDUCER))?;
+            invoke(store, &instance, reduce, (parts, args)).await
+        }
+        // A component without one leaves the total as it is.
+        Subject::Total(total) => match &component.finish {
+            Some(finish) => invoke(store, &instance, finish, (total, args)).await,
+            None => Ok(Ok(total)),
+        },
+    }
+}
+
+async fn invoke<P>(
+    store: &mut Store<Guest>,
+    instance: &Instance,
+    export: &ComponentExportIndex,
+    parameters: P,
+) -> wasmtime::Result<Answer>
+where
+    P: wasmtime::component::ComponentNamedList + wasmtime::component::Lower + Send + Sync,
+{
+    let function =
+        instance.get_typed_func::<P, (Result<WasmList<u8>, String>,)>(store.as_context_mut(), export)?;
+    let (answer,) = function.call_async(&mut *store, parameters).await?;
+    Ok(answer.map(|list| Bytes::copy_from_slice(list.as_le_slice(&*store))))
+}
+
+/// What the run is about, in words.
+fn subject_name(spec: &PureSpec) -> String {
+    match &spec.work {
+        Work::Map { index, subject, .. } => format!("mapping shard {index} ({})", subject.shard.short()),
+        Work::Reduce { parts } => format!("reducing {} parts", parts.len()),
+        Work::Finish { .. } => "finishing".to_owned(),
+    }
+}
+
+fn said(spec: &PureSpec, message: &str) -> Problem {
+    Problem::new(
+        ProblemKind::FunctionFailed,
+        format!("`{}`, {}: {message}", spec.setting.function, subject_name(spec)),
+    )
+}
+
+fn timed_out(spec: &PureSpec) -> Problem {
+    Problem::new(
+        ProblemKind::Timeout,
+        format!(
+            "`{}` ran out of time {}",
+            spec.setting.function,
+            subject_name(spec)
+        ),
+    )
+    .with_limit(format!(
+        "time per shard = {} s",
+        spec.setting.limits.timeout.as_secs()
+    ))
+}
+
+pub(crate) fn out_of_fuel(spec: &PureSpec) -> Problem {
+    Problem::new(
+        ProblemKind::OutOfFuel,
+        format!(
+            "`{}` used up its fuel {}",
+            spec.setting.function,
+            subject_name(spec)
+        ),
+    )
+    .with_limit(format!("limits.fuel = {}", spec.setting.limits.fuel))
+}
+
+fn problem(spec: &PureSpec, guest: &Guest, error: &wasmtime::Error) -> Problem {
+    if error.downcast_ref::<Trap>() == Some(&Trap::OutOfFuel) {
+        return out_of_fuel(spec);
+    }
+    let (function, subject) = (&spec.setting.function, subject_name(spec));
+    if guest.limiter.memory_refused {
+        return Problem::new(
+            ProblemKind::OutOfMemory,
+            format!("`{function}` needed more memory than its limit {subject}"),
+        )
+        .with_limit(format!(
+            "limits.memory = {}",
+            units::format_bytes(spec.setting.limits.memory_bytes)
+        ));
+    }
+    Problem::new(
+        ProblemKind::Trap,
+        format!("`{function}` trapped {subject}: {}", error.root_cause()),
+    )
+}

@@ -1,0 +1,392 @@
+//! Jobs, as gateway and host speak of them: one run of the pure lane, what its result depends on, and
+//! the shape of a reduction.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Digest, Problem, cost};
+
+/// Rises when the golden suite (fuel and output of fixed guests) changes, and with it every key: what
+/// older semantics computed is never taken for what these would.
+pub const SEMANTICS_EPOCH: u32 = 1;
+
+/// Most parts that one reduction takes.
+const MAX_GROUP: usize = 64;
+/// A group ends at a part whose key has these low bits zero: at one in sixteen.
+const GROUP_MASK: u8 = 0x0f;
+
+/// One run of the pure lane: a guest that sees nothing but what is named here.
+#[derive(Debug, Clone)]
+pub struct PureSpec {
+    pub setting: Arc<PureSetting>,
+    pub work: Work,
+}
+
+/// What all runs of a job share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PureSetting {
+    /// Whose log the guest's lines go to.
+    pub function: crate::FunctionName,
+    pub component: Digest,
+    /// The job's arguments as canonical JSON.
+    pub args: Vec<u8>,
+    /// Datasets that the guest may open beside its shard, each one version.
+    pub inputs: BTreeMap<String, Digest>,
+    pub limits: PureLimits,
+    /// Whether `output.write` is granted.
+    pub may_write: bool,
+    /// The dataset that the job goes over, by name if it has one: a purge of it takes the results along.
+    pub origin: String,
+}
+
+/// Bounds on one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PureLimits {
+    pub fuel: u64,
+    pub memory_bytes: u64,
+    pub timeout: Duration,
+}
+
+/// What one run does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// `mapper.map` over one shard of a dataset.
+    Map {
+        dataset: Digest,
+        index: u32,
+        subject: MapSubject,
+    },
+    /// `reducer.reduce` over the results with these keys, in this order.
+    Reduce { parts: Vec<ResultKey> },
+    /// `finisher.finish` over the result with this key.
+    Finish { total: ResultKey },
+}
+
+/// What a guest can see of the shard it maps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapSubject {
+    pub shard: Digest,
+    /// The dataset's split, as `shard.format()` gives it.
+    pub format: String,
+    pub header: Vec<u8>,
+}
+
+/// The name of a pure run's result: a hash of everything that the result can depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ResultKey(pub Digest);
+
+impl PureSpec {
+    /// Names the result. The fuel limit is no part of it: a success within the limit is the same
+    /// success under a higher one, and one beyond the limit is not used.
+    pub fn key(&self) -> ResultKey {
+        let mut hasher = Fields::new("nearfield 2026-11 result of a pure run");
+        hasher.field(&SEMANTICS_EPOCH.to_le_bytes());
+        hasher.field(&cost::VERSION.to_le_bytes());
+        let PureSetting {
+            function: _,
+            origin: _,
+            component,
+            args,
+            inputs,
+            limits,
+            may_write,
+        } = &*self.setting;
+        hasher.field(component.as_bytes());
+        hasher.field(args);
+        hasher.field(&limits.memory_bytes.to_le_bytes());
+        hasher.field(&[u8::from(*may_write)]);
+        hasher.field(&(inputs.len() as u64).to_le_bytes());
+        for (name, digest) in inputs {
+            hasher.field(name.as_bytes());
+            hasher.field(digest.as_bytes());
+        }
+        match &self.work {
+            Work::Map { subject, .. } => {
+                hasher.field(b"map");
+                hasher.field(subject.shard.as_bytes());
+                hasher.field(subject.format.as_bytes());
+                hasher.field(&subject.header);
+            }
+            Work::Reduce { parts } => {
+                hasher.field(b"reduce");
+                for part in parts {
+                    hasher.field(part.0.as_bytes());
+                }
+            }
+            Work::Finish { total } => {
+                hasher.field(b"finish");
+                hasher.field(total.0.as_bytes());
+            }
+        }
+        ResultKey(hasher.finish())
+    }
+}
+
+/// A hash of fields, each with its length before it, so that no two lists of fields are alike.
+struct Fields(blake3::Hasher);
+
+impl Fields {
+    fn new(context: &str) -> Self {
+        Fields(blake3::Hasher::new_derive_key(context))
+    }
+
+    fn field(&mut self, bytes: &[u8]) {
+        self.0.update(&(bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    fn finish(self) -> Digest {
+        Digest::from_bytes(*self.0.finalize().as_bytes())
+    }
+}
+
+/// What a pure run came to, remembered or fresh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PureReport {
+    pub key: ResultKey,
+    /// It was there; no guest ran.
+    pub remembered: bool,
+    pub output_bytes: u64,
+    /// BLAKE3 of the output.
+    pub output: Digest,
+    /// This run alone. For a remembered one, what it once took.
+    pub fuel: u64,
+    /// This run and all whose results it was given.
+    pub total_fuel: u64,
+    /// Bytes of shards that it read.
+    pub data_bytes: u64,
+    /// Files that it wrote, and their bytes.
+    pub written_files: u64,
+    pub written_bytes: u64,
+    /// Time in the guest, in microseconds; 0 if remembered.
+    pub run_us: u64,
+}
+
+/// Why a pure run gave no result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PureFailure {
+    pub problem: Problem,
+    /// What it used before it failed.
+    pub fuel: u64,
+}
+
+/// A failure before any guest ran.
+impl From<Problem> for PureFailure {
+    fn from(problem: Problem) -> Self {
+        PureFailure { problem, fuel: 0 }
+    }
+}
+
+/// Splits the parts of one level into the groups that are reduced together. A group ends at a key with
+/// four low zero bits, or after 64. So the shape follows from content alone: every run agrees on it,
+/// and a part more changes the groups on one path only.
+pub fn groups(parts: &[ResultKey]) -> Vec<Range<usize>> {
+    let mut groups = Vec::new();
+    let mut start = 0;
+    for (index, part) in parts.iter().enumerate() {
+        let low = part.0.as_bytes()[0];
+        if low & GROUP_MASK == 0 || index + 1 - start == MAX_GROUP || index + 1 == parts.len() {
+            groups.push(start..index + 1);
+            start = index + 1;
+        }
+    }
+    // A level that its keys would not shrink is cut by count, so that a tree always ends.
+    if groups.len() == parts.len() && parts.len() > 1 {
+        return (0..parts.len())
+            .step_by(MAX_GROUP)
+            .map(|start| start..parts.len().min(start + MAX_GROUP))
+            .collect();
+    }
+    groups
+}
+
+/// JSON with sorted keys and no spaces: equal values have equal bytes.
+pub fn canonical_json(value: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_canonical(value, &mut out);
+    out
+}
+
+fn write_canonical(value: &Value, out: &mut Vec<u8>) {
+    match value {
+        Value::Array(values) => {
+            out.push(b'[');
+            for (index, value) in values.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                write_canonical(value, out);
+            }
+            out.push(b']');
+        }
+        Value::Object(map) => {
+            out.push(b'{');
+            let sorted: BTreeMap<_, _> = map.iter().collect();
+            for (index, (key, value)) in sorted.into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                out.extend_from_slice(Value::from(key.as_str()).to_string().as_bytes());
+                out.push(b':');
+                write_canonical(value, out);
+            }
+            out.push(b'}');
+        }
+        plain => out.extend_from_slice(plain.to_string().as_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn setting() -> PureSetting {
+        PureSetting {
+            function: "f".parse().unwrap(),
+            component: Digest::of(b"component"),
+            args: b"{}".to_vec(),
+            inputs: BTreeMap::from([("other".to_owned(), Digest::of(b"other"))]),
+            limits: PureLimits {
+                fuel: 1,
+                memory_bytes: 1 << 20,
+                timeout: Duration::from_secs(1),
+            },
+            may_write: false,
+            origin: "logs".to_owned(),
+        }
+    }
+
+    fn subject() -> MapSubject {
+        MapSubject {
+            shard: Digest::of(b"shard"),
+            format: "csv".to_owned(),
+            header: b"a,b\n".to_vec(),
+        }
+    }
+
+    fn map(setting: PureSetting, subject: MapSubject) -> ResultKey {
+        PureSpec {
+            setting: Arc::new(setting),
+            work: Work::Map {
+                dataset: Digest::of(b"dataset"),
+                index: 0,
+                subject,
+            },
+        }
+        .key()
+    }
+
+    #[test]
+    fn every_input_changes_the_key() {
+        let base = map(setting(), subject());
+        let settings: [fn(&mut PureSetting); 6] = [
+            |s| s.component = Digest::of(b"another"),
+            |s| s.args = b"{ }".to_vec(),
+            |s| s.inputs = BTreeMap::new(),
+            |s| s.inputs = BTreeMap::from([("other".to_owned(), Digest::of(b"newer"))]),
+            |s| s.limits.memory_bytes += 1,
+            |s| s.may_write = true,
+        ];
+        for (index, change) in settings.into_iter().enumerate() {
+            let mut changed = setting();
+            change(&mut changed);
+            assert_ne!(map(changed, subject()), base, "setting {index}");
+        }
+        let subjects: [fn(&mut MapSubject); 3] = [
+            |s| s.shard = Digest::of(b"another"),
+            |s| s.format = "lines".to_owned(),
+            |s| s.header = b"a,c\n".to_vec(),
+        ];
+        for (index, change) in subjects.into_iter().enumerate() {
+            let mut changed = subject();
+            change(&mut changed);
+            assert_ne!(map(setting(), changed), base, "subject {index}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_matter_does_not_change_the_key() {
+        let base = map(setting(), subject());
+        let mut same = setting();
+        same.function = "renamed".parse().unwrap();
+        same.origin = "other".to_owned();
+        same.limits.fuel = 99;
+        same.limits.timeout = Duration::from_secs(99);
+        assert_eq!(map(same, subject()), base);
+    }
+
+    #[test]
+    fn neither_order_nor_bounds_of_parts_can_be_confused() {
+        let key = |work| {
+            PureSpec {
+                setting: Arc::new(setting()),
+                work,
+            }
+            .key()
+        };
+        let (a, b) = (ResultKey(Digest::of(b"a")), ResultKey(Digest::of(b"b")));
+        let ab = key(Work::Reduce { parts: vec![a, b] });
+        assert_ne!(ab, key(Work::Reduce { parts: vec![b, a] }));
+        assert_ne!(ab, key(Work::Reduce { parts: vec![a] }));
+        assert_ne!(
+            key(Work::Reduce { parts: vec![a] }),
+            key(Work::Finish { total: a })
+        );
+    }
+
+    fn parts(count: u32) -> Vec<ResultKey> {
+        (0..count)
+            .map(|n| ResultKey(Digest::of(&n.to_le_bytes())))
+            .collect()
+    }
+
+    #[test]
+    fn groups_cover_all_parts_in_order() {
+        for count in [0, 1, 2, 17, 64, 65, 10_000] {
+            let parts = parts(count);
+            let groups = groups(&parts);
+            let covered: Vec<_> = groups.iter().cloned().flatten().collect();
+            assert_eq!(covered, (0..parts.len()).collect::<Vec<_>>());
+            assert!(groups.iter().all(|group| group.len() <= MAX_GROUP));
+            assert!(count < 2 || groups.len() < parts.len(), "a level shrinks");
+        }
+    }
+
+    #[test]
+    fn a_level_of_boundaries_still_shrinks() {
+        let all_ends = vec![ResultKey(Digest::from_bytes([0; 32])); 200];
+        assert_eq!(groups(&all_ends).len(), 4);
+    }
+
+    #[test]
+    fn a_part_more_changes_one_group() {
+        let before = parts(1_000);
+        let mut after = before.clone();
+        after.insert(500, ResultKey(Digest::of(b"new")));
+        let members = |parts: &[ResultKey]| -> Vec<Vec<ResultKey>> {
+            groups(parts)
+                .into_iter()
+                .map(|group| parts[group].to_vec())
+                .collect()
+        };
+        let before = members(&before);
+        let new: Vec<_> = members(&after)
+            .into_iter()
+            .filter(|group| !before.contains(group))
+            .collect();
+        assert!(new.len() <= 2, "{} groups changed", new.len());
+    }
+
+    #[test]
+    fn equal_json_has_equal_bytes() {
+        let value = json!({"b": [1, 2.5, null], "a": {"y": "ä\"", "x": true}});
+        let text = r#"{"a":{"x":true,"y":"ä\""},"b":[1,2.5,null]}"#;
+        assert_eq!(canonical_json(&value), text.as_bytes());
+    }
+}

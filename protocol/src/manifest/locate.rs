@@ -1,0 +1,85 @@
+//! Which file a call is about, and so where it runs.
+
+use serde::{Deserialize, Serialize};
+
+/// Run where the shard of this file is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Locate {
+    /// A name from `inputs`.
+    pub input: String,
+    /// The file's path in it: text with `{rest}` (the path below the route) and `{query.NAME}`.
+    pub path: PathTemplate,
+}
+
+/// Text with holes that a request fills.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PathTemplate {
+    text: String,
+    parts: Vec<TemplatePart>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum TemplatePart {
+    Text(String),
+    Rest,
+    Query(String),
+}
+
+impl PathTemplate {
+    /// Fills the holes: `rest` is the decoded path below the route without its first `/`.
+    /// `None` when the request lacks a query parameter that is named.
+    pub fn fill<'a>(
+        &self,
+        rest: &str,
+        query: impl Fn(&str) -> Option<std::borrow::Cow<'a, str>>,
+    ) -> Option<String> {
+        let mut filled = String::new();
+        for part in &self.parts {
+            match part {
+                TemplatePart::Text(text) => filled.push_str(text),
+                TemplatePart::Rest => filled.push_str(rest),
+                TemplatePart::Query(name) => filled.push_str(&query(name)?),
+            }
+        }
+        Some(filled)
+    }
+}
+
+impl TryFrom<String> for PathTemplate {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let mut parts = Vec::new();
+        let mut left = text.as_str();
+        while let Some((before, hole)) = left.split_once('{') {
+            let (name, after) = hole
+                .split_once('}')
+                .ok_or_else(|| format!("`{text}` has a `{{` without its `}}`"))?;
+            if !before.is_empty() {
+                parts.push(TemplatePart::Text(before.to_owned()));
+            }
+            parts.push(match name.strip_prefix("query.") {
+                Some(query) if !query.is_empty() => TemplatePart::Query(query.to_owned()),
+                _ if name == "rest" => TemplatePart::Rest,
+                _ => {
+                    return Err(format!(
+                        "`{{{name}}}` in `{text}` is unknown: use {{rest}} or {{query.NAME}}"
+                    ));
+                }
+            });
+            left = after;
+        }
+        if !left.is_empty() {
+            parts.push(TemplatePart::Text(left.to_owned()));
+        }
+        Ok(PathTemplate { text, parts })
+    }
+}
+
+impl From<PathTemplate> for String {
+    fn from(template: PathTemplate) -> String {
+        template.text
+    }
+}

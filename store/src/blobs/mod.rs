@@ -1,0 +1,244 @@
+//! Durable, verified blobs: the wrapper around iroh-blobs' `FsStore`.
+//!
+//! The order that makes an acknowledgement true: the bytes are imported under a temp tag (so that a
+//! sweep leaves them alone), data and outboard are fsynced, their folder is fsynced, the `FsStore`'s
+//! own database is synced, our row is committed, and only then is anybody told. A blob without a
+//! row is served to nobody and swept away; importing it again rewrites its files.
+//!
+//! Blob files belong to this module: nothing else opens them.
+
+mod leftovers;
+mod staging;
+mod sweep;
+mod verify;
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use iroh_blobs::Hash;
+use iroh_blobs::store::fs::FsStore;
+use iroh_blobs::store::fs::options::{BatchOptions, InlineOptions, Options, PathOptions};
+use nearfield_protocol::Digest;
+
+use self::leftovers::Leftovers;
+use self::sweep::Sweeper;
+use crate::error::StoreError;
+use crate::state::{Standing, State};
+
+pub use self::staging::{SealReport, Staged};
+pub use self::verify::Blob;
+
+/// How often what is evictable is collected: removed bytes need not be free at once.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// Maps held open at once: far below the kernel's 65,530 a process.
+const MAX_MAPS: u64 = 8_192;
+
+/// How a [`Store`] is opened.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Bytes that sealed blobs may take; `None` leaves it to the disk.
+    pub max_bytes: Option<u64>,
+    /// How often what is evictable is collected.
+    pub sweep_interval: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        StoreOptions {
+            max_bytes: None,
+            sweep_interval: SWEEP_INTERVAL,
+        }
+    }
+}
+
+/// The blobs of one node. Cheap to clone; one process owns a folder at a time.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    fs: FsStore,
+    paths: PathOptions,
+    spill_dir: PathBuf,
+    state: Arc<State>,
+    /// Verified, mapped blobs. moka owns the locking.
+    maps: moka::sync::Cache<Digest, Arc<Blob>>,
+    /// Blobs whose bytes were checked in this process. The lock is held for one look-up.
+    verified: Mutex<HashSet<Digest>>,
+    pub(crate) datasets: moka::sync::Cache<Digest, Arc<crate::dataset::Dataset>>,
+    sweeper: Arc<Sweeper>,
+    /// Set when the blob store's own database has failed: it ends with its first failed write, and
+    /// only a restart opens it again.
+    stopped: OnceLock<StoreError>,
+    leftovers: Leftovers,
+    /// Bytes of blobs that are staged: they count against the quota before they are sealed.
+    staged_bytes: Arc<AtomicU64>,
+    options: StoreOptions,
+}
+
+impl Store {
+    /// Opens the store in `dir`, making it if it is not there.
+    pub async fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        fs::create_dir_all(dir)?;
+        let state = Arc::new(State::open(&dir.join("state.redb"))?);
+        let root = dir.join("blobs");
+        let paths = PathOptions::new(&root);
+        fs::create_dir_all(&paths.data_path)?;
+        clear_folder(&paths.temp_path)?;
+        let spill_dir = paths.temp_path.join("spill");
+        fs::create_dir(&spill_dir)?;
+
+        let sweeper = Arc::new(Sweeper::new());
+        let fs = FsStore::load_with_opts(
+            root.join("blobs.db"),
+            Options {
+                path: paths.clone(),
+                // Inlined blobs would have no file to map.
+                inline: InlineOptions::NO_INLINE,
+                batch: BatchOptions::default(),
+                gc: Some(sweep::config(options.sweep_interval, &state, &sweeper)),
+            },
+        )
+        .await
+        .map_err(|error| StoreError::Blobs(error.to_string()))?;
+
+        let inner = Inner {
+            fs,
+            paths,
+            spill_dir,
+            state,
+            maps: moka::sync::Cache::new(MAX_MAPS),
+            verified: Mutex::default(),
+            datasets: moka::sync::Cache::new(crate::dataset::MAX_OPEN_DATASETS),
+            sweeper,
+            stopped: OnceLock::new(),
+            leftovers: Leftovers::default(),
+            staged_bytes: Arc::default(),
+            options,
+        };
+        Ok(Store {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The `iroh-blobs` store, for the record document and transfer between nodes.
+    pub fn blobs(&self) -> &iroh_blobs::api::Store {
+        &self.inner.fs
+    }
+
+    /// A folder on the same disk for files that are still growing; emptied when the store opens.
+    pub(crate) fn spill_dir(&self) -> &Path {
+        &self.inner.spill_dir
+    }
+
+    pub(crate) fn datasets(&self) -> &moka::sync::Cache<Digest, Arc<crate::dataset::Dataset>> {
+        &self.inner.datasets
+    }
+
+    /// The size of a sealed blob that may be served, in bytes.
+    pub fn size_of(&self, digest: &Digest) -> Result<u64, StoreError> {
+        if let Some(blob) = self.inner.maps.get(digest) {
+            return Ok(blob.len() as u64);
+        }
+        match self.inner.state.get(digest)? {
+            None => Err(StoreError::Missing(*digest)),
+            Some(sealed) if sealed.standing == Standing::Quarantined => Err(StoreError::Corrupt(*digest)),
+            Some(sealed) => Ok(sealed.size_bytes),
+        }
+    }
+
+    /// Whether the blob is sealed and may be served.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.size_of(digest).is_ok()
+    }
+
+    /// Marks blobs that nothing refers to any more, so that the next sweep collects them.
+    pub async fn release(&self, digests: Vec<Digest>) -> Result<(), StoreError> {
+        let inner = self.inner.clone();
+        blocking_store(move || {
+            inner.state.set_standing(&digests, Standing::Evictable)?;
+            let mut verified = inner.verified.lock().expect("no panic under this lock");
+            for digest in &digests {
+                inner.maps.invalidate(digest);
+                inner.datasets.invalidate(digest);
+                verified.remove(digest);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Marks a dataset to be kept whatever happens to its name.
+    pub fn pin(&self, digest: Digest) -> Result<(), StoreError> {
+        self.inner.state.set_pinned(&digest, true)
+    }
+
+    pub fn unpin(&self, digest: Digest) -> Result<(), StoreError> {
+        self.inner.state.set_pinned(&digest, false)
+    }
+
+    /// The pinned datasets, in digest order.
+    pub fn pins(&self) -> Result<Vec<Digest>, StoreError> {
+        self.inner.state.pins()
+    }
+
+    /// Every sealed blob that is not marked for collection, in digest order.
+    pub fn live(&self) -> Result<Vec<Digest>, StoreError> {
+        self.inner.state.live()
+    }
+
+    /// Bytes and number of sealed blobs.
+    pub fn usage(&self) -> Result<(u64, u64), StoreError> {
+        Ok((self.inner.state.sealed_bytes()?, self.inner.state.sealed_blobs()?))
+    }
+
+    /// Why the store cannot do its work, if it cannot, and what helps.
+    pub fn unhealthy(&self) -> Option<String> {
+        let inner = &self.inner;
+        let stopped = inner.stopped.get().or_else(|| inner.state.stopped());
+        stopped
+            .map(StoreError::to_string)
+            .or_else(|| inner.sweeper.late(inner.options.sweep_interval))
+    }
+
+    /// Waits until all is written; the folder may be opened again afterwards.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.inner.fs.shutdown().await {
+            tracing::warn!(%error, "the blob store did not shut down cleanly");
+        }
+    }
+}
+
+impl Inner {
+    fn data_file(&self, digest: Digest) -> PathBuf {
+        self.paths.data_path(&Hash::from_bytes(*digest.as_bytes()))
+    }
+}
+
+/// Empties `dir`, making it if it is not there.
+fn clear_folder(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => fs::create_dir_all(dir),
+    }
+}
+
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, StoreError> {
+    blocking_store(move || work().map_err(StoreError::from)).await
+}
+
+pub(crate) async fn blocking_store<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(StoreError::Io(io::Error::other(error))))
+}

@@ -1,0 +1,116 @@
+//! What the sweep of evictable blobs leaves alone, and whether it still runs.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use iroh_blobs::Hash;
+use iroh_blobs::store::{GcConfig, ProtectCb, ProtectOutcome};
+use nearfield_protocol::Digest;
+
+use crate::state::State;
+
+/// What the sweep callback and the health check share.
+pub(super) struct Sweeper {
+    /// Digests of writers under way: sealed or not, they stay.
+    held: Mutex<HashMap<Digest, usize>>,
+    /// Milliseconds from `started` to the last sweep's beginning.
+    last_sweep_ms: AtomicU64,
+    started: Instant,
+}
+
+impl Sweeper {
+    pub(super) fn new() -> Self {
+        Sweeper {
+            held: Mutex::default(),
+            last_sweep_ms: AtomicU64::new(0),
+            started: Instant::now(),
+        }
+    }
+
+    fn protect(&self, state: &State, live: &mut HashSet<Hash>) -> ProtectOutcome {
+        let elapsed = self.started.elapsed().as_millis() as u64;
+        self.last_sweep_ms.store(elapsed, Ordering::Relaxed);
+        let held = || self.held.lock().expect("no panic under this lock");
+        match state.sweep(|digest| held().contains_key(digest)) {
+            Ok(protected) => {
+                let hash = |digest: &Digest| Hash::from_bytes(*digest.as_bytes());
+                live.extend(protected.iter().map(hash));
+                live.extend(held().keys().map(hash));
+                ProtectOutcome::Continue
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot tell which blobs to keep; nothing is swept");
+                ProtectOutcome::Abort
+            }
+        }
+    }
+
+    /// Whether the sweep has stopped: its loop ends for good after an error of the underlying store,
+    /// and nothing else would show that.
+    pub(super) fn late(&self, interval: Duration) -> Option<String> {
+        let last = Duration::from_millis(self.last_sweep_ms.load(Ordering::Relaxed));
+        let late = self.started.elapsed().saturating_sub(last);
+        // A sweep of many blobs takes time of its own, so allow several intervals.
+        (late > interval * 10).then(|| {
+            format!(
+                "no sweep of evictable blobs for {} s: restart the node",
+                late.as_secs()
+            )
+        })
+    }
+}
+
+/// Keeps one digest from being swept.
+pub(super) struct Held {
+    sweeper: Arc<Sweeper>,
+    digest: Digest,
+}
+
+impl Held {
+    pub(super) fn new(sweeper: &Arc<Sweeper>, digest: Digest) -> Self {
+        *sweeper
+            .held
+            .lock()
+            .expect("no panic under this lock")
+            .entry(digest)
+            .or_default() += 1;
+        Held {
+            sweeper: sweeper.clone(),
+            digest,
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut held = self.sweeper.held.lock().expect("no panic under this lock");
+        if let Some(count) = held.get_mut(&self.digest) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.digest);
+            }
+        }
+    }
+}
+
+/// How the underlying store is to sweep. Its loop outlives the store for a while, so it keeps the
+/// state's file open for nobody.
+pub(super) fn config(interval: Duration, state: &Arc<State>, sweeper: &Arc<Sweeper>) -> GcConfig {
+    GcConfig {
+        interval,
+        add_protected: Some(protect(Arc::downgrade(state), sweeper.clone())),
+    }
+}
+
+/// The sweep's callback: names what must stay, and aborts the sweep when that cannot be known.
+fn protect(state: Weak<State>, sweeper: Arc<Sweeper>) -> ProtectCb {
+    Arc::new(move |live: &mut HashSet<Hash>| {
+        let outcome = match state.upgrade() {
+            Some(state) => sweeper.protect(&state, live),
+            None => ProtectOutcome::Abort,
+        };
+        Box::pin(std::future::ready(outcome))
+    })
+}

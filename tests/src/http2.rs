@@ -1,0 +1,152 @@
+//! HTTP/2 on the functions' listener, by prior knowledge.
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode, Version, response};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::runtime::Runtime;
+
+use crate::harness::{Node, noise};
+
+/// One connection.
+struct Client {
+    runtime: Runtime,
+    sender: SendRequest<Full<Bytes>>,
+    url: String,
+}
+
+struct Answer {
+    head: response::Parts,
+    body: Bytes,
+    trailers: HeaderMap,
+}
+
+impl Client {
+    fn connect(node: &Node) -> Client {
+        let url = node.functions_url.clone();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let sender = runtime.block_on(async {
+            let address = url.strip_prefix("http://").unwrap();
+            let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
+            tokio::spawn(connection);
+            sender
+        });
+        Client { runtime, sender, url }
+    }
+
+    fn request(&self, method: &str, path: &str) -> http::request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url))
+    }
+
+    fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+        self.runtime.block_on(answer(self.sender.clone(), request))
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.send(self.request("GET", path).body(Full::default()).unwrap())
+    }
+}
+
+async fn answer(mut sender: SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) -> Answer {
+    let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+    let collected = body.collect().await.unwrap();
+    Answer {
+        head,
+        trailers: collected.trailers().cloned().unwrap_or_default(),
+        body: collected.to_bytes(),
+    }
+}
+
+fn number(headers: &HeaderMap, name: &str) -> u64 {
+    headers[name].to_str().unwrap().parse().unwrap()
+}
+
+#[test]
+fn calls_share_a_connection() {
+    let node = Node::start();
+    node.deploy("hello", "hello", "public = true");
+    let client = Client::connect(&node);
+    let first = client.get("/fn/hello");
+    assert_eq!(
+        (first.head.version, first.head.status),
+        (Version::HTTP_2, StatusCode::OK)
+    );
+    assert_eq!(first.body, "Hello, world!");
+    assert_eq!(
+        number(&first.head.headers, "nearfield-fuel"),
+        node.get("/fn/hello").fuel()
+    );
+    let calls: Vec<_> = (0..50)
+        .map(|_| {
+            let request = client.request("GET", "/fn/hello").body(Full::default()).unwrap();
+            client.runtime.spawn(answer(client.sender.clone(), request))
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(client.runtime.block_on(call).unwrap().body, "Hello, world!");
+    }
+}
+
+#[test]
+fn a_long_response_says_its_fuel_in_trailers() {
+    let node = Node::start();
+    node.deploy("echo", "echo", "public = true");
+    let client = Client::connect(&node);
+    let sent = Bytes::from(noise(1, 5 << 20));
+    let request = client
+        .request("POST", "/fn/echo")
+        .body(Full::new(sent.clone()))
+        .unwrap();
+    let long = client.send(request);
+    assert_eq!(long.head.status, StatusCode::OK);
+    assert!(long.body == sent);
+    assert!(!long.head.headers.contains_key("nearfield-fuel"));
+    assert!(number(&long.trailers, "nearfield-fuel") > 0);
+    assert!(
+        long.trailers["server-timing"]
+            .to_str()
+            .unwrap()
+            .contains("run;dur=")
+    );
+    let id = long.head.headers["nearfield-id"].to_str().unwrap();
+    let call = node.admin("GET", &format!("/v1/calls/{id}"), &[]).json();
+    assert_eq!(call["report"]["fuel"], number(&long.trailers, "nearfield-fuel"));
+}
+
+#[test]
+fn a_hundred_fields_are_taken_and_no_more() {
+    let node = Node::start();
+    node.deploy("hello", "hello", "public = true");
+    let client = Client::connect(&node);
+    let with_fields = |count: usize| {
+        let mut request = client.request("GET", "/fn/hello");
+        for number in 0..count {
+            request = request.header(format!("x-field-{number}"), "x");
+        }
+        client.send(request.body(Full::default()).unwrap())
+    };
+    assert_eq!(with_fields(100).head.status, StatusCode::OK);
+    let refused = with_fields(101);
+    assert_eq!(refused.head.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    let problem: serde_json::Value = serde_json::from_slice(&refused.body).unwrap();
+    assert_eq!(problem["type"], "urn:nearfield:problem:headers-too-large");
+    assert!(
+        problem["limit"].as_str().unwrap().contains("100 fields"),
+        "{problem}"
+    );
+    assert_eq!(
+        client.get("/fn/hello").head.status,
+        StatusCode::OK,
+        "the connection lives"
+    );
+}
