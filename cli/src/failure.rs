@@ -36,7 +36,9 @@ impl Exit {
             BadInput | BadManifest | RefusedComponent if problem.limit.is_some() => Exit::OverLimit,
             RequestTimeout => Exit::TimedOut,
             BadRequest | MethodNotAllowed | Conflict | RangeNotSatisfiable | RefusedComponent
-            | BadManifest | BadInput | Internal | Corrupt | Overload | Draining => Exit::Failed,
+            | BadManifest | BadInput | Internal | Corrupt | Overload | Draining | ForgottenResult => {
+                Exit::Failed
+            }
         }
     }
 

@@ -52,9 +52,9 @@ impl Dispatch for LocalHost {
         &'a self,
         _host: NodeId,
         key: ResultKey,
-        origin: &'a str,
+        origins: &'a [String],
     ) -> Boxed<'a, Result<Option<PureReport>, Problem>> {
-        Box::pin(async move { self.host.recall(&key, origin).await })
+        Box::pin(async move { self.host.recall(&key, origins).await })
     }
 
     fn output(&self, _host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {

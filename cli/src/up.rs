@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nearfield_gateway::{
-    Admission, Auth, Calls, Catalog, Gateway, Hosts, Jobs, Metrics, Routes, Side, load_or_create_admin_token,
-    serve,
+    Admission, Auth, Calls, Catalog, Gateway, Hosts, JobRecord, Jobs, Metrics, Routes, Side,
+    load_or_create_admin_token, serve,
 };
 use nearfield_host::{CompilerCommand, Host, HostOptions, Logs};
 use nearfield_net::{Identity, Node};
@@ -124,6 +124,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     let functions_url = format!("{scheme}://{}", functions.local_addr()?);
     let admin_url = format!("{scheme}://{}", admin.local_addr()?);
 
+    let stop = CancellationToken::new();
     let gateway = Arc::new(Gateway {
         auth: Auth::new(&token, identity.derive(TOKEN_PURPOSE)).context("the key for function tokens")?,
         admission: Admission::default(),
@@ -136,13 +137,13 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
         max_store_bytes: args.max_bytes,
         functions_url: functions_url.clone(),
         catalog: Catalog::new(store.clone(), node.clone(), remembered),
-        jobs: Jobs::open(data_dir.join("jobs"))?,
+        jobs: Jobs::open(data_dir.join("jobs"), stop.clone())?,
         job_workers: runtimes.job_workers,
     });
 
     // Listed before anybody can write; looked through while the node already serves.
     let sealed = store.live()?;
-    let stop = CancellationToken::new();
+    let interrupted = gateway.jobs.interrupted()?;
     let log_writer = tokio::spawn(log_writer.run());
     let scrubber = tokio::spawn(scrub(store.clone(), stop.clone()));
     // Function connections live where guests run, which saves handing each call to another thread and
@@ -157,10 +158,8 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
         )),
         tokio::spawn(serve(gateway.clone(), Side::Admin, admin, tls, stop.clone())),
     ];
-    let orphans = tokio::spawn(release_orphans(gateway.clone(), sealed));
+    let orphans = tokio::spawn(settle(gateway.clone(), sealed, interrupted));
     let evictor = tokio::spawn(evict(gateway.clone(), stop.clone()));
-    // What a stop or a crash interrupted goes on over what is remembered.
-    let resumed = tokio::spawn(nearfield_gateway::resume_jobs(gateway.clone()));
     announce(json, &node, &functions_url, &admin_url, data_dir);
 
     stopped().await?;
@@ -181,8 +180,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     scrubber.await?;
     evictor.await?;
     orphans.abort();
-    resumed.abort();
-    gateway.jobs.stop().await;
+    gateway.jobs.ended().await;
     drop(gateway);
     node.shutdown().await;
     store.shutdown().await;
@@ -251,13 +249,15 @@ async fn evict(gateway: Arc<Gateway>, stop: CancellationToken) {
     }
 }
 
-/// Lets go of what a crash left sealed but unnamed.
-async fn release_orphans(gateway: Arc<Gateway>, sealed: Vec<Digest>) {
+/// Lets go of what a crash left sealed but unnamed; then jobs that it interrupted go on, which may make the
+/// same blobs again.
+async fn settle(gateway: Arc<Gateway>, sealed: Vec<Digest>, interrupted: Vec<JobRecord>) {
     match gateway.catalog.release_orphans(sealed).await {
         Ok(0) => {}
         Ok(bytes) => tracing::info!(bytes, "released blobs that nothing refers to"),
         Err(problem) => tracing::warn!(%problem, "cannot tell which blobs nothing refers to"),
     }
+    nearfield_gateway::resume_jobs(&gateway, interrupted);
 }
 
 /// Hashes one blob after another, slowly, for as long as the node runs.

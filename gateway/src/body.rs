@@ -11,6 +11,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use nearfield_protocol::{Problem, ProblemKind, limits};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep};
 
 /// Every body in the gateway. An error resets the stream, so it is never taken for an end.
@@ -65,6 +66,8 @@ pub struct BoundedBody {
     inner: Incoming,
     left_bytes: u64,
     fault: BodyFault,
+    /// Somebody has asked for it, and with that the client to send it.
+    begun: bool,
     /// Made when the body first has to be waited for.
     idle: Option<Pin<Box<Sleep>>>,
 }
@@ -75,8 +78,22 @@ impl BoundedBody {
             inner,
             left_bytes: max_bytes,
             fault,
+            begun: false,
             idle: None,
         }
+    }
+
+    /// Takes what a client still sends after it was refused, for a while, and reads none of it: a
+    /// client that is cut off while it sends does not get to see its answer.
+    pub fn discard(mut self, runtime: &Handle) {
+        if !self.begun || http_body::Body::is_end_stream(&self.inner) {
+            return;
+        }
+        runtime.spawn(async move {
+            let rest = async { while let Some(Ok(_)) = self.inner.frame().await {} };
+            // However that ended, nobody waits for it.
+            let _ = tokio::time::timeout(limits::BODY_IDLE, rest).await;
+        });
     }
 
     fn fail(&self, problem: Problem) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
@@ -94,6 +111,7 @@ impl http_body::Body for BoundedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
+        self.begun = true;
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(frame) => {
                 self.idle = None;

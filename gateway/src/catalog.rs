@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use nearfield_net::{NetError, Node};
 use nearfield_protocol::records::{DatasetVersion, FunctionVersion};
@@ -22,6 +22,8 @@ pub struct Catalog {
     pub store: Store,
     pub node: Node,
     pub remembered: Remembered,
+    /// What running jobs work on, each as often as jobs do. The lock is held for one look-up.
+    held: Arc<Mutex<Vec<Digest>>>,
     recording: RwLock<()>,
 }
 
@@ -31,6 +33,7 @@ impl Catalog {
             store,
             node,
             remembered,
+            held: Arc::default(),
             recording: RwLock::new(()),
         }
     }
@@ -97,6 +100,15 @@ impl Catalog {
         if removed.is_empty() {
             return Err(unknown_dataset(name.as_str()));
         }
+        let held = self.held.lock().expect("no panic under this lock").clone();
+        if purge && removed.iter().any(|digest| held.contains(digest)) {
+            return Err(Problem::new(
+                ProblemKind::Conflict,
+                format!(
+                    "a job works on `{name}`: `nearfield jobs` lists it; wait for it or cancel it, then purge"
+                ),
+            ));
+        }
         self.node.remove_dataset(name).await.map_err(net_problem)?;
         let mut forgotten = 0;
         let mut candidates = removed;
@@ -111,6 +123,18 @@ impl Catalog {
             }
         }
         Ok((self.release_unreferenced(candidates).await?, forgotten))
+    }
+
+    /// Keeps datasets and components from being let go of until the guard is dropped.
+    pub fn hold(&self, digests: Vec<Digest>) -> Held {
+        self.held
+            .lock()
+            .expect("no panic under this lock")
+            .extend(&digests);
+        Held {
+            digests,
+            held: self.held.clone(),
+        }
     }
 
     /// Forgets remembered results beyond their limit. Returns how many.
@@ -215,10 +239,17 @@ impl Catalog {
         kept.insert(Digest::EMPTY);
         kept.extend(self.remembered.blobs().map_err(store_problem)?);
         kept.extend(records.all_function_versions().map(|version| version.component));
+        let held = self.held.lock().expect("no panic under this lock").clone();
+        kept.extend(&held);
         let versions = records.all_dataset_versions().map(|version| version.digest);
-        for digest in versions.chain(self.store.pins().map_err(store_problem)?) {
+        for digest in versions
+            .chain(self.store.pins().map_err(store_problem)?)
+            .chain(held)
+        {
             match self.store.dataset(&digest).await {
                 Ok(dataset) => kept.extend(dataset.blobs()),
+                // A component is held by itself.
+                Err(StoreError::NotADataset { .. }) => {}
                 // Its shards cannot be named, so nothing may be released until it is mended or removed.
                 Err(error) => return Err(store_problem(error)),
             }
@@ -235,6 +266,23 @@ impl Catalog {
             self.store.release(digests).await.map_err(store_problem)?;
         }
         Ok(bytes)
+    }
+}
+
+/// Digests that a running job needs.
+pub struct Held {
+    digests: Vec<Digest>,
+    held: Arc<Mutex<Vec<Digest>>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut held = self.held.lock().expect("no panic under this lock");
+        for digest in &self.digests {
+            if let Some(at) = held.iter().position(|other| other == digest) {
+                held.swap_remove(at);
+            }
+        }
     }
 }
 

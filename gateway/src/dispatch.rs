@@ -33,12 +33,12 @@ pub trait Dispatch: Send + Sync + 'static {
     /// One run of a job on `host`: remembered there, or made. Dropping the future stops the guest.
     fn run_pure(&self, host: NodeId, spec: PureSpec) -> Boxed<'_, Result<PureReport, PureFailure>>;
 
-    /// What `host` remembers under `key`, used for the dataset `origin`.
+    /// What `host` remembers under `key`, used for the datasets `origins`.
     fn recall<'a>(
         &'a self,
         host: NodeId,
         key: ResultKey,
-        origin: &'a str,
+        origins: &'a [String],
     ) -> Boxed<'a, Result<Option<PureReport>, Problem>>;
 
     /// The output of a result that `host` remembers.

@@ -30,7 +30,7 @@ pub use calls::Calls;
 pub use catalog::Catalog;
 pub use dispatch::{Boxed, Dispatch, Logged, Surface};
 pub use hosts::Hosts;
-pub use jobs::{Jobs, resume_jobs};
+pub use jobs::{JobRecord, Jobs, resume_jobs};
 pub use metrics::Metrics;
 pub use route::Routes;
 pub use server::{DRAIN, Gateway, Peer, Side, serve};

@@ -1,5 +1,6 @@
 //! Component digest → what can be instantiated, loaded once.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use nearfield_protocol::{Digest, Problem, ProblemKind};
@@ -13,6 +14,7 @@ use crate::data;
 use crate::engine::{self, Lane};
 use crate::guest::Guest;
 use crate::inspect::{Inspection, inspect};
+use crate::output;
 use crate::pure::{self, JobComponent};
 
 /// Components held ready: each maps its code, some megabytes of address space.
@@ -63,6 +65,7 @@ impl LaneEngine {
             p3::add_to_linker(&mut linker)?;
         }
         data::add_to_linker(&mut linker)?;
+        output::add_to_linker(&mut linker)?;
         if lane == Lane::Pure {
             pure::add_to_linker(&mut linker)?;
         }
@@ -168,8 +171,9 @@ fn refused(error: wasmtime::Error) -> Problem {
 }
 
 /// A store's failure as a caller sees it.
-pub(crate) fn store_problem(error: StoreError) -> Problem {
-    let kind = match &error {
+pub(crate) fn store_problem(error: impl Borrow<StoreError>) -> Problem {
+    let error = error.borrow();
+    let kind = match error {
         StoreError::Missing(_) => ProblemKind::UnknownBlob,
         StoreError::Corrupt(_) => ProblemKind::Corrupt,
         _ => ProblemKind::Internal,

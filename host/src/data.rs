@@ -82,6 +82,15 @@ pub(crate) enum DataError {
     Io(String),
 }
 
+/// The store's failure as the guest gets to see it. A pure guest does not: it could answer `Ok` all the same,
+/// and that would be remembered though the next run would come out otherwise. Its run ends instead.
+fn told(store: &Context<'_>, error: StoreError) -> wasmtime::Result<DataError> {
+    match store.data().data.sources {
+        Sources::Shown => Ok(error.into()),
+        Sources::Hidden => Err(error.into()),
+    }
+}
+
 impl From<StoreError> for DataError {
     fn from(error: StoreError) -> Self {
         match error {
@@ -148,7 +157,10 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
                     "`{input}` is not among the manifest's inputs ({})",
                     data.inputs.keys().cloned().collect::<Vec<_>>().join(", ")
                 ))),
-                Some(digest) => wait(data.blobs.dataset(digest)).map_err(DataError::from),
+                Some(digest) => match wait(data.blobs.dataset(digest)) {
+                    Ok(dataset) => Ok(dataset),
+                    Err(error) => Err(told(&store, error)?),
+                },
             };
             let answer: Answer<Resource<DatasetHandle>> = match answer {
                 Ok(dataset) => Ok(store.data_mut().ctx().table.push(DatasetHandle(dataset))?),
@@ -175,7 +187,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         "[method]dataset.shard",
         |mut store: Context<'_>, (this, index): (Resource<DatasetHandle>, u32)| {
             let dataset = dataset(&mut store, &this)?;
-            let answer: Answer<Resource<ShardHandle>> = match open_shard(&store, &dataset, index) {
+            let answer: Answer<Resource<ShardHandle>> = match open_shard(&store, &dataset, index)? {
                 Ok(blob) => Ok(store
                     .data_mut()
                     .ctx()
@@ -218,8 +230,8 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     shards.func_wrap(
         "[method]shard.size",
         |mut store: Context<'_>, (this,): (Resource<ShardHandle>,)| {
-            let (dataset, index) = shard(&mut store, &this)?;
-            Ok((dataset.meta.shards[index as usize].size_bytes,))
+            charge(&mut store, cost::DATA_CALL)?;
+            Ok((store.data_mut().ctx().table.get(&this)?.blob.len() as u64,))
         },
     )?;
     shards.func_wrap(
@@ -286,18 +298,21 @@ fn shard(store: &mut Context<'_>, this: &Resource<ShardHandle>) -> wasmtime::Res
     Ok((handle.dataset.clone(), handle.index))
 }
 
-fn open_shard(store: &Context<'_>, dataset: &Dataset, index: u32) -> Answer<Arc<Blob>> {
+fn open_shard(store: &Context<'_>, dataset: &Dataset, index: u32) -> wasmtime::Result<Answer<Arc<Blob>>> {
     let blobs = &store.data().data.blobs;
     let Some((_, digest)) = dataset.shard(index) else {
-        return Err(DataError::NotFound(format!(
+        return Ok(Err(DataError::NotFound(format!(
             "shard {index} of {}",
             dataset.shards.len()
-        )));
+        ))));
     };
-    match blobs.mapped(&digest) {
-        Some(blob) => Ok(blob),
-        None => Ok(wait(blobs.blob(&digest))?),
+    if let Some(blob) = blobs.mapped(&digest) {
+        return Ok(Ok(blob));
     }
+    Ok(match wait(blobs.blob(&digest)) {
+        Ok(blob) => Ok(blob),
+        Err(error) => Err(told(store, error)?),
+    })
 }
 
 /// The bytes that a read gives: up to `len` from `offset`, fewer at the end.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use nearfield_protocol::call::CallSpec;
-use nearfield_protocol::job::{PureSpec, ResultKey};
+use nearfield_protocol::job::{PureSpec, ResultKey, Work};
 use nearfield_protocol::{CallId, cost, limits};
 use nearfield_store::Store as BlobStore;
 use wasmtime::component::ResourceTable;
@@ -111,7 +111,7 @@ impl Guest {
             outgoing: Outgoing::new(Arc::default(), log.clone()),
             data: DataAccess::new(blobs.clone(), Arc::new(setting.inputs.clone()), Sources::Hidden),
             limiter: Limiter::new(setting.limits.memory_bytes),
-            output: Output::new(setting.may_write),
+            output: Output::new(setting.may_write && matches!(spec.work, Work::Map { .. })),
             log,
         };
         let memory = usize::try_from(setting.limits.memory_bytes).unwrap_or(usize::MAX);
@@ -188,9 +188,13 @@ impl ResourceLimiter for Limiter {
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         const PAGE: u64 = 64 << 10;
+        // The component's own limit, which it knows of.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
         let more = (desired - current) as u64;
         if self.used_bytes + more > self.memory_bytes {
             self.memory_refused = true;
@@ -202,6 +206,11 @@ impl ResourceLimiter for Limiter {
             self.pages_grown += more / PAGE;
         }
         Ok(true)
+    }
+
+    /// The machine has no memory: not the guest's doing, and nothing that it may go on with.
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        Err(error)
     }
 
     fn table_growing(

@@ -24,6 +24,10 @@ use crate::logs::Logs;
 /// Function versions that are kept ready, with their idle instances.
 const MAX_READY: u64 = 1_024;
 
+/// Runs of jobs that are about to start, run, or wait to be kept, for each that runs: enough that no
+/// worker waits for the disk, few enough to be in memory.
+const SLOTS_PER_WORKER: usize = 4;
+
 /// How a host is set up.
 pub struct HostOptions {
     /// Where native code is kept.
@@ -60,6 +64,8 @@ pub(crate) struct Inner {
     guests: tokio::runtime::Handle,
     pub jobs: tokio::runtime::Handle,
     pub job_places: Arc<Semaphore>,
+    /// Runs whose subject is loaded or whose result is not kept yet.
+    pub job_slots: Semaphore,
     pub remembered: Remembered,
     pub logs: Logs,
     places: Arc<Semaphore>,
@@ -97,6 +103,7 @@ impl Host {
             guests,
             jobs,
             job_places: Arc::new(Semaphore::new(job_workers.max(1))),
+            job_slots: Semaphore::new(job_workers.max(1) * SLOTS_PER_WORKER),
             remembered,
             logs,
             places: Arc::new(Semaphore::new(CALLS_AT_ONCE as usize)),

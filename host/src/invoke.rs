@@ -18,7 +18,7 @@ use http_body_util::{BodyExt, Empty};
 use nearfield_protocol::call::{CallReport, CallSpec, OnReport, Stages};
 use nearfield_protocol::manifest::Instances;
 use nearfield_protocol::records::FunctionVersion;
-use nearfield_protocol::{FunctionName, Problem, ProblemKind, cost, units};
+use nearfield_protocol::{FunctionName, Problem, ProblemKind, cost, limits, units};
 use tokio::sync::oneshot;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap};
@@ -474,6 +474,21 @@ enum End {
 }
 
 impl End {
+    /// A long response may be read slowly: its call is then closed by a task, in its own time.
+    fn hand_over(&mut self, shared: &Shared) {
+        let sent = shared.response_bytes.load(Ordering::Relaxed);
+        if sent <= limits::RESPONSE_HELD_BYTES as u64 || !matches!(self, End::Here(_)) {
+            return;
+        }
+        let (tell, told) = oneshot::channel();
+        if let End::Here(closing) = std::mem::replace(self, End::Task(told)) {
+            tokio::spawn(async move {
+                // Nobody may be waiting any more.
+                let _ = tell.send(closing.close_when_read().await);
+            });
+        }
+    }
+
     /// Why the call failed, if it did. Asked once the response has been read.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Problem>> {
         let problem = match self {
@@ -526,6 +541,7 @@ impl Body for GuestBody {
                     counts.response_bytes.fetch_add(bytes, Ordering::Relaxed);
                     this.left_bytes = this.left_bytes.map(|left| left.saturating_sub(bytes));
                     if this.left_bytes != Some(0) {
+                        this.end.hand_over(&this.reader.0);
                         return Poll::Ready(Some(Ok(frame)));
                     }
                     this.last = Some(frame);

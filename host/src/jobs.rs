@@ -15,7 +15,7 @@ impl Host {
     pub async fn run_pure(&self, spec: PureSpec) -> Result<PureReport, PureFailure> {
         let inner = &self.inner;
         let key = spec.key();
-        if let Some(found) = inner.recall(&key, &spec.setting.origin).await? {
+        if let Some(found) = inner.recall(&key, &spec.setting.origins).await? {
             return match found.fuel <= spec.setting.limits.fuel {
                 true => Ok(found),
                 // It would need as much again.
@@ -23,14 +23,12 @@ impl Host {
             };
         }
         let component = inner.components.load_job(spec.setting.component).await?;
+        let stopping = |_| Problem::new(ProblemKind::Draining, "this host is stopping");
+        // Until the result is kept: what runs are given and come to is in memory as long.
+        let _slot = inner.job_slots.acquire().await.map_err(stopping)?;
         let (subject, fuel_before) = inner.subject(&spec.work).await?;
-        let place = inner
-            .job_places
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|_| Problem::new(ProblemKind::Draining, "this host is stopping"))?;
-        let origin = spec.setting.origin.clone();
+        let place = inner.job_places.clone().acquire_owned().await.map_err(stopping)?;
+        let origins = spec.setting.origins.clone();
         let run = PureRun {
             key,
             component,
@@ -51,15 +49,15 @@ impl Host {
         run.report.total_fuel += fuel_before;
         inner
             .remembered
-            .keep(run.report, &origin, run.output, run.written)
+            .keep(run.report, &origins, run.output, run.written)
             .await
             .map_err(store_problem)?;
         Ok(run.report)
     }
 
     /// A result that is remembered, without running anything.
-    pub async fn recall(&self, key: &ResultKey, origin: &str) -> Result<Option<PureReport>, Problem> {
-        self.inner.recall(key, origin).await
+    pub async fn recall(&self, key: &ResultKey, origins: &[String]) -> Result<Option<PureReport>, Problem> {
+        self.inner.recall(key, origins).await
     }
 
     /// The output of a remembered result.
@@ -74,10 +72,10 @@ impl Host {
 }
 
 impl Inner {
-    async fn recall(&self, key: &ResultKey, origin: &str) -> Result<Option<PureReport>, Problem> {
+    async fn recall(&self, key: &ResultKey, origins: &[String]) -> Result<Option<PureReport>, Problem> {
         let found = self.remembered.get(key).map_err(store_problem)?;
         if found.is_some() {
-            self.remembered.used(key, origin).await.map_err(store_problem)?;
+            self.remembered.used(key, origins).await.map_err(store_problem)?;
         }
         Ok(found)
     }
@@ -116,9 +114,9 @@ impl Inner {
         let output = self.remembered.output(key).await.map_err(store_problem)?;
         output.zip(report).ok_or_else(|| {
             Problem::new(
-                ProblemKind::StoreFull,
-                "a partial result was forgotten before it was used: there is too little room for remembered \
-                 results; raise --max-remembered",
+                ProblemKind::ForgottenResult,
+                "a partial result was forgotten before it was used; if that goes on, there is too little room for \
+                 remembered results: raise --max-remembered",
             )
         })
     }

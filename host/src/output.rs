@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use nearfield_protocol::cost;
 use nearfield_store::written;
-use wasmtime::component::Linker;
+use wasmtime::component::{Linker, WasmList};
 
 use crate::data::{Answer, Context, DataError, charge};
 use crate::guest::Guest;
 
 const INTERFACE: &str = "nearfield:data/output@0.1.0";
 
-/// Bytes of files that one run may write: they are held until it has succeeded.
+/// Bytes of files and their paths that one run may write: they are held until it has succeeded.
 const MAX_BYTES: usize = 64 << 20;
 /// Files that one run may write.
 const MAX_FILES: usize = 100_000;
@@ -33,24 +33,29 @@ impl Output {
         }
     }
 
-    fn write(&mut self, path: String, bytes: Bytes) -> Answer<()> {
+    /// Whether a file of this path may be written; `size` is that of path and content.
+    fn admit(&self, path: &str, size: usize) -> Answer<()> {
         if !self.granted {
             return Err(DataError::Denied(
                 "files can only be written by a job that is run with --into".to_owned(),
             ));
         }
-        nearfield_store::path_index::check_path(&path)
+        nearfield_store::path_index::check_path(path)
             .map_err(|reason| DataError::Invalid(format!("`{path}` cannot be written: {reason}")))?;
-        if self.files.len() == MAX_FILES || self.bytes + bytes.len() > MAX_BYTES {
+        if self.files.len() == MAX_FILES || self.bytes + size > MAX_BYTES {
             return Err(DataError::Invalid(format!(
-                "one run writes at most {MAX_FILES} files and {MAX_BYTES} bytes"
+                "one run writes at most {MAX_FILES} files, and {MAX_BYTES} bytes with their paths"
             )));
         }
-        if self.files.contains_key(&path) {
+        if self.files.contains_key(path) {
             return Err(DataError::Invalid(format!("`{path}` was written before")));
         }
-        self.bytes += bytes.len();
-        self.files.insert(path, bytes);
+        Ok(())
+    }
+
+    fn keep(&mut self, path: String, content: Bytes) -> Answer<()> {
+        self.bytes += path.len() + content.len();
+        self.files.insert(path, content);
         Ok(())
     }
 
@@ -74,12 +79,16 @@ impl Output {
 pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     linker.instance(INTERFACE)?.func_wrap(
         "write",
-        |mut store: Context<'_>, (path, bytes): (String, Vec<u8>)| {
-            charge(
-                &mut store,
-                cost::DATA_CALL + cost::bytes((path.len() + bytes.len()) as u64),
-            )?;
-            Ok((store.data_mut().output.write(path, bytes.into()),))
+        |mut store: Context<'_>, (path, bytes): (String, WasmList<u8>)| {
+            let size = path.len() + bytes.len();
+            charge(&mut store, cost::DATA_CALL + cost::bytes(size as u64))?;
+            // Looked at before anything is copied.
+            if let Err(error) = store.data().output.admit(&path, size) {
+                return Ok((Err(error),));
+            }
+            let content = Bytes::copy_from_slice(bytes.as_le_slice(&store));
+            let answer: Answer<()> = store.data_mut().output.keep(path, content);
+            Ok((answer,))
         },
     )
 }

@@ -11,18 +11,20 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use nearfield_protocol::job::{PureReport, PureSpec, ResultKey, Work};
 use nearfield_protocol::{Digest, Problem, ProblemKind, cost, units};
-use nearfield_store::Store as BlobStore;
+use nearfield_store::{Store as BlobStore, StoreError};
 use rand_core::TryRng;
 use wasmtime::component::{ComponentExportIndex, Instance, InstancePre, Linker, Resource, WasmList};
 use wasmtime::{AsContextMut, Store, StoreContextMut, Trap};
 use wasmtime_wasi::clocks::{HostMonotonicClock, HostWallClock, WasiClocksView};
 use wasmtime_wasi::p2::bindings::clocks::monotonic_clock::Host as _;
 use wasmtime_wasi::{WasiCtx, WasiView};
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, RequestOptions};
+use wasmtime_wasi_http::p2::types::{HostFutureIncomingResponse, HostOutgoingRequest};
 
+use crate::components::store_problem;
 use crate::data::ShardHandle;
 use crate::guest::Guest;
 use crate::logs::{CallLog, Logs};
-use crate::output;
 
 /// What a job's component exports.
 pub(crate) const MAPPER: &str = "nearfield:compute/mapper@0.1.0";
@@ -30,6 +32,9 @@ const REDUCER: &str = "nearfield:compute/reducer@0.1.0";
 const FINISHER: &str = "nearfield:compute/finisher@0.1.0";
 /// The version that the engine's own WASI has: guests with older ones are linked to it too.
 const MONOTONIC_CLOCK: &str = "wasi:clocks/monotonic-clock@0.2.12";
+const OUTGOING: &str = "wasi:http/outgoing-handler@0.2.12";
+/// What of a guest's own error is passed on.
+const MAX_MESSAGE_CHARS: usize = 4_096;
 /// Random bytes a guest may ask for at once.
 const MAX_RANDOM_BYTES: u64 = 1 << 20;
 
@@ -65,8 +70,18 @@ impl JobComponent {
 
 /// Replaces what of WASI is not pure even with the context of [`wasi`].
 pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    output::add_to_linker(linker)?;
     linker.allow_shadowing(true);
+    // Even a refused request would be answered by a task, at a moment that differs between runs.
+    linker.instance(OUTGOING)?.func_wrap(
+        "handle",
+        |mut store: StoreContextMut<'_, Guest>,
+         (request, _): (Resource<HostOutgoingRequest>, Option<Resource<RequestOptions>>)| {
+            store.data_mut().ctx().table.delete(request)?;
+            let answer: Result<Resource<HostFutureIncomingResponse>, ErrorCode> =
+                Err(ErrorCode::HttpRequestDenied);
+            Ok((answer,))
+        },
+    )?;
     let mut clock = linker.instance(MONOTONIC_CLOCK)?;
     for name in ["subscribe-duration", "subscribe-instant"] {
         // Whatever is waited for is there already.
@@ -286,6 +301,7 @@ fn subject_name(spec: &PureSpec) -> String {
 }
 
 fn said(spec: &PureSpec, message: &str) -> Problem {
+    let message: String = message.chars().take(MAX_MESSAGE_CHARS).collect();
     Problem::new(
         ProblemKind::FunctionFailed,
         format!("`{}`, {}: {message}", spec.setting.function, subject_name(spec)),
@@ -322,6 +338,9 @@ pub(crate) fn out_of_fuel(spec: &PureSpec) -> Problem {
 fn problem(spec: &PureSpec, guest: &Guest, error: &wasmtime::Error) -> Problem {
     if error.downcast_ref::<Trap>() == Some(&Trap::OutOfFuel) {
         return out_of_fuel(spec);
+    }
+    if let Some(error) = error.downcast_ref::<StoreError>() {
+        return store_problem(error);
     }
     let (function, subject) = (&spec.setting.function, subject_name(spec));
     if guest.limiter.memory_refused {

@@ -40,8 +40,9 @@ pub struct PureSetting {
     pub limits: PureLimits,
     /// Whether `output.write` is granted.
     pub may_write: bool,
-    /// The dataset that the job goes over, by name if it has one: a purge of it takes the results along.
-    pub origin: String,
+    /// The dataset that the job goes over, by name if it has one, and the digests of those that it may
+    /// open: a purge of one takes the results along.
+    pub origins: Vec<String>,
 }
 
 /// Bounds on one run.
@@ -53,7 +54,7 @@ pub struct PureLimits {
 }
 
 /// What one run does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Work {
     /// `mapper.map` over one shard of a dataset.
     Map {
@@ -68,12 +69,13 @@ pub enum Work {
 }
 
 /// What a guest can see of the shard it maps.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapSubject {
     pub shard: Digest,
     /// The dataset's split, as `shard.format()` gives it.
     pub format: String,
-    pub header: Vec<u8>,
+    /// Shared by all shards of a source.
+    pub header: Arc<[u8]>,
 }
 
 /// The name of a pure run's result: a hash of everything that the result can depend on.
@@ -89,7 +91,7 @@ impl PureSpec {
         hasher.field(&cost::VERSION.to_le_bytes());
         let PureSetting {
             function: _,
-            origin: _,
+            origins: _,
             component,
             args,
             inputs,
@@ -258,7 +260,7 @@ mod tests {
                 timeout: Duration::from_secs(1),
             },
             may_write: false,
-            origin: "logs".to_owned(),
+            origins: vec!["logs".to_owned()],
         }
     }
 
@@ -266,7 +268,7 @@ mod tests {
         MapSubject {
             shard: Digest::of(b"shard"),
             format: "csv".to_owned(),
-            header: b"a,b\n".to_vec(),
+            header: b"a,b\n".as_slice().into(),
         }
     }
 
@@ -301,7 +303,7 @@ mod tests {
         let subjects: [fn(&mut MapSubject); 3] = [
             |s| s.shard = Digest::of(b"another"),
             |s| s.format = "lines".to_owned(),
-            |s| s.header = b"a,c\n".to_vec(),
+            |s| s.header = b"a,c\n".as_slice().into(),
         ];
         for (index, change) in subjects.into_iter().enumerate() {
             let mut changed = subject();
@@ -315,7 +317,7 @@ mod tests {
         let base = map(setting(), subject());
         let mut same = setting();
         same.function = "renamed".parse().unwrap();
-        same.origin = "other".to_owned();
+        same.origins = vec!["other".to_owned()];
         same.limits.fuel = 99;
         same.limits.timeout = Duration::from_secs(99);
         assert_eq!(map(same, subject()), base);

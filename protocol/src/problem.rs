@@ -59,6 +59,8 @@ kinds! {
     BadInput = "bad-input", 422, "The input cannot be cut into shards";
     TooManyRequests = "too-many-requests", 429, "A rate or a token's budget is used up";
     HeadersTooLarge = "headers-too-large", 431, "The request headers are too large";
+    /// A remembered result that a job counted on is gone: the job makes it again.
+    ForgottenResult = "forgotten-result", 503, "A partial result was forgotten";
     /// Ours to mend.
     Internal = "internal", 500, "Nearfield failed";
     /// A blob on disk no longer matches its digest.

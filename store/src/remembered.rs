@@ -20,6 +20,8 @@ use crate::error::StoreError;
 
 /// Outputs up to this size are kept in the row: a file of its own would cost more than it holds.
 const INLINE_BYTES: usize = 1 << 20;
+/// The same for what was written: of all runs of a job it is looked at together, and what is inline then is in memory.
+const INLINE_WRITTEN_BYTES: usize = 16 << 10;
 /// When a result was last used is kept to this precision, so that using one seldom writes.
 const USED_STEP_S: u64 = 3_600;
 /// What a row takes beside its outputs, roughly.
@@ -70,12 +72,12 @@ struct Waiting {
 
 enum Change {
     Keep(Box<NewRow>),
-    Use { key: ResultKey, origin: String },
+    Use { key: ResultKey, origins: Vec<String> },
 }
 
 struct NewRow {
     report: PureReport,
-    origin: String,
+    origins: Vec<String>,
     output: Payload,
     written: Option<Payload>,
 }
@@ -149,15 +151,15 @@ impl Remembered {
         Ok(row.map(|row| report(key, row.value())))
     }
 
-    /// Notes that the result was used for the dataset `origin`.
-    pub async fn used(&self, key: &ResultKey, origin: &str) -> Result<(), StoreError> {
-        let (inner, asked, name) = (self.inner.clone(), *key, origin.to_owned());
-        if blocking_store(move || inner.is_noted(&asked, &name)).await? {
+    /// Notes that the result was used for the datasets `origins`.
+    pub async fn used(&self, key: &ResultKey, origins: &[String]) -> Result<(), StoreError> {
+        let (inner, asked, names) = (self.inner.clone(), *key, origins.to_owned());
+        if blocking_store(move || inner.is_noted(&asked, &names)).await? {
             return Ok(());
         }
         self.queue(Change::Use {
             key: *key,
-            origin: origin.to_owned(),
+            origins: origins.to_owned(),
         })
         .await
     }
@@ -187,37 +189,43 @@ impl Remembered {
         match payload {
             None => Ok(None),
             Some(Payload::Inline(bytes)) => Ok(Some(bytes)),
-            Some(Payload::Blob(digest)) => {
-                let blob = self.inner.store.blob(&digest).await?;
-                Ok(Some(blob.slice(0..blob.len())))
-            }
+            Some(Payload::Blob(digest)) => match self.inner.store.blob(&digest).await {
+                Ok(blob) => Ok(Some(blob.slice(0..blob.len()))),
+                // It can be made again; a result without its bytes would never be.
+                Err(StoreError::Missing(_) | StoreError::Corrupt(_)) => {
+                    let inner = self.inner.clone();
+                    blocking_store(move || inner.forget(&[*key.0.as_bytes()])).await?;
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            },
         }
     }
 
-    /// Keeps a result, computed for the dataset `origin`. When this returns `Ok`, it is on disk.
+    /// Keeps a result, computed for the datasets `origins`. When this returns `Ok`, it is on disk.
     pub async fn keep(
         &self,
         report: PureReport,
-        origin: &str,
+        origins: &[String],
         output: Bytes,
         written: Option<Bytes>,
     ) -> Result<(), StoreError> {
-        let output = self.payload_of(output).await?;
+        let output = self.payload_of(output, INLINE_BYTES).await?;
         let written = match written {
-            Some(bytes) => Some(self.payload_of(bytes).await?),
+            Some(bytes) => Some(self.payload_of(bytes, INLINE_WRITTEN_BYTES).await?),
             None => None,
         };
         self.queue(Change::Keep(Box::new(NewRow {
             report,
-            origin: origin.to_owned(),
+            origins: origins.to_owned(),
             output,
             written,
         })))
         .await
     }
 
-    async fn payload_of(&self, bytes: Bytes) -> Result<Payload, StoreError> {
-        Ok(match bytes.len() <= INLINE_BYTES {
+    async fn payload_of(&self, bytes: Bytes, inline_bytes: usize) -> Result<Payload, StoreError> {
+        Ok(match bytes.len() <= inline_bytes {
             true => Payload::Inline(bytes),
             false => Payload::Blob(self.inner.store.add_sealed(bytes).await?),
         })
@@ -358,9 +366,11 @@ impl Inner {
                         for blob in payloads.into_iter().flatten().filter_map(Payload::blob) {
                             holds.insert((*blob.as_bytes(), *key), ())?;
                         }
-                        origins.insert((new.origin.as_str(), *key), ())?;
+                        for origin in &new.origins {
+                            origins.insert((origin.as_str(), *key), ())?;
+                        }
                     }
-                    Change::Use { key, origin } => {
+                    Change::Use { key, origins: names } => {
                         let key = key.0.as_bytes();
                         let row = rows.get(key)?.map(|row| row.value());
                         // It may have been evicted meanwhile.
@@ -368,7 +378,9 @@ impl Inner {
                             by_use.remove((before, *key))?;
                             by_use.insert((used, *key), ())?;
                             rows.insert(key, (fuel, total, data, files, wrote, size, output, used, bytes))?;
-                            origins.insert((origin.as_str(), *key), ())?;
+                            for origin in names {
+                                origins.insert((origin.as_str(), *key), ())?;
+                            }
                         }
                     }
                 }
@@ -379,7 +391,7 @@ impl Inner {
         Ok(())
     }
 
-    fn is_noted(&self, key: &ResultKey, origin: &str) -> Result<bool, StoreError> {
+    fn is_noted(&self, key: &ResultKey, names: &[String]) -> Result<bool, StoreError> {
         let tx = self.db.begin_read()?;
         let row = tx.open_table(ROWS)?.get(key.0.as_bytes())?.map(|row| row.value());
         let Some((.., used, _)) = row else {
@@ -389,7 +401,12 @@ impl Inner {
             return Ok(false);
         }
         let origins = tx.open_table(ORIGINS)?;
-        Ok(origins.get((origin, *key.0.as_bytes()))?.is_some())
+        for origin in names {
+            if origins.get((origin.as_str(), *key.0.as_bytes()))?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn purge(&self, origin: &str) -> Result<(u64, Vec<Digest>), StoreError> {
@@ -517,7 +534,7 @@ mod tests {
                 async move {
                     let report = report(key, &output);
                     remembered
-                        .keep(report, "logs", output.into(), None)
+                        .keep(report, &["logs".to_owned()], output.into(), None)
                         .await
                         .unwrap();
                 }
@@ -554,17 +571,17 @@ mod tests {
         for (key, origin) in [(&b"a"[..], "logs"), (b"b", "logs"), (b"c", "other")] {
             let output: Bytes = large.clone().into();
             remembered
-                .keep(report(key, &large), origin, output, None)
+                .keep(report(key, &large), &[origin.to_owned()], output, None)
                 .await
                 .unwrap();
         }
         // What was computed for another dataset and used for this one holds its data too.
         remembered
-            .used(&ResultKey(Digest::of(b"c")), "logs")
+            .used(&ResultKey(Digest::of(b"c")), &["logs".to_owned()])
             .await
             .unwrap();
         remembered
-            .keep(report(b"d", b"x"), "other", "x".into(), None)
+            .keep(report(b"d", b"x"), &["other".to_owned()], "x".into(), None)
             .await
             .unwrap();
         let (gone, freed) = remembered.purge("logs").await.unwrap();
@@ -581,7 +598,7 @@ mod tests {
         for n in 0..30_u8 {
             let output = vec![n; 100];
             remembered
-                .keep(report(&[n], &output), "logs", output.into(), None)
+                .keep(report(&[n], &output), &["logs".to_owned()], output.into(), None)
                 .await
                 .unwrap();
         }

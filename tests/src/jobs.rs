@@ -415,3 +415,20 @@ fn parts_of_a_job() {
         "nearfield:compute/mapper",
     );
 }
+
+/// What the pure lane means. If this fails, remembered results of before are not what the same runs would
+/// give now: raise `SEMANTICS_EPOCH` in protocol/src/job.rs and write the new figures here.
+#[test]
+fn the_semantics_are_those_of_their_epoch() {
+    let node = Node::start();
+    let dir = tempfile::tempdir().unwrap();
+    let component = dir.path().join("golden.wasm");
+    std::fs::write(&component, wat::parse_str(include_str!("golden.wat")).unwrap()).unwrap();
+    node.json(&["deploy", component.to_str().unwrap(), "--name", "golden"]);
+    put(&node, "text", b"one shard\n");
+    let done = run(&node, &["golden", "--over", "text", "--args", "[1]"]);
+    let told = (number(&done["fuel"]), done["digest"].as_str().unwrap());
+    assert_eq!(nearfield_protocol::job::SEMANTICS_EPOCH, 1);
+    let digest = "b3:2ab609adaac9193f542832ee1c48b71c2671ef35dc3591394b63bd2b2774b873";
+    assert_eq!(told, (1_529_621, digest));
+}

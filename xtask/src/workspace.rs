@@ -86,10 +86,19 @@ fn built(folder: &str, binary: &str) -> Result<PathBuf> {
         .with_context(|| format!("cargo built no {}", path.display()))
 }
 
-/// cargo at the root of the workspace.
+/// cargo at the root of the workspace, without what the cargo that runs us says of this crate: some build
+/// scripts watch that, and with them half of our dependencies would be built anew each time.
 pub fn cargo() -> Command {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        let of_ours = name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
+        if of_ours {
+            cargo.env_remove(name);
+        }
+    }
     cargo
 }
 

@@ -52,6 +52,7 @@ struct Report {
     partial_bytes_moved: u64,
     seconds: f64,
     hosts: u64,
+    failed: u64,
     failures: Vec<Failed>,
     into: Option<Value>,
     predicted: Option<Predicted>,
@@ -70,7 +71,7 @@ struct Predicted {
     shards: u64,
     bytes: u64,
     fuel: u64,
-    seconds: f64,
+    seconds: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -188,7 +189,7 @@ fn show(session: &Session, record: &Record, report: &Report) -> Result<()> {
         "fuel_spent": report.fuel_spent,
         "shards": report.shards,
         "remembered": report.remembered,
-        "skipped": report.failures.len(),
+        "skipped": report.failed,
         "bytes_read": report.bytes_read,
         "shard_bytes_moved": report.shard_bytes_moved,
         "partial_bytes_moved": report.partial_bytes_moved,
@@ -207,11 +208,14 @@ fn show(session: &Session, record: &Record, report: &Report) -> Result<()> {
         .out
         .show_as(&value, || match (&report.predicted, &output) {
             (Some(predicted), _) => format!(
-                "{} shards, {}: about {} fuel and {:.1} s here",
+                "{} shards, {}: about {} fuel{}",
                 predicted.shards,
                 format_bytes(predicted.bytes),
                 format_count(predicted.fuel),
-                predicted.seconds
+                predicted
+                    .seconds
+                    .map(|seconds| format!(" and {seconds:.1} s here"))
+                    .unwrap_or_default()
             ),
             (None, Value::String(text)) => text.clone(),
             (None, output) => serde_json::to_string_pretty(output).unwrap_or_default(),
@@ -274,7 +278,7 @@ fn list_failures(session: &Session, record: &Record, failures: &[Failed]) {
         eprintln!(
             "shard {}{source} ({}): {}",
             failed.shard,
-            &failed.digest[..13],
+            short(&failed.digest),
             failed.problem
         );
     }
@@ -290,6 +294,11 @@ fn list_failures(session: &Session, record: &Record, failures: &[Failed]) {
     }
 }
 
+/// A digest's beginning.
+fn short(digest: &str) -> &str {
+    digest.get(..13).unwrap_or(digest)
+}
+
 pub fn list(session: &Session) -> Result<()> {
     let listed = session.client.get("/v1/jobs")?;
     session.out.show_as(&listed, || {
@@ -301,7 +310,7 @@ pub fn list(session: &Session) -> Result<()> {
             let over = record
                 .dataset
                 .clone()
-                .unwrap_or_else(|| record.dataset_digest[..13].to_owned());
+                .unwrap_or_else(|| short(&record.dataset_digest).to_owned());
             let state = match (&record.state, &record.progress) {
                 (State::Done(report), _) => format!("done in {:.2} s", report.seconds),
                 (State::Failed { problem, .. }, _) => format!("failed: {}", problem.kind.slug()),

@@ -76,7 +76,7 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
     // Data has no size limit of its own: the store's quota and the disk bound it.
     let body = BoundedBody::new(asked.request.into_body(), u64::MAX, fault.clone());
     let input = BodyReader {
-        body,
+        body: Some(body),
         runtime: Handle::current(),
         chunk: Bytes::new(),
     };
@@ -293,15 +293,27 @@ impl Write for PieceWriter {
 
 /// A body as a reader, for a thread that may block.
 struct BodyReader {
-    body: BoundedBody,
+    /// Until it is dropped.
+    body: Option<BoundedBody>,
     runtime: Handle,
     chunk: Bytes,
+}
+
+impl Drop for BodyReader {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take() {
+            body.discard(&self.runtime);
+        }
+    }
 }
 
 impl Read for BodyReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.chunk.is_empty() {
-            match self.runtime.block_on(self.body.frame()) {
+            let Some(body) = &mut self.body else {
+                return Ok(0);
+            };
+            match self.runtime.block_on(body.frame()) {
                 None => return Ok(0),
                 Some(Err(problem)) => return Err(io::Error::other(problem)),
                 Some(Ok(frame)) => self.chunk = frame.into_data().unwrap_or_default(),

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use nearfield_protocol::{CallId, Digest, Problem, ProblemKind, limits};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::runtime::Handle;
 
 use crate::body::{Body, BodyFault, BoundedBody};
 use crate::reply;
@@ -79,11 +80,11 @@ impl Asked {
 
     /// The whole body, at most `max_bytes`, never standing still for long.
     async fn bytes(self, max_bytes: u64) -> Result<Bytes, Problem> {
-        let fault = BodyFault::default();
-        let body = BoundedBody::new(self.request.into_body(), max_bytes, fault.clone());
-        match body.collect().await {
+        let mut body = BoundedBody::new(self.request.into_body(), max_bytes, BodyFault::default());
+        match (&mut body).collect().await {
             Ok(collected) => Ok(collected.to_bytes()),
             Err(problem) if problem.kind == ProblemKind::BodyTooLarge => {
+                body.discard(&Handle::current());
                 Err(Problem::new(problem.kind, "the request body is too large")
                     .with_limit(format!("this request's body = {max_bytes} bytes")))
             }

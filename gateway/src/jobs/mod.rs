@@ -47,7 +47,7 @@ pub struct Jobs {
     records: Records,
     /// Those that run. The lock is held for one look-up.
     running: Mutex<HashMap<JobId, Arc<Running>>>,
-    /// The node stops: jobs end without an end, and go on after the next start.
+    /// The node stops: jobs end, and their records go on saying that they run.
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -59,14 +59,22 @@ pub struct Running {
 }
 
 impl Jobs {
-    /// Opens the folder of job records.
-    pub fn open(dir: PathBuf) -> io::Result<Self> {
+    /// Opens the folder of job records. At `stopping` all jobs end; they go on after the next start.
+    pub fn open(dir: PathBuf, stopping: CancellationToken) -> io::Result<Self> {
         Ok(Jobs {
             records: Records::open(dir)?,
             running: Mutex::default(),
-            stopping: CancellationToken::new(),
+            stopping,
             tasks: TaskTracker::new(),
         })
+    }
+
+    /// What the last stop or a crash interrupted, the oldest first. Asked before anybody can start jobs.
+    pub fn interrupted(&self) -> Result<Vec<JobRecord>, Problem> {
+        let mut records = self.list()?;
+        records.retain(|record| record.state == JobState::Running);
+        records.reverse();
+        Ok(records)
     }
 
     /// Starts a job. Its record is on disk when this returns.
@@ -83,34 +91,42 @@ impl Jobs {
                 return Err(Problem::new(ProblemKind::Overload, "too many jobs run already")
                     .with_limit(format!("jobs at once = {MAX_RUNNING}")));
             }
+            if all.contains_key(&id) {
+                return Ok(());
+            }
             all.insert(id, running.clone());
         }
-        if let Err(error) = jobs.records.write(&record).and_then(|()| jobs.records.prune()) {
-            jobs.forget(&id);
-            return Err(record_problem(error));
+        let under_way = UnderWay {
+            gateway: gateway.clone(),
+            id,
+        };
+        jobs.records.write(&record).map_err(record_problem)?;
+        if let Err(error) = jobs.records.prune() {
+            tracing::warn!(%error, "old job records cannot be forgotten");
         }
-        let gateway = gateway.clone();
+        // What it works on stays as long, whatever happens to its name.
+        let inputs = record.inputs.values().copied();
+        let held = gateway
+            .catalog
+            .hold(inputs.chain([record.dataset_digest, record.component]).collect());
         jobs.tasks.clone().spawn(async move {
-            let stopping = gateway.jobs.stopping.clone();
+            let gateway = &under_way.gateway;
             let state = tokio::select! {
                 biased;
-                // The record goes on saying that it runs.
-                () = stopping.cancelled() => None,
                 () = running.cancel.cancelled() => Some(JobState::Cancelled),
-                state = run::run(&gateway, &record, &running.progress) => Some(state),
+                // The record goes on saying that it runs.
+                () = gateway.jobs.stopping.cancelled() => None,
+                state = run::run(gateway, &record, &running.progress) => Some(state),
             };
             if let Some(state) = state
                 && let Err(error) = gateway.jobs.records.write(&JobRecord { state, ..record })
             {
                 tracing::error!(job = %id, %error, "a job's end cannot be written; it will be run again");
             }
-            gateway.jobs.forget(&id);
+            drop(held);
+            drop(under_way);
         });
         Ok(())
-    }
-
-    fn forget(&self, id: &JobId) {
-        self.running.lock().expect("no panic under this lock").remove(id);
     }
 
     pub fn running(&self, id: &JobId) -> Option<Arc<Running>> {
@@ -131,35 +147,54 @@ impl Jobs {
         self.records.all().map_err(record_problem)
     }
 
-    /// Stops a job. Its guests end at once.
+    /// Stops a job: no crash after this runs it again. Its guests end at once. Returns the job as it was.
     pub fn cancel(&self, id: &JobId) -> Result<JobRecord, Problem> {
+        let record = self.get(id)?;
+        if record.state != JobState::Running {
+            return Ok(record);
+        }
+        let cancelled = JobRecord {
+            state: JobState::Cancelled,
+            ..record.clone()
+        };
+        self.records.write(&cancelled).map_err(record_problem)?;
         if let Some(running) = self.running(id) {
             running.cancel.cancel();
         }
-        self.get(id)
+        Ok(record)
     }
 
-    /// Ends all jobs; they go on after the next start.
-    pub async fn stop(&self) {
-        self.stopping.cancel();
+    /// Waits for all jobs to have ended. They do once the node stops.
+    pub async fn ended(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
 }
 
+/// A job's place among the running ones, given back however the job ends.
+struct UnderWay {
+    gateway: Arc<Gateway>,
+    id: JobId,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut running = self
+            .gateway
+            .jobs
+            .running
+            .lock()
+            .expect("no panic under this lock");
+        running.remove(&self.id);
+    }
+}
+
 /// Takes up what the last stop or a crash interrupted.
-pub async fn resume_jobs(gateway: Arc<Gateway>) {
-    let records = match gateway.jobs.list() {
-        Ok(records) => records,
-        Err(problem) => return tracing::error!(%problem, "jobs cannot be taken up again"),
-    };
-    // The oldest first, as they were started.
-    for record in records.into_iter().rev() {
-        if record.state == JobState::Running {
-            tracing::info!(job = record.id, "goes on");
-            if let Err(problem) = Jobs::start(&gateway, record) {
-                tracing::error!(%problem, "a job cannot be taken up again");
-            }
+pub fn resume_jobs(gateway: &Arc<Gateway>, interrupted: Vec<JobRecord>) {
+    for record in interrupted {
+        tracing::info!(job = record.id, "goes on");
+        if let Err(problem) = Jobs::start(gateway, record) {
+            tracing::error!(%problem, "a job cannot be taken up again");
         }
     }
 }

@@ -40,9 +40,15 @@ pub fn leaves(
 ) -> Result<Vec<Leaf>, Problem> {
     let meta = &dataset.meta;
     let format = meta.split.to_string();
+    let headers: Vec<Arc<[u8]>> = meta
+        .headers
+        .iter()
+        .map(|header| header.as_slice().into())
+        .collect();
+    let none: Arc<[u8]> = Arc::default();
     let leaf = |index: u32| {
         let (shard, digest) = dataset.shard(index)?;
-        let header = shard.header.and_then(|header| meta.headers.get(header as usize));
+        let header = shard.header.and_then(|header| headers.get(header as usize));
         let spec = PureSpec {
             setting: setting.clone(),
             work: Work::Map {
@@ -51,7 +57,7 @@ pub fn leaves(
                 subject: MapSubject {
                     shard: digest,
                     format: format.clone(),
-                    header: header.cloned().unwrap_or_default(),
+                    header: header.unwrap_or(&none).clone(),
                 },
             },
         };
@@ -153,7 +159,7 @@ mod tests {
                 timeout: Duration::from_secs(1),
             },
             may_write: false,
-            origin: String::new(),
+            origins: Vec::new(),
         })
     }
 

@@ -85,7 +85,8 @@ pub struct JobReport {
     pub partial_bytes_moved: u64,
     pub seconds: f64,
     pub hosts: u64,
-    /// Shards that were skipped.
+    /// Shards that were skipped, and the first of them.
+    pub failed: u64,
     pub failures: Vec<ShardFailure>,
     /// The dataset that was written.
     pub into: Option<Written>,
@@ -119,8 +120,8 @@ pub struct Prediction {
     pub shards: u64,
     pub bytes: u64,
     pub fuel: u64,
-    /// On this host's workers.
-    pub seconds: f64,
+    /// On this host's workers; not known if all of the sample was remembered.
+    pub seconds: Option<f64>,
 }
 
 impl JobRecord {
@@ -173,12 +174,20 @@ impl Records {
 
     /// Forgets the oldest ended jobs beyond [`MAX_ENDED`].
     pub fn prune(&self) -> io::Result<()> {
+        // Counted before anything is read.
+        if fs::read_dir(&self.dir)?.count() <= MAX_ENDED {
+            return Ok(());
+        }
         let ended = self
             .all()?
             .into_iter()
             .filter(|record| record.state != JobState::Running);
         for record in ended.skip(MAX_ENDED) {
-            fs::remove_file(self.path(&record.id))?;
+            match fs::remove_file(self.path(&record.id)) {
+                // Somebody else pruned, too.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
         Ok(())
     }

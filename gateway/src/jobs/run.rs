@@ -1,5 +1,6 @@
 //! One job: recall what is remembered, map what is not, reduce, finish.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,6 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use nearfield_protocol::job::{PureFailure, PureReport, PureSetting, PureSpec, ResultKey, canonical_json};
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
 use nearfield_store::Dataset;
+use nearfield_store::written::Files;
 use tokio::sync::watch;
 
 use super::plan::{self, Leaf, Node};
@@ -18,7 +20,9 @@ use crate::server::Gateway;
 
 /// Runs given to a host at once: more than it has workers, so that none waits for results to be kept.
 const IN_FLIGHT: usize = 32;
-/// Failed shards that a failed job's report lists.
+/// How often a job starts over because partial results were evicted under it.
+const FORGOTTEN_RETRIES: usize = 3;
+/// Failed shards that a job's report lists.
 const MAX_LISTED_FAILURES: usize = 100;
 
 /// Why a job ended early.
@@ -45,10 +49,7 @@ pub async fn run(gateway: &Arc<Gateway>, record: &JobRecord, progress: &watch::S
         inputs: record.inputs.clone(),
         limits: record.limits,
         may_write: record.into.is_some(),
-        origin: match &record.dataset {
-            Some(name) => name.to_string(),
-            None => record.dataset_digest.to_string(),
-        },
+        origins: origins(record),
     };
     let job = Job {
         gateway,
@@ -58,13 +59,34 @@ pub async fn run(gateway: &Arc<Gateway>, record: &JobRecord, progress: &watch::S
         progress,
         started: Instant::now(),
     };
-    match job.run().await {
+    let mut ended = job.run().await;
+    for _ in 0..FORGOTTEN_RETRIES {
+        match &ended {
+            // What is still remembered is not run again.
+            Err(stop) if stop.problem.kind == ProblemKind::ForgottenResult => {
+                progress.send_replace(Progress::default());
+                ended = job.run().await;
+            }
+            _ => break,
+        }
+    }
+    match ended {
         Ok(report) => JobState::Done(Box::new(report)),
         Err(stop) => JobState::Failed {
             problem: stop.problem,
             failures: stop.failures,
         },
     }
+}
+
+/// What a purge of must forget this job's results.
+fn origins(record: &JobRecord) -> Vec<String> {
+    let over = match &record.dataset {
+        Some(name) => name.to_string(),
+        None => record.dataset_digest.to_string(),
+    };
+    let opened = record.inputs.values().map(Digest::to_string);
+    [over].into_iter().chain(opened).collect()
 }
 
 struct Job<'a> {
@@ -81,6 +103,8 @@ struct Job<'a> {
 #[derive(Default)]
 struct Spent {
     fuel: u64,
+    /// With what remembered results once took.
+    all_fuel: u64,
     bytes_read: u64,
     run_us: u64,
 }
@@ -134,7 +158,12 @@ impl Job<'_> {
             seconds,
             hosts: 1,
             predicted: self.predict(&dataset, &leaves, &spent, shards - failed),
-            failures,
+            failed,
+            failures: {
+                let mut listed = failures;
+                listed.truncate(MAX_LISTED_FAILURES);
+                listed
+            },
             into,
         })
     }
@@ -176,7 +205,7 @@ impl Job<'_> {
 
     async fn recall(&self, key: ResultKey) -> Result<Option<PureReport>, Problem> {
         let dispatch = &self.gateway.dispatch;
-        dispatch.recall(self.host, key, &self.setting.origin).await
+        dispatch.recall(self.host, key, &self.setting.origins).await
     }
 
     async fn run_pure(&self, spec: PureSpec) -> Result<PureReport, PureFailure> {
@@ -220,6 +249,8 @@ impl Job<'_> {
                     spent.count(&report);
                     self.advance(leaf, report.remembered, spent.fuel);
                 }
+                // A shard may be left out for what its guest did, never for what this host could not do.
+                Err(failure) if !is_guests(failure.problem.kind) => return Err(failure.problem.into()),
                 Err(failure) => {
                     spent.fuel += failure.fuel;
                     failures.push(shard_failure(dataset, leaf, failure.problem));
@@ -302,9 +333,25 @@ impl Job<'_> {
         name: &nearfield_protocol::DatasetName,
         leaves: &[Leaf],
     ) -> Result<Written, Problem> {
-        let mut written = Vec::new();
-        for leaf in leaves {
-            written.extend(self.gateway.dispatch.written(self.host, leaf.key).await?);
+        let (mut written, mut seen) = (Vec::new(), HashSet::new());
+        // Equal shards have one result, and wrote its files once.
+        for leaf in leaves.iter().filter(|leaf| seen.insert(leaf.key)) {
+            let report = self.recall(leaf.key).await?.ok_or_else(forgotten)?;
+            if report.written_files == 0 {
+                continue;
+            }
+            let files = self.gateway.dispatch.written(self.host, leaf.key).await?;
+            let files = files.ok_or_else(forgotten)?;
+            if Files(files.clone()).count() as u64 != report.written_files {
+                return Err(Problem::new(
+                    ProblemKind::Corrupt,
+                    format!(
+                        "what shard {} wrote is torn on disk; run `nearfield rm` with --purge and again",
+                        leaf.index
+                    ),
+                ));
+            }
+            written.push(files);
         }
         into::put(&self.gateway.catalog, name, written).await
     }
@@ -334,8 +381,12 @@ impl Job<'_> {
         Some(Prediction {
             shards: dataset.shards.len() as u64,
             bytes,
-            fuel: (spent.fuel as f64 * scale) as u64,
-            seconds: spent.run_us as f64 / 1e6 * scale / self.gateway.job_workers as f64,
+            fuel: (spent.all_fuel as f64 * scale) as u64,
+            // Of what was remembered the time is not known: it goes by the fuel of what ran.
+            seconds: (spent.fuel > 0).then(|| {
+                let all_us = spent.run_us as f64 * spent.all_fuel as f64 / spent.fuel as f64;
+                all_us / 1e6 * scale / self.gateway.job_workers as f64
+            }),
         })
     }
 }
@@ -348,12 +399,31 @@ struct Known {
 
 impl Spent {
     fn count(&mut self, report: &PureReport) {
+        self.all_fuel += report.fuel;
         if !report.remembered {
             self.fuel += report.fuel;
             self.bytes_read += report.data_bytes;
             self.run_us += report.run_us;
         }
     }
+}
+
+fn forgotten() -> Problem {
+    Problem::new(
+        ProblemKind::ForgottenResult,
+        "what a shard wrote was forgotten before it was put; if that goes on, raise --max-remembered",
+    )
+}
+
+/// Whether a guest is to blame: such a failure comes again however often it is run.
+fn is_guests(kind: ProblemKind) -> bool {
+    use ProblemKind::{
+        FunctionFailed, HostCallTooLarge, OutOfFuel, OutOfMemory, Timeout, TooManyHandles, Trap,
+    };
+    matches!(
+        kind,
+        FunctionFailed | HostCallTooLarge | OutOfFuel | OutOfMemory | Timeout | TooManyHandles | Trap
+    )
 }
 
 fn shard_failure(dataset: &Dataset, leaf: &Leaf, problem: Problem) -> ShardFailure {

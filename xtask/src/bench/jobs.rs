@@ -76,7 +76,10 @@ pub fn run(json: bool) -> Result<()> {
         ensure!(told == words, "native counted {told} words, nearfield {words}");
         note(&mut rows, "native, rayon", took);
         if let Some(python) = &python {
-            for (name, script) in [("DuckDB", "duckdb.py"), ("Spark SQL, local[2]", "spark.py")] {
+            for (name, script) in [
+                ("DuckDB", "wordcount_duckdb.py"),
+                ("Spark SQL, local[2]", "wordcount_spark.py"),
+            ] {
                 let script = root().join("benches/jobs").join(script);
                 let mut peer = Command::new("python3");
                 peer.arg(&script).arg(&text).env("PYTHONPATH", python);
