@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
-use super::inputs::write_noise;
+use super::inputs::{vary_component, write_noise};
 use super::{Finding, Setting};
 use crate::cleanup::{Folder, Process};
+use crate::guests;
 use crate::node::Node;
 use crate::report::count;
 use crate::workspace::{apt_install, has};
@@ -20,11 +21,12 @@ use crate::workspace::{apt_install, has};
 /// Enough for several shards.
 const BYTES: u64 = 20 << 20;
 const PUTS: u64 = 3;
+const DEPLOYS: u64 = 3;
 /// How long strace may take to attach and to let go.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
-    let what = format!("system calls of {PUTS} puts");
+    let what = format!("system calls of {PUTS} puts and {DEPLOYS} deploys");
     if !has("strace") && !apt_install(&["strace"]) {
         return Ok(vec![(what, "skipped: there is no strace".to_owned())]);
     }
@@ -38,12 +40,20 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
         write_noise(&input, number, BYTES)?;
         node.put(&input, &format!("d{number}"), "bytes")?;
     }
+    let component = fs::read(guests::component(&setting.components, "plain-p2"))?;
+    for number in 0..DEPLOYS {
+        let varied = folder.path().join("varied.wasm");
+        fs::write(&varied, vary_component(&component, number))?;
+        let path = varied.to_str().context("a path that is not UTF-8")?;
+        node.json(&["deploy", path, "--name", &format!("f{number}")])?;
+    }
     detach(strace)?;
     node.stop()?;
     let order = Order::read(&fs::read_to_string(&trace)?, &data)?;
     ensure!(
-        order.acknowledged == PUTS,
-        "the trace shows {} of {PUTS} acknowledgements",
+        // A deploy asks for more than one thing, each of them acknowledged.
+        order.acknowledged >= PUTS + 2 * DEPLOYS,
+        "the trace shows only {} acknowledgements",
         order.acknowledged
     );
     ensure!(
@@ -53,7 +63,7 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     Ok(vec![(
         what,
         format!(
-            "all synced before each 201: {} blob files, {} database commits",
+            "all synced before each acknowledgement: {} blob files, {} database commits",
             count(order.blobs),
             count(order.databases)
         ),
@@ -117,7 +127,7 @@ impl Order {
                 }
                 // The rest counts from its begin, since it may have happened from then on.
                 _ if said.starts_with("<... ") => {}
-                _ if call.contains("HTTP/1.1 201") => {
+                _ if call.contains("HTTP/1.1 20") => {
                     let unsynced: Vec<_> = written.iter().filter(|file| is_kept(file, data)).collect();
                     ensure!(
                         unsynced.is_empty(),
