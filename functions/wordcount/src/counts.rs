@@ -5,17 +5,17 @@ use std::ops::Range;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Place;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde::ser::{Serialize, Serializer};
 
 /// A table of words. A word that is known costs no allocation, and one of up to 8 bytes is compared as a number.
-///
-/// Serialised it is a map in the order of the words, so that equal tables are equal bytes.
 #[derive(Default)]
 pub struct Counts {
     table: HashTable<Entry>,
     /// The words one after another.
     text: Vec<u8>,
+    /// Words that are not in the table yet; then it is empty.
+    packed: Vec<u8>,
 }
 
 struct Entry {
@@ -73,8 +73,24 @@ impl Counts {
 
     /// Adds all of another table.
     pub fn merge(&mut self, other: &Self) {
+        self.unpack();
         for entry in &other.table {
             self.add(&other.text, entry.place(), entry.count);
+        }
+        self.add_packed(&other.packed);
+    }
+
+    /// Makes a table of what came packed, as all but [`Counts::merge`] need it.
+    pub fn unpack(&mut self) {
+        let packed = std::mem::take(&mut self.packed);
+        self.add_packed(&packed);
+    }
+
+    fn add_packed(&mut self, packed: &[u8]) {
+        // They were looked through as they came.
+        for (word, count) in Words(packed).flatten() {
+            let start = word.as_ptr() as usize - packed.as_ptr() as usize;
+            self.add(packed, start..start + word.len(), count);
         }
     }
 
@@ -167,34 +183,101 @@ fn hash(head: u64, word: &[u8]) -> u64 {
     hash ^ (hash >> 32)
 }
 
+/// Travels as one string of bytes: for each word its length, its bytes, its count. A map of strings would be read
+/// one string at a time, which costs more than the counting.
 impl Serialize for Counts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.sorted())
+        if !self.packed.is_empty() {
+            return serializer.serialize_bytes(&self.packed);
+        }
+        let mut packed = Vec::with_capacity(self.text.len() + 3 * self.table.len());
+        // In the table's order: the same after the same words, which is all that a job needs.
+        for entry in &self.table {
+            write_number(&mut packed, u64::from(entry.length));
+            packed.extend_from_slice(&self.text[entry.place()]);
+            write_number(&mut packed, entry.count);
+        }
+        serializer.serialize_bytes(&packed)
     }
 }
 
 impl<'de> Deserialize<'de> for Counts {
+    /// Only takes the bytes: what is merged into another table never needs one of its own.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Words;
-        impl<'de> Visitor<'de> for Words {
-            type Value = Counts;
+        struct Packed;
+        impl Visitor<'_> for Packed {
+            type Value = Vec<u8>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("words and their counts")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Counts, A::Error> {
-                let mut counts = Counts::default();
-                while let Some((word, count)) = map.next_entry::<&str, u64>()? {
-                    if !word.is_empty() {
-                        counts.add(word.as_bytes(), 0..word.len(), count);
-                    }
-                }
-                Ok(counts)
+            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+
+            fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+                Ok(bytes)
             }
         }
-        deserializer.deserialize_map(Words)
+        let packed = deserializer.deserialize_byte_buf(Packed)?;
+        match Words(&packed).all(|word| word.is_some()) {
+            true => Ok(Counts {
+                packed,
+                ..Counts::default()
+            }),
+            false => Err(D::Error::custom("the words and their counts are torn")),
+        }
     }
+}
+
+/// The words of a packed table, each with its count. Gives `None` once if they are torn.
+struct Words<'a>(&'a [u8]);
+
+impl<'a> Iterator for Words<'a> {
+    type Item = Option<(&'a [u8], u64)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let mut word = || {
+            let length = usize::try_from(read_number(&mut self.0)?).ok()?;
+            let (word, rest) = self
+                .0
+                .split_at_checked(length)
+                .filter(|(word, _)| !word.is_empty())?;
+            self.0 = rest;
+            Some((word, read_number(&mut self.0)?))
+        };
+        let word = word();
+        if word.is_none() {
+            self.0 = &[];
+        }
+        Some(word)
+    }
+}
+
+/// Seven bits a byte, the lowest first, the highest bit set where more follow (LEB128).
+fn write_number(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn read_number(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(number);
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -264,5 +347,26 @@ mod tests {
         count(&text.as_bytes()[middle..], &mut two);
         one.merge(&two);
         assert_eq!(one.sorted(), all.sorted());
+    }
+
+    #[test]
+    fn tables_travel_and_torn_ones_are_refused() {
+        let text = text();
+        let mut counts = Counts::default();
+        count(text.as_bytes(), &mut counts);
+        let json = serde_json::to_vec(&counts).unwrap();
+        let bytes: Vec<u8> = serde_json::from_slice(&json).unwrap();
+        let take = |bytes: &[u8]| {
+            let bytes = serde::de::value::BytesDeserializer::<serde::de::value::Error>::new(bytes);
+            Counts::deserialize(bytes)
+        };
+        let mut back = take(&bytes).unwrap();
+        let mut merged = Counts::default();
+        merged.merge(&back);
+        back.unpack();
+        assert_eq!(back.sorted(), counts.sorted());
+        assert_eq!(merged.sorted(), counts.sorted());
+        assert!(take(&bytes[..bytes.len() - 1]).is_err());
+        assert!(take(&[0, 1]).is_err(), "an empty word is none");
     }
 }

@@ -55,7 +55,8 @@ fn add(mut all: Counts, more: Counts) -> Counts {
 }
 
 #[nearfield::finish]
-fn summary(counts: Counts, args: Args) -> Summary {
+fn summary(mut counts: Counts, args: Args) -> Summary {
+    counts.unpack();
     let frequent = |(word, count): (&str, u64)| Frequent {
         word: word.to_owned(),
         count,

@@ -213,8 +213,10 @@ pub fn events(gateway: &Arc<Gateway>, id: &str) -> Result<Response<Body>, Proble
             let (event, next) = match state? {
                 Some(mut progress) => match progress.changed().await {
                     Ok(()) => {
+                        // What comes within a step is told together; the end is not waited for.
+                        let step = tokio::time::Instant::now() + PROGRESS_STEP;
+                        while let Ok(Ok(())) = tokio::time::timeout_at(step, progress.changed()).await {}
                         let now = *progress.borrow_and_update();
-                        tokio::time::sleep(PROGRESS_STEP).await;
                         (event("progress", &json!(now)), Some(Some(progress)))
                     }
                     // The job's own end of the channel is gone: it has ended.
