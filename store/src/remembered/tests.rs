@@ -1,0 +1,114 @@
+use super::*;
+use crate::blobs::StoreOptions;
+
+fn report(key: &[u8], output: &[u8]) -> PureReport {
+    PureReport {
+        key: ResultKey(Digest::of(key)),
+        remembered: false,
+        output_bytes: output.len() as u64,
+        output: Digest::of(output),
+        fuel: 7,
+        total_fuel: 8,
+        data_bytes: 9,
+        written_files: 0,
+        written_bytes: 0,
+        run_us: 3,
+    }
+}
+
+async fn open(dir: &Path, max_bytes: u64) -> (Store, Remembered) {
+    // The thread that committed last may hold the store a moment longer than its caller.
+    let store = loop {
+        match Store::open(dir, StoreOptions::default()).await {
+            Err(StoreError::InUse(_)) => tokio::task::yield_now().await,
+            opened => break opened.unwrap(),
+        }
+    };
+    let remembered = Remembered::open(dir, store.clone(), max_bytes).unwrap();
+    (store, remembered)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_and_large_outputs_come_back_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let large = vec![5; INLINE_BYTES + 1];
+    {
+        let (store, remembered) = open(dir.path(), u64::MAX).await;
+        let keep = |key: &'static [u8], output: Vec<u8>| {
+            let remembered = remembered.clone();
+            async move {
+                let report = report(key, &output);
+                remembered
+                    .keep(report, &["logs".to_owned()], output.into(), None)
+                    .await
+                    .unwrap();
+            }
+        };
+        // At once, so that one commits for others.
+        tokio::join!(
+            keep(b"a", b"small".to_vec()),
+            keep(b"b", large.clone()),
+            keep(b"c", vec![])
+        );
+        drop(remembered);
+        store.shutdown().await;
+    }
+    let (store, remembered) = open(dir.path(), u64::MAX).await;
+    let key = |name: &[u8]| ResultKey(Digest::of(name));
+    assert_eq!(
+        &remembered.output(&key(b"a")).await.unwrap().unwrap()[..],
+        b"small"
+    );
+    assert_eq!(remembered.output(&key(b"b")).await.unwrap().unwrap()[..], large);
+    assert!(remembered.output(&key(b"c")).await.unwrap().unwrap().is_empty());
+    let found = remembered.get(&key(b"a")).unwrap().unwrap();
+    assert_eq!((found.remembered, found.fuel, found.run_us), (true, 7, 0));
+    assert_eq!(remembered.get(&key(b"d")).unwrap(), None);
+    assert_eq!(remembered.blobs().unwrap(), HashSet::from([Digest::of(&large)]));
+    store.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_takes_what_the_dataset_led_to_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, remembered) = open(dir.path(), u64::MAX).await;
+    let large = vec![5; INLINE_BYTES + 1];
+    for (key, origin) in [(&b"a"[..], "logs"), (b"b", "logs"), (b"c", "other")] {
+        let output: Bytes = large.clone().into();
+        remembered
+            .keep(report(key, &large), &[origin.to_owned()], output, None)
+            .await
+            .unwrap();
+    }
+    // What was computed for another dataset and used for this one holds its data too.
+    remembered
+        .used(&ResultKey(Digest::of(b"c")), &["logs".to_owned()])
+        .await
+        .unwrap();
+    remembered
+        .keep(report(b"d", b"x"), &["other".to_owned()], "x".into(), None)
+        .await
+        .unwrap();
+    let (gone, freed) = remembered.purge("logs").await.unwrap();
+    assert_eq!((gone, freed), (3, vec![Digest::of(&large)]));
+    assert_eq!(remembered.usage().unwrap(), (1, ROW_BYTES + 1));
+    assert_eq!(remembered.purge("logs").await.unwrap().0, 0);
+    store.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_much_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, remembered) = open(dir.path(), 10 * (ROW_BYTES + 100)).await;
+    for n in 0..30_u8 {
+        let output = vec![n; 100];
+        remembered
+            .keep(report(&[n], &output), &["logs".to_owned()], output.into(), None)
+            .await
+            .unwrap();
+    }
+    assert_eq!(remembered.evict().await.unwrap().0, 20);
+    assert_eq!(remembered.usage().unwrap(), (10, 10 * (ROW_BYTES + 100)));
+    assert_eq!(remembered.evict().await.unwrap().0, 0);
+    store.shutdown().await;
+}
