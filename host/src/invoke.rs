@@ -1,8 +1,9 @@
 //! One call: instantiate, run, stream. Everything a guest can do wrong ends here, as a value.
 //!
 //! A reused guest runs where its call arrived until it first has to wait, and as a task of its own from
-//! then on; a fresh one is a task from the start. It hands over the response's head as soon as it sets it, and runs on while the body streams. The
-//! body asks how the guest ended before it ends itself, so a response is complete only if the call was.
+//! then on; a fresh one is a task from the start. It hands over the response's head as soon as it sets it,
+//! and runs on while the body streams. The body asks how the guest ended before it ends itself, so a
+//! response is complete only if the call was.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};

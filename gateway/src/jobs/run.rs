@@ -126,7 +126,7 @@ impl Job<'_> {
         let mut known = self.known(&leaves, &levels).await?;
         let mut spent = Spent::default();
 
-        let failures = self.map(&dataset, &leaves, &known, &mut spent).await?;
+        let mut failures = self.map(&dataset, &leaves, &known, &mut spent).await?;
         let failed = failures.len() as u64;
         if !failures.is_empty() {
             // The tree of what is left is another one.
@@ -142,6 +142,7 @@ impl Job<'_> {
             Some(name) => Some(self.write(name, &leaves).await?),
             None => None,
         };
+        failures.truncate(MAX_LISTED_FAILURES);
         let progress = *self.progress.borrow();
         let seconds = self.started.elapsed().as_secs_f64();
         Ok(JobReport {
@@ -159,11 +160,7 @@ impl Job<'_> {
             hosts: 1,
             predicted: self.predict(&dataset, &leaves, &spent, shards - failed),
             failed,
-            failures: {
-                let mut listed = failures;
-                listed.truncate(MAX_LISTED_FAILURES);
-                listed
-            },
+            failures,
             into,
         })
     }
@@ -346,8 +343,9 @@ impl Job<'_> {
                 return Err(Problem::new(
                     ProblemKind::Corrupt,
                     format!(
-                        "what shard {} wrote is torn on disk; run `nearfield rm` with --purge and again",
-                        leaf.index
+                        "what shard {} wrote is torn on disk: forget it with `nearfield rm dataset/{} --purge`, put \
+                         the data and run the job again",
+                        leaf.index, self.setting.origins[0]
                     ),
                 ));
             }
