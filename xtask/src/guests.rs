@@ -62,7 +62,7 @@ fn members(functions: &Path) -> Result<Vec<PathBuf>> {
     let mut members: Vec<_> = fs::read_dir(functions)?
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| path.join("nearfield.toml").is_file())
+        .filter(|path| path.join("Cargo.toml").is_file())
         .collect();
     members.sort();
     Ok(members)
