@@ -6,7 +6,7 @@ use std::fs::File;
 
 use memmap2::Mmap;
 use rayon::prelude::*;
-use wordcount::{Counts, count};
+use wordcount::{Counts, Packed, count};
 
 /// What one task counts.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -15,18 +15,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::args_os().nth(1).ok_or("native needs a file")?;
     // SAFETY: nobody changes the file while this runs.
     let text = unsafe { Mmap::map(&File::open(path)?)? };
-    let counts = chunks(&text)
+    let tables: Vec<Packed> = chunks(&text)
         .into_par_iter()
         .map(|chunk| {
             let mut counts = Counts::default();
             count(chunk, &mut counts);
-            counts
+            counts.pack()
         })
-        .reduce(Counts::default, |mut all, more| {
-            all.merge(&more);
-            all
-        });
-    println!("{}", counts.total());
+        .collect();
+    let mut all = Packed::default();
+    tables.into_iter().for_each(|table| all.merge(table));
+    let mut words = 0;
+    all.each(|_, count| words += count)?;
+    println!("{words}");
     Ok(())
 }
 

@@ -1,16 +1,22 @@
 //! Counts the words of a dataset: `nearfield run wordcount --over registry --args '{"top": 20}'`.
 //!
 //! A word is a longest run of ASCII letters, digits and `_`; upper and lower case are different words. Of a dataset
-//! of files every text file is counted, and one with a zero byte near its start is taken for no text. [`count`] and
-//! [`Counts`] are the whole of the work, and can be called natively, too.
+//! of files every text file is counted, and one with a zero byte near its start is taken for no text. [`count`],
+//! [`Counts`] and [`Packed`] are the whole of the work, and can be called natively, too.
 
 mod counts;
+mod packed;
+mod scan;
+mod top;
+mod word;
 
 use std::io::Read;
 
 use nearfield::{Result, Shard};
 
 pub use counts::{Counts, count};
+pub use packed::{Packed, Torn};
+use top::{Frequent, Top};
 
 #[derive(serde::Deserialize)]
 struct Args {
@@ -27,15 +33,9 @@ struct Summary {
     top: Vec<Frequent>,
 }
 
-#[derive(serde::Serialize)]
-struct Frequent {
-    word: String,
-    count: u64,
-}
-
 /// Counts a shard's words.
 #[nearfield::map]
-fn wordcount(shard: Shard) -> Result<Counts> {
+fn wordcount(shard: Shard) -> Result<Packed> {
     let mut counts = Counts::default();
     let mut buffer = vec![0; READ_BYTES];
     if shard.format() == "files" {
@@ -45,31 +45,29 @@ fn wordcount(shard: Shard) -> Result<Counts> {
     } else {
         read(&mut { shard }, &mut buffer, &mut counts)?;
     }
-    Ok(counts)
+    Ok(counts.pack())
 }
 
 #[nearfield::reduce]
-fn add(mut all: Counts, more: Counts) -> Counts {
-    all.merge(&more);
+fn add(mut all: Packed, more: Packed) -> Packed {
+    all.merge(more);
     all
 }
 
 #[nearfield::finish]
-fn summary(mut counts: Counts, args: Args) -> Summary {
-    counts.unpack();
-    let frequent = |(word, count): (&str, u64)| Frequent {
-        word: word.to_owned(),
-        count,
-    };
-    Summary {
-        words: counts.total(),
-        distinct: counts.distinct(),
-        top: counts
-            .top(args.top.unwrap_or(20))
-            .into_iter()
-            .map(frequent)
-            .collect(),
-    }
+fn summary(counts: Packed, args: Args) -> Result<Summary, Torn> {
+    let (mut words, mut distinct) = (0, 0);
+    let mut top = Top::new(args.top.unwrap_or(20));
+    counts.each(|word, count| {
+        words += count;
+        distinct += 1;
+        top.offer(word, count);
+    })?;
+    Ok(Summary {
+        words,
+        distinct,
+        top: top.sorted(),
+    })
 }
 
 /// Read at once: as much as the SDK asks its host for.
@@ -99,7 +97,7 @@ fn read(text: &mut dyn Read, buffer: &mut Vec<u8>, counts: &mut Counts) -> Resul
         let word = buffer[..filled]
             .iter()
             .rev()
-            .take_while(|&&byte| counts::in_word(byte))
+            .take_while(|&&byte| scan::in_word(byte))
             .count();
         count(&buffer[..filled - word], counts);
         buffer.copy_within(filled - word..filled, 0);
@@ -159,7 +157,7 @@ mod tests {
     fn our_own_sources_count_as_the_plain_way_counts_them() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
         let mut plain = HashMap::<String, u64>::new();
-        for file in ["counts.rs", "lib.rs"] {
+        for file in ["counts.rs", "lib.rs", "packed.rs", "scan.rs", "top.rs", "word.rs"] {
             let text = std::fs::read_to_string(format!("{folder}/{file}")).unwrap();
             for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')) {
                 *plain.entry(word.to_owned()).or_default() += 1;
