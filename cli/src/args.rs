@@ -1,5 +1,6 @@
 //! What can be typed. Raw text becomes checked values here, so that verbs never parse.
 
+mod jobs;
 mod values;
 
 use std::net::SocketAddr;
@@ -9,10 +10,11 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use nearfield_protocol::units::{parse_bytes, parse_duration};
-use nearfield_protocol::{CallId, DatasetName, FunctionName, JobId};
+use nearfield_protocol::{CallId, DatasetName, FunctionName, PartName};
 
-pub use values::{Thing, TokenScope};
-use values::{fuel_per_day, header, json_argument, on_error, parse_fuel, percentage, split};
+pub use jobs::{CancelArgs, ReplayArgs, RunArgs, WaitArgs};
+pub use values::{Logged, Thing, TokenScope};
+use values::{fuel_per_day, header, split};
 
 /// Runs functions where their data is.
 #[derive(Debug, Parser)]
@@ -100,14 +102,16 @@ pub enum Verb {
     /// List jobs, the newest first
     Jobs,
     /// Follow a job to its end and show what it came to
-    Wait(JobArgs),
+    Wait(WaitArgs),
     /// Stop a job; what is done stays remembered
-    Cancel(JobArgs),
+    Cancel(CancelArgs),
+    /// Run one shard of a job again and show what it does, on the node or natively under a debugger
+    Replay(ReplayArgs),
     /// List what the node has
     Ls(LsArgs),
     /// Show all about one thing
     Describe(DescribeArgs),
-    /// Show a function's logs
+    /// Show the logs of a function or of a job
     Logs(LogsArgs),
     /// Bring an earlier version of a function back
     Rollback(RollbackArgs),
@@ -115,6 +119,10 @@ pub enum Verb {
     Rm(RmArgs),
     /// Keep a blob or a dataset's newest version even after `rm`
     Pin(PinArgs),
+    /// Forget all but the newest versions of a dataset
+    Prune(PruneArgs),
+    /// Show what takes the store's bytes
+    Du,
     /// Give out and take back tokens for calling functions
     Token(TokenArgs),
     /// Say where a call ran and why, what moved and what it cost
@@ -171,6 +179,8 @@ pub struct UpArgs {
 Examples:
   nearfield put access.log --name logs
   nearfield put photos/ --name photos
+  nearfield put today.log --name logs --append
+  nearfield put /var/log/app.log --name logs --part web-1
   zcat events.gz | nearfield put - --name events --split ndjson
   nearfield put prices.csv --name prices --if-version 3     only over version 3")]
 pub struct PutArgs {
@@ -185,55 +195,15 @@ pub struct PutArgs {
     /// About how large a shard is
     #[arg(long, default_value = "4MiB", value_parser = parse_bytes, value_name = "SIZE")]
     pub shard_size: u64,
+    /// Add to what is there instead of replacing it
+    #[arg(long)]
+    pub append: bool,
+    /// Replace, or with --append add to, this part alone: many machines put into one dataset
+    #[arg(long, value_name = "NAME")]
+    pub part: Option<PartName>,
     /// Fail unless this is the newest version now; 0: unless there is none
     #[arg(long, value_name = "VERSION")]
     pub if_version: Option<u64>,
-}
-
-#[derive(Debug, ClapArgs)]
-#[command(after_help = "\
-Examples:
-  nearfield run wordcount --over logs
-  nearfield run wordcount --over logs --args '{\"top\": 5}'
-  nearfield run thumbnail --over photos --into thumbnails --on-error skip:100
-  nearfield run wordcount --over logs --dry-run        what it would take
-  nearfield run wordcount --over logs --only 17        one shard, to find out why it fails")]
-pub struct RunArgs {
-    /// A deployed function with #[nearfield::map]
-    pub function: FunctionName,
-    /// DATASET or b3:…
-    #[arg(long, value_name = "DATASET")]
-    pub over: String,
-    /// JSON for the function, or @FILE
-    #[arg(long, value_parser = json_argument, value_name = "JSON|@FILE")]
-    pub args: Option<serde_json::Value>,
-    /// Make a dataset of the files that the function writes
-    #[arg(long, value_name = "DATASET")]
-    pub into: Option<DatasetName>,
-    /// Most fuel to burn in all
-    #[arg(long, value_parser = parse_fuel, value_name = "FUEL")]
-    pub max_fuel: Option<u64>,
-    /// Say how the job is called and leave it running
-    #[arg(long)]
-    pub detach: bool,
-    /// Run a few shards and predict the rest
-    #[arg(long, conflicts_with_all = ["into", "sample", "only"])]
-    pub dry_run: bool,
-    /// Run over a part of the shards, evenly spread
-    #[arg(long, value_parser = percentage, value_name = "PERCENT")]
-    pub sample: Option<f64>,
-    /// Run over one shard, counted from 0
-    #[arg(long, value_name = "SHARD", conflicts_with = "sample")]
-    pub only: Option<u32>,
-    /// `fail` at the first shard that fails, or `skip:N` of them
-    #[arg(long, value_parser = on_error, default_value = "fail", value_name = "fail|skip:N")]
-    pub on_error: u32,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct JobArgs {
-    /// The job's id, as `nearfield jobs` shows it
-    pub job: JobId,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -353,6 +323,7 @@ pub struct CallArgs {
 #[command(after_help = "\
 Examples:
   nearfield ls datasets
+  nearfield ls jobs
   nearfield ls functions --json")]
 pub struct LsArgs {
     pub what: Listing,
@@ -363,6 +334,7 @@ pub enum Listing {
     Functions,
     Datasets,
     Nodes,
+    Jobs,
     Tokens,
     Pins,
 }
@@ -371,9 +343,10 @@ pub enum Listing {
 #[command(after_help = "\
 Examples:
   nearfield describe function/hello
-  nearfield describe dataset/app/logs")]
+  nearfield describe dataset/app/logs
+  nearfield describe job/019ab1f04c3d7e52a8c06b9d2f41e730")]
 pub struct DescribeArgs {
-    /// function/NAME, dataset/NAME, token/ID or node/ID
+    /// function/NAME, dataset/NAME, job/ID, token/ID or node/ID
     #[arg(value_name = "KIND/NAME")]
     pub thing: Thing,
 }
@@ -382,12 +355,23 @@ pub struct DescribeArgs {
 #[command(after_help = "\
 Examples:
   nearfield logs hello
-  nearfield logs hello -f -n 10")]
+  nearfield logs hello -f -n 10
+  nearfield logs 019ab1f04c3d7e52a8c06b9d2f41e730            a job's, by its id
+  nearfield logs 019ab1f04c3d7e52a8c06b9d2f41e730 --shard 17
+
+A job's lines are those of the runs that its result is made of, whichever job ran them: a
+shard that was remembered printed when it was mapped, and prints nothing again. The newest
+16 MiB or so of a function's lines are kept; `nearfield replay` prints a shard's once more.")]
 pub struct LogsArgs {
-    pub function: FunctionName,
-    /// Go on with new lines as they come
+    /// A function's name or a job's id
+    #[arg(value_name = "FUNCTION|JOB")]
+    pub of: Logged,
+    /// Go on with new lines as they come; of a job until it ends
     #[arg(short, long)]
     pub follow: bool,
+    /// Of a job, only what the map of this shard printed
+    #[arg(long, value_name = "N")]
+    pub shard: Option<u32>,
     /// How many lines of the past
     #[arg(short = 'n', long, default_value_t = 100)]
     pub lines: u32,
@@ -433,6 +417,19 @@ pub struct PinArgs {
     /// Take the pin away
     #[arg(long)]
     pub remove: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  nearfield prune app/logs --keep 4
+  nearfield pin app/logs                     what is pinned stays whatever is pruned")]
+pub struct PruneArgs {
+    /// The dataset's name
+    pub dataset: DatasetName,
+    /// How many of the newest versions stay
+    #[arg(long, value_name = "VERSIONS")]
+    pub keep: NonZeroUsize,
 }
 
 #[derive(Debug, ClapArgs)]

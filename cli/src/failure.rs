@@ -33,7 +33,9 @@ impl Exit {
             | UnknownJob | UnknownToken => Exit::NotFound,
             Unauthorized | Forbidden => Exit::NotAllowed,
             BodyTooLarge | TooManyRequests | HeadersTooLarge | StoreFull => Exit::OverLimit,
-            BadInput | BadManifest | RefusedComponent if problem.limit.is_some() => Exit::OverLimit,
+            BadRequest | BadInput | BadManifest | RefusedComponent if problem.limit.is_some() => {
+                Exit::OverLimit
+            }
             RequestTimeout => Exit::TimedOut,
             BadRequest | MethodNotAllowed | Conflict | RangeNotSatisfiable | RefusedComponent
             | BadManifest | BadInput | Internal | Corrupt | Overload | Draining | ForgottenResult => {

@@ -41,14 +41,25 @@ pub fn build(crate_dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf
         Toolchain::Debian { linkers } => debian(linkers)?,
         Toolchain::Missing(what) => bail!(what),
     };
+    cargo.args(["build", "--release", "--target", TARGET]);
+    let found = artifact(cargo, crate_dir, component, progress)?;
+    found.with_context(|| {
+        format!(
+            "{} builds no component; its Cargo.toml needs [lib] crate-type = [\"cdylib\"]",
+            crate_dir.display()
+        )
+    })
+}
+
+/// Runs `cargo` in `crate_dir`, and returns the file that `of` finds in the message about the crate there.
+pub fn artifact(
+    mut cargo: Command,
+    crate_dir: &Path,
+    of: fn(&str) -> Option<PathBuf>,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Option<PathBuf>> {
     cargo
-        .args([
-            "build",
-            "--release",
-            "--target",
-            TARGET,
-            "--message-format=json-render-diagnostics",
-        ])
+        .arg("--message-format=json-render-diagnostics")
         .current_dir(crate_dir)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -59,12 +70,12 @@ pub fn build(crate_dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf
 
     // Both pipes are read at once: a full one would stop cargo.
     let stdout = child.stdout.take().context("cargo's stdout")?;
-    let artifacts = std::thread::spawn(move || components(BufReader::new(stdout)));
+    let artifacts = std::thread::spawn(move || artifacts_of(BufReader::new(stdout), of));
     let stderr = child.stderr.take().context("cargo's stderr")?;
     for line in BufReader::new(stderr).lines() {
         progress(&line?);
     }
-    let components = artifacts
+    let artifacts = artifacts
         .join()
         .map_err(|_| anyhow::anyhow!("reading cargo's messages"))?;
     ensure!(
@@ -75,16 +86,10 @@ pub fn build(crate_dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf
 
     // A workspace's root builds all its members: the one in `crate_dir` itself counts.
     let manifest = crate_dir.join("Cargo.toml").canonicalize()?;
-    let found = components
+    let found = artifacts
         .into_iter()
         .find(|(built, _)| Path::new(built).canonicalize().is_ok_and(|path| path == manifest));
-    let (_, component) = found.with_context(|| {
-        format!(
-            "{} builds no component; its Cargo.toml needs [lib] crate-type = [\"cdylib\"]",
-            crate_dir.display()
-        )
-    })?;
-    Ok(component)
+    Ok(found.map(|(_, file)| file))
 }
 
 /// What compiles in `dir`: a `rust-toolchain.toml` there may choose.
@@ -151,7 +156,7 @@ fn linkers(sysroot: &Path) -> Vec<PathBuf> {
 }
 
 /// A command without what an outer cargo or rustup set for its own build.
-fn clean(mut command: Command) -> Command {
+pub fn clean(mut command: Command) -> Command {
     let outer = |name: &OsStr| {
         let name = name.to_string_lossy();
         name.starts_with("RUSTC") || name.starts_with("RUSTFLAGS") || name == "RUSTDOCFLAGS" || name == "RUSTUP_TOOLCHAIN"
@@ -207,13 +212,16 @@ fn add_target(dir: &Path) -> bool {
     })
 }
 
-/// The manifest and the component of each artifact in cargo's messages.
-fn components(messages: impl BufRead) -> Vec<(String, PathBuf)> {
-    let artifact = |line: String| {
-        let manifest = text_after(&line, "\"manifest_path\":\"")?;
-        let component = line.split('"').find(|text| text.ends_with(".wasm"))?;
-        Some((manifest, PathBuf::from(component)))
-    };
+fn component(message: &str) -> Option<PathBuf> {
+    message
+        .split('"')
+        .find(|text| text.ends_with(".wasm"))
+        .map(PathBuf::from)
+}
+
+/// The manifest and the file that `of` finds of each artifact in cargo's messages.
+fn artifacts_of(messages: impl BufRead, of: fn(&str) -> Option<PathBuf>) -> Vec<(String, PathBuf)> {
+    let artifact = |line: String| Some((text_after(&line, "\"manifest_path\":\"")?, of(&line)?));
     let lines = messages.lines().map_while(Result::ok);
     lines
         .filter(|line| line.contains("\"reason\":\"compiler-artifact\""))
@@ -222,7 +230,7 @@ fn components(messages: impl BufRead) -> Vec<(String, PathBuf)> {
 }
 
 /// A JSON string's text; paths that JSON would escape are not worth a parser here.
-fn text_after(line: &str, key: &str) -> Option<String> {
+pub fn text_after(line: &str, key: &str) -> Option<String> {
     let (_, rest) = line.split_once(key)?;
     Some(rest.split('"').next()?.to_owned())
 }
@@ -240,7 +248,7 @@ mod tests {
             "\n",
             r#"{"reason":"build-finished","success":true}"#,
         );
-        let found = components(messages.as_bytes());
+        let found = artifacts_of(messages.as_bytes(), component);
         assert_eq!(
             found,
             [("/c/Cargo.toml".to_owned(), PathBuf::from("/t/release/my_fn.wasm"))]

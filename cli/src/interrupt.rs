@@ -1,6 +1,7 @@
 //! Ctrl-C: what is half written goes, and the process ends with 130.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
@@ -10,6 +11,8 @@ use crate::failure::Exit;
 /// Files and folders to remove if the user interrupts. A mutex, since the watching thread reads it.
 static PARTIAL: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
+static LEFT: AtomicBool = AtomicBool::new(false);
+
 /// Starts watching. Not for `up`, which shuts a node down in order instead.
 pub fn watch() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -17,7 +20,10 @@ pub fn watch() -> Result<()> {
         .build()
         .context("watching for Ctrl-C")?;
     std::thread::spawn(move || {
-        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+        while runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+            if LEFT.load(Ordering::Relaxed) {
+                continue;
+            }
             // Held until the end, so that no other thread finishes or begins a file meanwhile.
             let partial = paths();
             for path in partial.iter() {
@@ -31,6 +37,22 @@ pub fn watch() -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// While this lives, Ctrl-C is for the program that was started on this terminal, such as a debugger.
+pub struct Left(());
+
+impl Left {
+    pub fn to_child() -> Self {
+        LEFT.store(true, Ordering::Relaxed);
+        Left(())
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        LEFT.store(false, Ordering::Relaxed);
+    }
 }
 
 /// Something half written, removed by an interrupt while this lives.

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use nearfield_gateway::{Body, Boxed, Dispatch, Logged, Surface};
-use nearfield_host::{Host, LogLine};
+use nearfield_gateway::{Body, Boxed, Dispatch, LogQuery, Logged, Replayed, RunOf, Surface};
+use nearfield_host::{Host, LogLine, Logs};
 use nearfield_protocol::call::{CallSpec, OnReport};
 use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
-use nearfield_protocol::{Digest, FunctionName, NodeId, Problem, ProblemKind};
+use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
 use tokio::sync::{broadcast, mpsc};
 
 /// Log lines that may wait for a slow reader.
@@ -48,6 +48,17 @@ impl Dispatch for LocalHost {
         Box::pin(self.host.run_pure(spec))
     }
 
+    fn replay(&self, _host: NodeId, spec: PureSpec) -> Boxed<'_, Result<Replayed, Problem>> {
+        Box::pin(async move {
+            let replayed = self.host.replay(spec).await?;
+            Ok(Replayed {
+                outcome: replayed.outcome,
+                remembered: replayed.remembered,
+                log: replayed.log,
+            })
+        })
+    }
+
     fn recall<'a>(
         &'a self,
         _host: NodeId,
@@ -65,42 +76,44 @@ impl Dispatch for LocalHost {
         Box::pin(async move { self.host.written(&key).await })
     }
 
-    fn logs(
-        &self,
-        _host: NodeId,
-        function: FunctionName,
-        lines: usize,
-        follow: bool,
-    ) -> Result<mpsc::Receiver<Logged>, Problem> {
-        let logs = self.host.logs().clone();
-        // Following starts before the past is read, so that no line falls between.
-        let coming = follow.then(|| logs.follow());
-        let past = logs.tail(&function, lines).map_err(|error| {
-            Problem::new(
-                ProblemKind::Internal,
-                format!("reading the log of `{function}`: {error}"),
-            )
-        })?;
-        let (send, received) = mpsc::channel(LOG_LINES);
-        tokio::spawn(async move {
-            let last = past.last().cloned();
-            for line in past {
-                if send.send(logged(line)).await.is_err() {
-                    return;
-                }
-            }
-            if let Some(coming) = coming {
-                forward(coming, function, last, send).await;
-            }
-        });
-        Ok(received)
+    fn logs(&self, _host: NodeId, query: LogQuery) -> Boxed<'_, Result<mpsc::Receiver<Logged>, Problem>> {
+        Box::pin(logs(self.host.logs().clone(), query))
     }
 }
 
-/// Passes on a function's lines as they come, until nobody listens.
+async fn logs(logs: Logs, query: LogQuery) -> Result<mpsc::Receiver<Logged>, Problem> {
+    // Following starts before the past is read, so that no line falls between.
+    let coming = query.follow.then(|| logs.follow());
+    let past = {
+        let query = query.clone();
+        let tail = move || logs.tail(&query.function, query.lines, |line| wanted(&query, line));
+        tokio::task::spawn_blocking(tail).await
+    };
+    let past = past.map_err(std::io::Error::other).flatten().map_err(|error| {
+        Problem::new(
+            ProblemKind::Internal,
+            format!("reading the log of `{}`: {error}", query.function),
+        )
+    })?;
+    let (send, received) = mpsc::channel(LOG_LINES);
+    tokio::spawn(async move {
+        let last = past.last().cloned();
+        for line in past {
+            if send.send(logged(&query, line)).await.is_err() {
+                return;
+            }
+        }
+        if let Some(coming) = coming {
+            forward(coming, query, last, send).await;
+        }
+    });
+    Ok(received)
+}
+
+/// Passes on the lines that are asked for as they come, until nobody listens.
 async fn forward(
     mut coming: broadcast::Receiver<LogLine>,
-    function: FunctionName,
+    query: LogQuery,
     last: Option<LogLine>,
     send: mpsc::Sender<Logged>,
 ) {
@@ -110,8 +123,8 @@ async fn forward(
             () = send.closed() => return,
         };
         match line {
-            Ok(line) if line.function == function.as_str() && Some(&line) != last.as_ref() => {
-                if send.send(logged(line)).await.is_err() {
+            Ok(line) if wanted(&query, &line) && Some(&line) != last.as_ref() => {
+                if send.send(logged(&query, line)).await.is_err() {
                     return;
                 }
             }
@@ -121,8 +134,18 @@ async fn forward(
     }
 }
 
-fn logged(line: LogLine) -> Logged {
+fn wanted(query: &LogQuery, line: &LogLine) -> bool {
+    line.function == query.function.as_str() && (query.runs.is_none() || run_of(query, line).is_some())
+}
+
+/// What of a job the line's run is, if a job's lines are asked for.
+fn run_of(query: &LogQuery, line: &LogLine) -> Option<RunOf> {
+    query.runs.as_ref()?.get(&line.call.parse().ok()?).copied()
+}
+
+fn logged(query: &LogQuery, line: LogLine) -> Logged {
     Logged {
+        run: run_of(query, &line).map(|run| run.to_string()),
         unix_ms: line.unix_ms,
         function: line.function,
         call: line.call,

@@ -160,14 +160,16 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     ];
     let orphans = tokio::spawn(settle(gateway.clone(), sealed, interrupted));
     let evictor = tokio::spawn(evict(gateway.clone(), stop.clone()));
+    // Before anybody is told that there is a node to stop.
+    let asked = stopped()?;
     announce(json, &node, &functions_url, &admin_url, data_dir);
 
-    stopped().await?;
+    asked.await;
+    let asked_again = stopped()?;
     tokio::spawn(async {
         // Whoever asks twice does not want to wait.
-        if stopped().await.is_ok() {
-            std::process::exit(130);
-        }
+        asked_again.await;
+        std::process::exit(130);
     });
     eprintln!(
         "stopping: no new connections; open ones have {} s",
@@ -279,15 +281,16 @@ async fn scrub(store: Store, stop: CancellationToken) {
     }
 }
 
-/// Ends at SIGINT or SIGTERM.
-async fn stopped() -> io::Result<()> {
+/// Ends at a SIGINT or SIGTERM that comes after this was called, if only later looked at.
+fn stopped() -> io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
 fn acceptor(args: &UpArgs) -> anyhow::Result<Option<TlsAcceptor>> {

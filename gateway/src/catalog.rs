@@ -7,12 +7,15 @@
 
 use std::collections::HashSet;
 use std::io::Read;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 use nearfield_net::{NetError, Node};
 use nearfield_protocol::records::{DatasetVersion, FunctionVersion};
 use nearfield_protocol::{DatasetName, Digest, FunctionName, Problem, ProblemKind};
-use nearfield_store::{PutProgress, PutReport, PutRequest, Remembered, Store, StoreError};
+use nearfield_store::{
+    Placement, PutProgress, PutReport, PutRequest, Remembered, StagedDataset, Store, StoreError,
+};
 use tokio::sync::RwLock;
 
 use crate::reply::store_problem;
@@ -38,20 +41,18 @@ impl Catalog {
         }
     }
 
-    /// Puts a dataset. Durable, data and record, when this returns; otherwise nothing of it is kept.
+    /// Puts a dataset, or what it grows by. Durable, data and record, when this returns; otherwise nothing of it is
+    /// kept.
     pub async fn put(
         &self,
         name: DatasetName,
         if_version: Option<u64>,
         input: impl Read + Send + 'static,
-        request: PutRequest,
+        mut request: PutRequest,
     ) -> Result<(DatasetVersion, PutReport), Problem> {
         // Told early where it can be; what counts is the check as the record is written.
-        let found = self
-            .node
-            .records()
-            .dataset(&name)
-            .map_or(0, |newest| newest.version);
+        let newest = self.node.records().dataset(&name).cloned();
+        let found = newest.as_ref().map_or(0, |newest| newest.version);
         if let Some(expected) = if_version.filter(|expected| *expected != found) {
             return Err(net_problem(NetError::Conflict {
                 name: name.to_string(),
@@ -59,13 +60,65 @@ impl Catalog {
                 expected,
             }));
         }
+        let grows = request.placement != Placement::Whole;
+        if grows && let Some(newest) = &newest {
+            // What is added is cut as what is there.
+            let base = self.store.dataset(&newest.digest).await.map_err(store_problem)?;
+            request.split = request.split.or(Some(base.meta.split));
+        }
         let progress = Arc::new(PutProgress::default());
+        let input = self
+            .store
+            .stage_input(input, request, progress)
+            .await
+            .map_err(store_problem)?;
+        if grows {
+            // Alone: what is there must not change before it has grown.
+            let _recording = self.recording.write().await;
+            let newest = self.node.records().dataset(&name).cloned();
+            let base = match newest {
+                Some(newest) => Some(self.store.dataset(&newest.digest).await.map_err(store_problem)?),
+                None => None,
+            };
+            let staged = self
+                .store
+                .stage_dataset(input, base)
+                .await
+                .map_err(store_problem)?;
+            return match self.record(name, if_version, staged).await? {
+                Ok(done) => Ok(done),
+                Err((digest, problem)) => {
+                    self.release_unreferenced(vec![digest]).await?;
+                    Err(problem)
+                }
+            };
+        }
         let staged = self
             .store
-            .stage_dataset(input, request, progress)
+            .stage_dataset(input, None)
             .await
             .map_err(store_problem)?;
         let recording = self.recording.read().await;
+        let recorded = self.record(name, if_version, staged).await?;
+        drop(recording);
+        match recorded {
+            Ok(done) => Ok(done),
+            Err((digest, problem)) => {
+                let _recording = self.recording.write().await;
+                self.release_unreferenced(vec![digest]).await?;
+                Err(problem)
+            }
+        }
+    }
+
+    /// Seals a dataset and writes the record of it. Where only the record fails, the digest of what is sealed
+    /// for nothing comes back.
+    async fn record(
+        &self,
+        name: DatasetName,
+        if_version: Option<u64>,
+        staged: StagedDataset,
+    ) -> Result<Result<(DatasetVersion, PutReport), (Digest, Problem)>, Problem> {
         let report = self.store.seal_dataset(staged).await.map_err(store_problem)?;
         let written = self
             .node
@@ -78,15 +131,32 @@ impl Catalog {
                 put_unix_ms: unix_ms(),
             })
             .await;
-        drop(recording);
-        match written {
+        Ok(match written {
             Ok(version) => Ok((version, report)),
-            Err(error) => {
-                let _recording = self.recording.write().await;
-                self.release_unreferenced(vec![report.digest]).await?;
-                Err(net_problem(error))
-            }
+            Err(error) => Err((report.digest, net_problem(error))),
+        })
+    }
+
+    /// Forgets all versions of a dataset but the newest `keep`. Returns how many went, and how many bytes the next
+    /// sweep frees.
+    pub async fn prune_dataset(&self, name: &DatasetName, keep: NonZeroUsize) -> Result<(u64, u64), Problem> {
+        let _recording = self.recording.write().await;
+        let records = self.node.records();
+        let versions = records.dataset_versions(name);
+        if versions.is_empty() {
+            return Err(unknown_dataset(name.as_str()));
         }
+        let (gone, kept) = versions.split_at(versions.len().saturating_sub(keep.get()));
+        if gone.is_empty() {
+            return Ok((0, 0));
+        }
+        let gone = digests(gone, |version| version.digest);
+        self.node
+            .prune_dataset(name, kept[0].version)
+            .await
+            .map_err(net_problem)?;
+        let pruned = gone.len() as u64;
+        Ok((pruned, self.release_unreferenced(gone).await?))
     }
 
     /// Removes a dataset name with all its versions, and lets go of what nothing else refers to; with

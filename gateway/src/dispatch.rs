@@ -1,12 +1,15 @@
 //! How a call reaches the host that was chosen for it.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use nearfield_protocol::call::{CallSpec, OnReport};
 use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
-use nearfield_protocol::{Digest, FunctionName, NodeId, Problem};
+use nearfield_protocol::{CallId, Digest, FunctionName, NodeId, Problem};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -33,6 +36,9 @@ pub trait Dispatch: Send + Sync + 'static {
     /// One run of a job on `host`: remembered there, or made. Dropping the future stops the guest.
     fn run_pure(&self, host: NodeId, spec: PureSpec) -> Boxed<'_, Result<PureReport, PureFailure>>;
 
+    /// The same run once more, whatever is remembered of it and stays so. Dropping the future stops the guest.
+    fn replay(&self, host: NodeId, spec: PureSpec) -> Boxed<'_, Result<Replayed, Problem>>;
+
     /// What `host` remembers under `key`, used for the datasets `origins`.
     fn recall<'a>(
         &'a self,
@@ -47,15 +53,48 @@ pub trait Dispatch: Send + Sync + 'static {
     /// The files that such a run wrote, encoded as [`nearfield_store::written`] says.
     fn written(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>>;
 
-    /// The last `lines` log lines of a function on `host`, then, if `follow`, those that come.
+    /// The last log lines on `host` that `query` asks for, then, if it follows, those that come.
     /// The channel is bounded: a slow reader holds nobody up and misses lines.
-    fn logs(
-        &self,
-        host: NodeId,
-        function: FunctionName,
-        lines: usize,
-        follow: bool,
-    ) -> Result<mpsc::Receiver<Logged>, Problem>;
+    fn logs(&self, host: NodeId, query: LogQuery) -> Boxed<'_, Result<mpsc::Receiver<Logged>, Problem>>;
+}
+
+/// Which log lines.
+#[derive(Debug, Clone)]
+pub struct LogQuery {
+    pub function: FunctionName,
+    /// Only those of these runs of the pure lane, told as what they are here.
+    pub runs: Option<Arc<HashMap<CallId, RunOf>>>,
+    /// How many of the past.
+    pub lines: usize,
+    pub follow: bool,
+}
+
+/// What of a job a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunOf {
+    Shard(u32),
+    Reduce,
+    Finish,
+}
+
+impl fmt::Display for RunOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RunOf::Shard(index) => write!(f, "shard {index}"),
+            RunOf::Reduce => f.write_str("reduce"),
+            RunOf::Finish => f.write_str("finish"),
+        }
+    }
+}
+
+/// What a run that was made once more came to.
+#[derive(Debug)]
+pub struct Replayed {
+    pub outcome: Result<(PureReport, Bytes), PureFailure>,
+    /// What is remembered of the same run.
+    pub remembered: Option<PureReport>,
+    /// What the guest printed, line by line.
+    pub log: Vec<String>,
 }
 
 /// What a component imports and exports.
@@ -71,5 +110,8 @@ pub struct Logged {
     pub unix_ms: u64,
     pub function: String,
     pub call: String,
+    /// What of a job the call was, where a job's lines were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
     pub line: String,
 }

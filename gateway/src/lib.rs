@@ -28,7 +28,7 @@ pub use auth::{Auth, load_or_create_admin_token};
 pub use body::Body;
 pub use calls::Calls;
 pub use catalog::Catalog;
-pub use dispatch::{Boxed, Dispatch, Logged, Surface};
+pub use dispatch::{Boxed, Dispatch, LogQuery, Logged, Replayed, RunOf, Surface};
 pub use hosts::Hosts;
 pub use jobs::{JobRecord, Jobs, resume_jobs};
 pub use metrics::Metrics;

@@ -65,6 +65,7 @@ pub fn store_problem(error: StoreError) -> Problem {
         StoreError::NotADataset { .. } => ProblemKind::UnknownDataset,
         StoreError::Corrupt(_) => ProblemKind::Corrupt,
         StoreError::Full { .. } | StoreError::DiskFull | StoreError::FileTooLarge => ProblemKind::StoreFull,
+        StoreError::Unlike(_) => ProblemKind::Conflict,
         StoreError::Cut(_) => ProblemKind::BadInput,
         _ => ProblemKind::Internal,
     };

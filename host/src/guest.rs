@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nearfield_protocol::call::CallSpec;
 use nearfield_protocol::job::{PureSpec, ResultKey, Work};
-use nearfield_protocol::{CallId, cost, limits};
+use nearfield_protocol::{cost, limits};
 use nearfield_store::Store as BlobStore;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, ResourceLimiter, Store};
@@ -98,10 +98,9 @@ impl Guest {
         spec: &PureSpec,
         key: &ResultKey,
         blobs: &BlobStore,
-        logs: Logs,
+        log: CallLog,
     ) -> wasmtime::Result<Store<Guest>> {
         let setting = &spec.setting;
-        let log = CallLog::new(logs, setting.function.clone(), CallId::of_result(key));
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits::GUEST_HANDLES);
         let guest = Guest {

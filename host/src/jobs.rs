@@ -2,13 +2,15 @@
 
 use bytes::Bytes;
 use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey, Work};
-use nearfield_protocol::{Problem, ProblemKind};
+use nearfield_protocol::{CallId, Problem, ProblemKind};
+use tokio::sync::SemaphorePermit;
 use tokio::task::JoinHandle;
 
 use crate::components::store_problem;
 use crate::data::ShardHandle;
 use crate::host::{Host, Inner};
-use crate::pure::{PureRun, Subject, out_of_fuel};
+use crate::logs::CallLog;
+use crate::pure::{PureOutput, PureRun, Subject, out_of_fuel};
 
 impl Host {
     /// The result of one run: remembered, or made now. Dropping the future stops the guest.
@@ -22,37 +24,30 @@ impl Host {
                 false => Err(out_of_fuel(&spec).into()),
             };
         }
-        let component = inner.components.load_job(spec.setting.component).await?;
-        let stopping = |_| Problem::new(ProblemKind::Draining, "this host is stopping");
-        // Until the result is kept: what runs are given and come to is in memory as long.
-        let _slot = inner.job_slots.acquire().await.map_err(stopping)?;
-        let (subject, fuel_before) = inner.subject(&spec.work).await?;
-        let place = inner.job_places.clone().acquire_owned().await.map_err(stopping)?;
+        let function = spec.setting.function.clone();
+        let log = CallLog::new(inner.logs.clone(), function, CallId::of_result(&key));
         let origins = spec.setting.origins.clone();
-        let run = PureRun {
-            key,
-            component,
-            subject,
-            blobs: inner.store.clone(),
-            logs: inner.logs.clone(),
-            spec,
-        };
-        let mut task = Stopping(inner.jobs.spawn(async move {
-            let ended = run.run().await;
-            drop(place);
-            ended
-        }));
-        let ended = (&mut task.0)
-            .await
-            .map_err(|error| Problem::new(ProblemKind::Internal, format!("a job's run: {error}")))?;
-        let mut run = ended.map_err(|(problem, fuel)| PureFailure { problem, fuel })?;
-        run.report.total_fuel += fuel_before;
+        let (run, _slot) = inner.run(spec, key, log).await?;
         inner
             .remembered
             .keep(run.report, &origins, run.output, run.written)
             .await
             .map_err(store_problem)?;
         Ok(run.report)
+    }
+
+    /// Runs once more what may be remembered, which stays as it is. Dropping the future stops the guest.
+    pub async fn replay(&self, spec: PureSpec) -> Result<Replayed, Problem> {
+        let inner = &self.inner;
+        let key = spec.key();
+        let remembered = inner.remembered.get(&key).map_err(store_problem)?;
+        let log = CallLog::apart();
+        let outcome = inner.run(spec, key, log.clone()).await;
+        Ok(Replayed {
+            outcome: outcome.map(|(run, _)| (run.report, run.output)),
+            remembered,
+            log: log.take(),
+        })
     }
 
     /// A result that is remembered, without running anything.
@@ -71,7 +66,49 @@ impl Host {
     }
 }
 
+/// What a run that was made once more came to.
+pub struct Replayed {
+    pub outcome: Result<(PureReport, Bytes), PureFailure>,
+    /// What is remembered of the same run.
+    pub remembered: Option<PureReport>,
+    /// What the guest printed. It stands in no log.
+    pub log: Vec<String>,
+}
+
 impl Inner {
+    /// Runs a guest when its turn comes. The slot is for as long as what it came to is in memory.
+    async fn run(
+        &self,
+        spec: PureSpec,
+        key: ResultKey,
+        log: CallLog,
+    ) -> Result<(PureOutput, SemaphorePermit<'_>), PureFailure> {
+        let component = self.components.load_job(spec.setting.component).await?;
+        let stopping = |_| Problem::new(ProblemKind::Draining, "this host is stopping");
+        let slot = self.job_slots.acquire().await.map_err(stopping)?;
+        let (subject, fuel_before) = self.subject(&spec.work).await?;
+        let place = self.job_places.clone().acquire_owned().await.map_err(stopping)?;
+        let run = PureRun {
+            key,
+            component,
+            subject,
+            blobs: self.store.clone(),
+            log,
+            spec,
+        };
+        let mut task = Stopping(self.jobs.spawn(async move {
+            let ended = run.run().await;
+            drop(place);
+            ended
+        }));
+        let ended = (&mut task.0)
+            .await
+            .map_err(|error| Problem::new(ProblemKind::Internal, format!("a job's run: {error}")))?;
+        let mut run = ended.map_err(|(problem, fuel)| PureFailure { problem, fuel })?;
+        run.report.total_fuel += fuel_before;
+        Ok((run, slot))
+    }
+
     async fn recall(&self, key: &ResultKey, origins: &[String]) -> Result<Option<PureReport>, Problem> {
         let found = self.remembered.get(key).map_err(store_problem)?;
         if found.is_some() {

@@ -24,4 +24,5 @@ pub use engine::Lane;
 pub use host::{Host, HostError, HostOptions};
 pub use inspect::{Inspection, inspect};
 pub use invoke::GuestBody;
+pub use jobs::Replayed;
 pub use logs::{LogLine, LogWriter, Logs};

@@ -82,8 +82,13 @@ impl Logs {
         Ok((Logs { inner }, writer))
     }
 
-    /// The last `lines` lines of a function, oldest first.
-    pub fn tail(&self, function: &FunctionName, lines: usize) -> io::Result<Vec<LogLine>> {
+    /// The last `lines` of those lines of a function that are `wanted`, oldest first. Reads files.
+    pub fn tail(
+        &self,
+        function: &FunctionName,
+        lines: usize,
+        wanted: impl Fn(&LogLine) -> bool,
+    ) -> io::Result<Vec<LogLine>> {
         let path = file_of(&self.inner.dir, function.as_str());
         let mut kept = std::collections::VecDeque::with_capacity(lines.min(1_024));
         for path in [rotated(&path), path] {
@@ -97,6 +102,9 @@ impl Logs {
                 let Ok(line) = serde_json::from_str(&line?) else {
                     continue;
                 };
+                if !wanted(&line) {
+                    continue;
+                }
                 if kept.len() == lines {
                     kept.pop_front();
                 }
@@ -178,20 +186,36 @@ pub(crate) struct CallLog {
 }
 
 struct CallLogState {
-    logs: Logs,
-    function: FunctionName,
-    call: CallId,
+    to: Target,
     /// The line that has not ended yet.
     partial: Vec<u8>,
     left_bytes: usize,
 }
 
+/// Where a call's lines go.
+enum Target {
+    Log {
+        logs: Logs,
+        function: FunctionName,
+        call: CallId,
+    },
+    /// To whoever asked for this one run.
+    Asker(Vec<String>),
+}
+
 impl CallLog {
     pub fn new(logs: Logs, function: FunctionName, call: CallId) -> Self {
+        CallLog::to(Target::Log { logs, function, call })
+    }
+
+    /// One that goes into no log: [`take`](CallLog::take) gives its lines.
+    pub fn apart() -> Self {
+        CallLog::to(Target::Asker(Vec::new()))
+    }
+
+    fn to(to: Target) -> Self {
         let state = CallLogState {
-            logs,
-            function,
-            call,
+            to,
             partial: Vec::new(),
             left_bytes: limits::LOG_BYTES_PER_CALL,
         };
@@ -200,11 +224,22 @@ impl CallLog {
         }
     }
 
+    /// The lines so far of one that is [`apart`](CallLog::apart).
+    pub fn take(&self) -> Vec<String> {
+        match &mut self.state.lock().expect("no panic under this lock").to {
+            Target::Log { .. } => Vec::new(),
+            Target::Asker(lines) => std::mem::take(lines),
+        }
+    }
+
     /// Goes on as the log of another call of its function: a reused guest keeps its streams.
-    pub fn renew(&self, call: CallId) {
+    pub fn renew(&self, next: CallId) {
         let mut state = self.state.lock().expect("no panic under this lock");
         state.end_line();
-        (state.call, state.left_bytes) = (call, limits::LOG_BYTES_PER_CALL);
+        state.left_bytes = limits::LOG_BYTES_PER_CALL;
+        if let Target::Log { call, .. } = &mut state.to {
+            *call = next;
+        }
     }
 
     /// A line from the host.
@@ -255,16 +290,18 @@ impl CallLogState {
         self.push(text);
     }
 
-    fn push(&self, line: String) {
-        let unix_ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |elapsed| elapsed.as_millis() as u64);
-        self.logs.push(LogLine {
-            unix_ms,
-            function: self.function.to_string(),
-            call: self.call.to_string(),
-            line,
-        });
+    fn push(&mut self, line: String) {
+        match &mut self.to {
+            Target::Asker(lines) => lines.push(line),
+            Target::Log { logs, function, call } => logs.push(LogLine {
+                unix_ms: SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0, |elapsed| elapsed.as_millis() as u64),
+                function: function.to_string(),
+                call: call.to_string(),
+                line,
+            }),
+        }
     }
 }
 
@@ -343,7 +380,7 @@ mod tests {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         let tail = loop {
             assert!(std::time::Instant::now() < deadline, "the writer does not write");
-            let tail = reader.tail(&name, 100_000).unwrap();
+            let tail = reader.tail(&name, 100_000, |_| true).unwrap();
             if tail.last().is_some_and(|line| line.line.contains("dropped")) {
                 break tail;
             }
@@ -351,7 +388,13 @@ mod tests {
         };
         assert_eq!(tail[0].line, "first");
         assert_eq!(tail[1].line, "second");
-        assert!(reader.tail(&name, 2).unwrap().len() == 2);
+        assert_eq!(reader.tail(&name, 2, |_| true).unwrap().len(), 2);
+        let wanted = reader.tail(&name, 1, |line| line.line != "second" && line.line.len() < 9);
+        assert_eq!(
+            wanted.unwrap()[0].line,
+            "first",
+            "the last of those that are wanted"
+        );
         drop(reader);
         writer.await.unwrap();
     }

@@ -24,7 +24,7 @@ use wasmtime_wasi_http::p2::types::{HostFutureIncomingResponse, HostOutgoingRequ
 use crate::components::store_problem;
 use crate::data::ShardHandle;
 use crate::guest::Guest;
-use crate::logs::{CallLog, Logs};
+use crate::logs::CallLog;
 
 /// What a job's component exports.
 pub(crate) const MAPPER: &str = "nearfield:compute/mapper@0.1.0";
@@ -35,6 +35,9 @@ const MONOTONIC_CLOCK: &str = "wasi:clocks/monotonic-clock@0.2.12";
 const OUTGOING: &str = "wasi:http/outgoing-handler@0.2.12";
 /// What of a guest's own error is passed on.
 const MAX_MESSAGE_CHARS: usize = 4_096;
+/// Results up to this size are held in memory until they are kept: those in the rows of remembered results, and the
+/// smaller blobs. Larger ones may be as large as their guest's memory, and many wait at once.
+const HELD_RESULT_BYTES: usize = 4 << 20;
 /// Random bytes a guest may ask for at once.
 const MAX_RANDOM_BYTES: u64 = 1 << 20;
 
@@ -189,7 +192,7 @@ pub(crate) struct PureRun {
     pub component: Arc<JobComponent>,
     pub subject: Subject,
     pub blobs: BlobStore,
-    pub logs: Logs,
+    pub log: CallLog,
 }
 
 impl PureRun {
@@ -201,16 +204,16 @@ impl PureRun {
             component,
             subject,
             blobs,
-            logs,
+            log,
         } = self;
         let limits = &spec.setting.limits;
         let begun = Instant::now();
         let engine = component.pre.engine();
-        let mut store = match Guest::pure_store(engine, &spec, &key, &blobs, logs) {
+        let mut store = match Guest::pure_store(engine, &spec, &key, &blobs, log) {
             Ok(store) => store,
             Err(error) => return Err((Problem::new(ProblemKind::Internal, format!("{error:#}")), 0)),
         };
-        let run = run_guest(&mut store, &component, subject, &spec.setting.args);
+        let run = run_guest(&mut store, &component, subject, &spec.setting.args, &blobs);
         let ended = tokio::time::timeout(limits.timeout, run).await;
         let guest = store.data();
         guest.log.finish();
@@ -256,21 +259,22 @@ async fn run_guest(
     component: &JobComponent,
     subject: Subject,
     args: &[u8],
+    blobs: &BlobStore,
 ) -> wasmtime::Result<Answer> {
     let instance = component.pre.instantiate_async(&mut *store).await?;
     let lacks = |name: &str| wasmtime::Error::msg(format!("the component exports no {name}"));
     match subject {
         Subject::Shard(shard) => {
             let handle: Resource<ShardHandle> = store.data_mut().ctx().table.push(shard)?;
-            invoke(store, &instance, &component.map, (handle, args)).await
+            invoke(store, &instance, &component.map, (handle, args), blobs).await
         }
         Subject::Parts(parts) => {
             let reduce = component.reduce.as_ref().ok_or_else(|| lacks(REDUCER))?;
-            invoke(store, &instance, reduce, (parts, args)).await
+            invoke(store, &instance, reduce, (parts, args), blobs).await
         }
         // A component without one leaves the total as it is.
         Subject::Total(total) => match &component.finish {
-            Some(finish) => invoke(store, &instance, finish, (total, args)).await,
+            Some(finish) => invoke(store, &instance, finish, (total, args), blobs).await,
             None => Ok(Ok(total)),
         },
     }
@@ -281,6 +285,7 @@ async fn invoke<P>(
     instance: &Instance,
     export: &ComponentExportIndex,
     parameters: P,
+    blobs: &BlobStore,
 ) -> wasmtime::Result<Answer>
 where
     P: wasmtime::component::ComponentNamedList + wasmtime::component::Lower + Send + Sync,
@@ -288,7 +293,15 @@ where
     let function =
         instance.get_typed_func::<P, (Result<WasmList<u8>, String>,)>(store.as_context_mut(), export)?;
     let (answer,) = function.call_async(&mut *store, parameters).await?;
-    Ok(answer.map(|list| Bytes::copy_from_slice(list.as_le_slice(&*store))))
+    let list = match answer {
+        Ok(list) => list,
+        Err(message) => return Ok(Err(message)),
+    };
+    let bytes = list.as_le_slice(&*store);
+    Ok(Ok(match bytes.len() <= HELD_RESULT_BYTES {
+        true => Bytes::copy_from_slice(bytes),
+        false => tokio::task::block_in_place(|| blobs.set_aside(bytes))?,
+    }))
 }
 
 /// What the run is about, in words.

@@ -195,6 +195,17 @@ impl Node {
             .await
     }
 
+    /// Forgets the versions of a dataset before `before`, which must be one of them.
+    pub async fn prune_dataset(&self, name: &DatasetName, before: u64) -> Result<(), NetError> {
+        let _writing = self.inner.writing.lock().await;
+        self.write(
+            RecordKind::Dataset,
+            name.as_str(),
+            &DatasetRecord::Pruned { before },
+        )
+        .await
+    }
+
     pub async fn issue_token(&self, token: TokenVersion) -> Result<(), NetError> {
         let _writing = self.inner.writing.lock().await;
         let id = token.id.clone();

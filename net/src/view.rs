@@ -98,6 +98,11 @@ impl Records {
                 let name = key.name.parse().map_err(|error| unreadable(&error))?;
                 match serde_json::from_slice(value).map_err(|error| unreadable(&error))? {
                     DatasetRecord::Put(version) => self.datasets.entry(name).or_default().push(version),
+                    DatasetRecord::Pruned { before } => {
+                        if let Some(versions) = self.datasets.get_mut(&name) {
+                            versions.retain(|version| version.version >= before);
+                        }
+                    }
                     DatasetRecord::Removed => {
                         self.datasets.remove(&name);
                     }
@@ -158,9 +163,15 @@ mod tests {
             .unwrap();
         assert_eq!(records.dataset(&name).unwrap().version, 2);
         assert_eq!(records.dataset_versions(&name).len(), 2);
+        let pruned = serde_json::to_vec(&DatasetRecord::Pruned { before: 2 }).unwrap();
+        records
+            .apply(&key(RecordKind::Dataset, "logs", 3), &pruned)
+            .unwrap();
+        assert_eq!(records.dataset_versions(&name).len(), 1);
+        assert_eq!(records.dataset(&name).unwrap().version, 2);
         let removed = serde_json::to_vec(&DatasetRecord::Removed).unwrap();
         records
-            .apply(&key(RecordKind::Dataset, "logs", 3), &removed)
+            .apply(&key(RecordKind::Dataset, "logs", 4), &removed)
             .unwrap();
         assert!(records.dataset(&name).is_none());
     }

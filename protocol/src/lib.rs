@@ -17,6 +17,6 @@ mod split;
 pub mod units;
 
 pub use digest::{Digest, ParseDigestError};
-pub use name::{CallId, DatasetName, FunctionName, InvalidName, JobId, NodeId};
+pub use name::{CallId, DatasetName, FunctionName, InvalidName, JobId, NodeId, PartName};
 pub use problem::{Problem, ProblemKind};
 pub use split::{ParseSplitError, Split};

@@ -3,10 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Split;
+use crate::{PartName, Split};
 
-/// The version of the encoding, first in the blob. An older reader refuses a newer meta.
-const VERSION: u8 = 1;
+/// The version of the encoding, first in the blob. An older reader refuses a newer meta. A meta is written in the
+/// oldest version that can say it, so that a dataset without parts keeps its digest.
+const VERSION: u8 = 2;
+const WITHOUT_PARTS: u8 = 1;
 
 /// What a dataset says of itself. Two puts of the same input give the same meta, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +27,17 @@ pub struct DatasetMeta {
     /// Distinct CSV header records, line ends included.
     pub headers: Vec<Vec<u8>>,
     pub shards: Vec<ShardMeta>,
+    /// What the dataset was put together from, in the order of its shards; none if it was put whole.
+    #[serde(skip)]
+    pub parts: Vec<PartMeta>,
+}
+
+/// What was put by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartMeta {
+    /// None for what was put without naming a part.
+    pub name: Option<PartName>,
+    pub shards: u32,
 }
 
 /// What a dataset says of one of its shards.
@@ -49,18 +62,35 @@ pub enum MetaError {
 
 impl DatasetMeta {
     pub fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![VERSION]).expect("a meta holds nothing that postcard refuses")
+        let version = if self.parts.is_empty() {
+            WITHOUT_PARTS
+        } else {
+            VERSION
+        };
+        let known = "a meta holds nothing that postcard refuses";
+        let bytes = postcard::to_extend(self, vec![version]).expect(known);
+        match version {
+            WITHOUT_PARTS => bytes,
+            _ => postcard::to_extend(&self.parts, bytes).expect(known),
+        }
     }
 
-    /// Decodes and checks what readers rely on: indexes in range and sizes that add up.
+    /// Decodes and checks what readers rely on: indexes in range, sizes and parts that add up.
     pub fn decode(bytes: &[u8]) -> Result<Self, MetaError> {
         let malformed = |text: &str| MetaError::Malformed(text.to_owned());
+        let told = |error: postcard::Error| MetaError::Malformed(error.to_string());
         let (&version, body) = bytes.split_first().ok_or_else(|| malformed("empty"))?;
-        if version != VERSION {
+        if !(WITHOUT_PARTS..=VERSION).contains(&version) {
             return Err(MetaError::Version(version));
         }
-        let meta: DatasetMeta =
-            postcard::from_bytes(body).map_err(|error| MetaError::Malformed(error.to_string()))?;
+        let (mut meta, rest): (DatasetMeta, _) = postcard::take_from_bytes(body).map_err(told)?;
+        if version != WITHOUT_PARTS {
+            meta.parts = postcard::from_bytes(rest).map_err(told)?;
+            let shards: u64 = meta.parts.iter().map(|part| u64::from(part.shards)).sum();
+            if shards != meta.shards.len() as u64 {
+                return Err(malformed("its parts do not add up"));
+            }
+        }
         let mut sum = 0u64;
         for shard in &meta.shards {
             sum = sum
@@ -96,22 +126,41 @@ mod tests {
                 source: Some(0),
                 header: Some(0),
             }],
+            parts: Vec::new(),
+        }
+    }
+
+    fn in_parts() -> DatasetMeta {
+        let part = |name: Option<&str>, shards| PartMeta {
+            name: name.map(|name| name.parse().unwrap()),
+            shards,
+        };
+        DatasetMeta {
+            parts: vec![part(None, 0), part(Some("host-1"), 1)],
+            ..meta()
         }
     }
 
     #[test]
     fn comes_back() {
-        assert_eq!(DatasetMeta::decode(&meta().encode()).unwrap(), meta());
+        for meta in [meta(), in_parts()] {
+            assert_eq!(DatasetMeta::decode(&meta.encode()).unwrap(), meta);
+        }
+        assert_eq!((meta().encode()[0], in_parts().encode()[0]), (1, 2));
     }
 
     #[test]
     fn nonsense_is_refused() {
         assert!(DatasetMeta::decode(b"").is_err());
         assert!(matches!(DatasetMeta::decode(&[9, 0]), Err(MetaError::Version(9))));
-        let bytes = meta().encode();
-        for end in 1..bytes.len() {
-            assert!(DatasetMeta::decode(&bytes[..end]).is_err());
+        for bytes in [meta().encode(), in_parts().encode()] {
+            for end in 1..bytes.len() {
+                assert!(DatasetMeta::decode(&bytes[..end]).is_err());
+            }
         }
+        let mut wrong = in_parts();
+        wrong.parts[1].shards = 2;
+        assert!(DatasetMeta::decode(&wrong.encode()).is_err());
         let mut wrong = meta();
         wrong.size_bytes = 8;
         assert!(DatasetMeta::decode(&wrong.encode()).is_err());

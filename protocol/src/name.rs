@@ -93,6 +93,11 @@ name! {
     DatasetName, slash: true
 }
 
+name! {
+    /// The name of a part of a dataset, which is put and replaced by itself: as a function's.
+    PartName, slash: false
+}
+
 /// A node's ed25519 public key: its identity on the network and the author of its records.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NodeId([u8; 32]);

@@ -144,6 +144,10 @@ pub struct FunctionVersion {
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum DatasetRecord {
     Put(DatasetVersion),
+    /// Versions before this one are no more.
+    Pruned {
+        before: u64,
+    },
     Removed,
 }
 

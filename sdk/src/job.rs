@@ -65,7 +65,8 @@
 //! randomness only, and differs from shard to shard: return a `BTreeMap` or a sorted `Vec`.
 //!
 //! **Failure.** An `Err` or a panic ends the job, or skips the shard where the job was told to. It is reported with the
-//! shard, and the error's text with its causes.
+//! shard, and the error's text with its causes. `nearfield replay JOB --shard N --native`, in the crate's folder, runs
+//! `map` on that shard as an ordinary program, under a debugger if you like.
 //!
 //! The three stand in one module, and a component has one job. It may have an [`http`](macro@crate::http) as well.
 //! `map` also defines a type of its function's name, which is how tests name the job.

@@ -35,6 +35,8 @@ pub enum StoreError {
          restart the node; its log has the cause"
     )]
     Stopped(&'static str),
+    #[error("the dataset cannot grow by this: {0}")]
+    Unlike(String),
     #[error(transparent)]
     Cut(CutError),
     #[error("reading or writing blobs: {0}")]

@@ -1,13 +1,14 @@
 //! Blobs on disk, datasets, and the cutters that make shards of a stream. No network.
 //!
 //! `blobs` owns the files and says what is durable; `state` is its table; `put` drives `cut` and
-//! imports what it cuts; `dataset` reads back. The cutters are pure: bytes in, shards out.
+//! imports what it cuts; `layout` puts parts together; `dataset` reads back. The cutters are pure: bytes in, shards out.
 
 mod blobs;
 pub mod cut;
 mod dataset;
 mod decompress;
 mod error;
+mod layout;
 pub mod pack;
 pub mod path_index;
 mod put;
@@ -19,5 +20,6 @@ pub mod written;
 pub use blobs::{Blob, SealReport, Staged, Store, StoreOptions};
 pub use dataset::{BlobBytes, Dataset, Extent, Location};
 pub use error::StoreError;
-pub use put::{PutProgress, PutReport, PutRequest, StagedDataset};
+pub use layout::Placement;
+pub use put::{PutProgress, PutReport, PutRequest, StagedDataset, StagedInput};
 pub use remembered::Remembered;

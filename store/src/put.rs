@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
-use nearfield_protocol::meta::{DatasetMeta, ShardMeta};
 use nearfield_protocol::{Digest, Split};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::blobs::{Staged, Store};
 use crate::cut::{self, CutOptions, CutShard, ShardData};
+use crate::dataset::Dataset;
 use crate::error::StoreError;
+use crate::layout::{LaidPart, LaidShard, Layout, Paths, Placement, joined, joins};
 
 /// Bytes of shards that are cut but not yet imported.
 const IN_FLIGHT_BYTES: u32 = 20 << 20;
@@ -37,6 +38,7 @@ pub struct PutRequest {
     pub shard_size_bytes: u32,
     /// The input is a tar stream of a folder, its paths in order.
     pub folder: bool,
+    pub placement: Placement,
 }
 
 /// How far a put is. Written by the put, read by whoever shows it.
@@ -51,22 +53,24 @@ pub struct PutProgress {
 pub struct PutReport {
     pub digest: Digest,
     pub split: Split,
+    /// Of the whole dataset, as the number of shards is.
     pub size_bytes: u64,
     pub shards: u32,
+    /// What was read and cut, decompressed.
+    pub put_bytes: u64,
     /// Blobs and bytes that this store did not hold before.
     pub new_shards: u64,
     pub new_bytes: u64,
 }
 
 impl Store {
-    /// Reads `input` to its end and makes a dataset of it, not durable before
-    /// [`Store::seal_dataset`]. On an error, and if it is dropped, nothing of it is kept.
-    pub async fn stage_dataset(
+    /// Reads `input` to its end and cuts it. On an error, and if it is dropped, nothing of it is kept.
+    pub async fn stage_input(
         &self,
         input: impl Read + Send + 'static,
         request: PutRequest,
         progress: Arc<PutProgress>,
-    ) -> Result<StagedDataset, StoreError> {
+    ) -> Result<StagedInput, StoreError> {
         let (shards_tx, shards_rx) = mpsc::channel(1);
         let cutter = tokio::task::spawn_blocking({
             let spill_dir = self.spill_dir().to_owned();
@@ -89,7 +93,16 @@ impl Store {
         });
 
         let imported = tokio_stream(shards_rx)
-            .map(|(shard, permit)| self.import(shard, permit, &progress))
+            .enumerate()
+            .map(|(index, (shard, permit))| {
+                let keep_bytes = index == 0 && matches!(request.placement, Placement::Append(_));
+                self.import(
+                    shard,
+                    permit,
+                    &progress,
+                    keep_bytes.then_some(request.shard_size_bytes),
+                )
+            })
             .buffered(IMPORTS)
             .try_collect::<Vec<Imported>>()
             .await;
@@ -99,7 +112,100 @@ impl Store {
         // A failed import ends the cutter with a broken pipe: the import's error is the cause.
         let imported = imported?;
         let (split, index) = cut?;
-        self.compose(split, index, imported, &request).await
+        Ok(StagedInput {
+            split,
+            index,
+            imported,
+            request,
+        })
+    }
+
+    /// Makes a dataset of what was cut, placed into `base` if it is not the whole. Not durable before
+    /// [`Store::seal_dataset`].
+    pub async fn stage_dataset(
+        &self,
+        input: StagedInput,
+        base: Option<Arc<Dataset>>,
+    ) -> Result<StagedDataset, StoreError> {
+        let StagedInput {
+            split,
+            index,
+            mut imported,
+            request,
+        } = input;
+        let put_bytes = imported.iter().map(|one| one.staged.size_bytes).sum();
+        let base = base.filter(|_| request.placement != Placement::Whole);
+        let mut layout = match &base {
+            Some(base) => Layout::of(base),
+            None => Layout {
+                split,
+                shard_size_bytes: request.shard_size_bytes,
+                folder: request.folder,
+                parts: Vec::new(),
+            },
+        };
+        layout.takes(split, request.folder, &request.placement)?;
+        let mut source: Option<Arc<str>> = None;
+        let mut shards: Vec<LaidShard> = Vec::with_capacity(imported.len());
+        for one in &imported {
+            // Shards of one source follow each other.
+            if source.as_deref() != one.source.as_deref() {
+                source = one.source.as_deref().map(Into::into);
+            }
+            shards.push(LaidShard {
+                digest: one.staged.digest,
+                size_bytes: one.staged.size_bytes,
+                source: source.clone(),
+                header: one.header.clone(),
+            });
+        }
+        let name = request.placement.part().cloned();
+        if matches!(request.placement, Placement::Append(_)) {
+            let at = layout.parts.iter().position(|part| part.name == name);
+            let mut before = at.map_or_else(Vec::new, |at| std::mem::take(&mut layout.parts[at].shards));
+            let first = imported.first_mut().and_then(|first| first.bytes.take());
+            if let Some(first) = first
+                && let Some((staged, shard)) = self.join(&layout, &mut before, &shards[0], first).await?
+            {
+                imported[0].staged = staged;
+                shards[0] = shard;
+            }
+            before.append(&mut shards);
+            shards = before;
+        }
+        let paths = index.map_or(Paths::None, Paths::Own);
+        layout.replace(LaidPart { name, shards, paths });
+        self.compose(layout, imported, put_bytes).await
+    }
+
+    /// Joins `first`, which follows `before`, with as many of the last shards there as are small.
+    async fn join(
+        &self,
+        layout: &Layout,
+        before: &mut Vec<LaidShard>,
+        first: &LaidShard,
+        bytes: Bytes,
+    ) -> Result<Option<(Staged, LaidShard)>, StoreError> {
+        let (mut shard, mut bytes, mut joined_any) = (first.clone(), bytes, false);
+        while let Some(last) = before.last()
+            && joins(last, bytes.len(), layout)
+        {
+            let blob = self.blob(&last.digest).await?;
+            let Some(together) = joined(last, &blob, &bytes, shard.header.as_ref(), layout.split) else {
+                break;
+            };
+            if last.source != shard.source {
+                shard.source = None;
+            }
+            (bytes, joined_any) = (together.into(), true);
+            before.pop();
+        }
+        if !joined_any {
+            return Ok(None);
+        }
+        let staged = self.add(bytes).await?;
+        (shard.digest, shard.size_bytes) = (staged.digest, staged.size_bytes);
+        Ok(Some((staged, shard)))
     }
 
     /// Makes a staged dataset durable. When this returns `Ok`, all of it survives a power cut.
@@ -121,7 +227,15 @@ impl Store {
         shard: CutShard,
         _permit: OwnedSemaphorePermit,
         progress: &PutProgress,
+        keep_up_to: Option<u32>,
     ) -> Result<Imported, StoreError> {
+        let bytes = match (&shard.data, keep_up_to) {
+            // A copy: shards in memory share the cutter's window.
+            (ShardData::Memory(bytes), Some(most)) if bytes.len() <= most as usize => {
+                Some(Bytes::copy_from_slice(bytes))
+            }
+            _ => None,
+        };
         let staged = match shard.data {
             ShardData::Memory(bytes) => self.add(bytes).await?,
             ShardData::Spilled(file) => self.add_file(file.path(), file.len()).await?,
@@ -132,33 +246,34 @@ impl Store {
             staged,
             source: shard.source,
             header: shard.header,
+            bytes,
         })
     }
 
     /// Makes meta, path index and sequence.
     async fn compose(
         &self,
-        split: Split,
-        index: Option<Vec<u8>>,
+        layout: Layout,
         imported: Vec<Imported>,
-        request: &PutRequest,
+        put_bytes: u64,
     ) -> Result<StagedDataset, StoreError> {
-        let meta = describe(split, &imported, request);
+        let (meta, index) = layout.describe()?;
         let meta_blob = self.add(meta.encode().into()).await?;
         let index_blob = self.add(index.unwrap_or_default().into()).await?;
-        let mut sequence = Vec::with_capacity((imported.len() + 2) * 32);
-        for blob in [&meta_blob, &index_blob]
+        let mut sequence = Vec::with_capacity((meta.shards.len() + 2) * 32);
+        for digest in [meta_blob.digest, index_blob.digest]
             .into_iter()
-            .chain(imported.iter().map(|one| &one.staged))
+            .chain(layout.shards().map(|shard| shard.digest))
         {
-            sequence.extend_from_slice(blob.digest.as_bytes());
+            sequence.extend_from_slice(digest.as_bytes());
         }
         let sequence_blob = self.add(sequence.into()).await?;
         let report = PutReport {
             digest: sequence_blob.digest,
-            split,
+            split: meta.split,
             size_bytes: meta.size_bytes,
-            shards: imported.len() as u32,
+            shards: meta.shards.len() as u32,
+            put_bytes,
             new_shards: 0,
             new_bytes: 0,
         };
@@ -176,6 +291,15 @@ impl Store {
     }
 }
 
+/// What was read and cut, its blobs imported but not yet durable.
+pub struct StagedInput {
+    split: Split,
+    /// Of a folder.
+    index: Option<Vec<u8>>,
+    imported: Vec<Imported>,
+    request: PutRequest,
+}
+
 /// A dataset whose blobs are imported but not yet durable.
 pub struct StagedDataset {
     /// Distinct shards.
@@ -189,6 +313,8 @@ struct Imported {
     staged: Staged,
     source: Option<String>,
     header: Option<Bytes>,
+    /// Of a small first shard that may be joined with what it follows.
+    bytes: Option<Bytes>,
 }
 
 /// Runs the cutter that the request asks for. Returns the split used and a folder's path index.
@@ -231,41 +357,6 @@ fn plain_sample(head: &[u8]) -> Vec<u8> {
         let _ = plain.take(SAMPLE_BYTES as u64).read_to_end(&mut sample);
     }
     sample
-}
-
-/// The meta of what was imported: sources and headers by first appearance.
-fn describe(split: Split, imported: &[Imported], request: &PutRequest) -> DatasetMeta {
-    let (mut sources, mut headers) = (Vec::<String>::new(), Vec::<Vec<u8>>::new());
-    let shards: Vec<_> = imported
-        .iter()
-        .map(|one| ShardMeta {
-            size_bytes: one.staged.size_bytes,
-            source: one.source.as_ref().map(|source| {
-                // Shards of one source follow each other.
-                if sources.last() != Some(source) {
-                    sources.push(source.clone());
-                }
-                sources.len() as u32 - 1
-            }),
-            header: one.header.as_ref().map(|header| {
-                let known = headers.iter().position(|seen| seen[..] == header[..]);
-                known.unwrap_or_else(|| {
-                    headers.push(header.to_vec());
-                    headers.len() - 1
-                }) as u32
-            }),
-        })
-        .collect();
-    DatasetMeta {
-        split,
-        split_version: Split::VERSION,
-        shard_size_bytes: request.shard_size_bytes,
-        folder: request.folder,
-        size_bytes: shards.iter().map(|shard| shard.size_bytes).sum(),
-        sources,
-        headers,
-        shards,
-    }
 }
 
 /// The channel as a stream.

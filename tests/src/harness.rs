@@ -336,6 +336,15 @@ pub fn fails(output: &Output, code: i32, says: &str) {
     assert!(text.contains(says), "does not say `{says}`: {text}");
 }
 
+/// Asks until it is so.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// The built command line.
 pub fn binary() -> PathBuf {
     std::env::var_os("NEARFIELD_BIN").map_or_else(|| root().join("target/debug/nearfield"), PathBuf::from)

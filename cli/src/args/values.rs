@@ -3,13 +3,14 @@
 use std::str::FromStr;
 
 use nearfield_protocol::units::parse_count;
-use nearfield_protocol::{DatasetName, Digest, FunctionName, ParseSplitError, Split};
+use nearfield_protocol::{DatasetName, Digest, FunctionName, JobId, ParseSplitError, Split};
 
 /// `KIND/NAME`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Thing {
     Function(FunctionName),
     Dataset(DatasetName),
+    Job(JobId),
     Token(String),
     Node(String),
 }
@@ -18,16 +19,42 @@ impl FromStr for Thing {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || format!("`{text}` is not function/NAME, dataset/NAME, token/ID or node/ID");
+        let expected = || format!("`{text}` is not function/NAME, dataset/NAME, job/ID, token/ID or node/ID");
         let (kind, name) = text.split_once('/').ok_or_else(expected)?;
         Ok(match kind {
             "function" => Thing::Function(name.parse().map_err(shown)?),
             "dataset" => Thing::Dataset(name.parse().map_err(shown)?),
+            "job" => Thing::Job(job_id(name)?),
             "token" if !name.is_empty() => Thing::Token(name.to_owned()),
             "node" if !name.is_empty() => Thing::Node(name.to_owned()),
             _ => return Err(expected()),
         })
     }
+}
+
+/// Whose log to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Logged {
+    Function(FunctionName),
+    Job(JobId),
+}
+
+impl FromStr for Logged {
+    type Err = String;
+
+    /// What looks like a job's id is one: a function of such a name is not to be had here.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(job) = text.parse() {
+            return Ok(Logged::Job(job));
+        }
+        Ok(Logged::Function(text.parse().map_err(shown)?))
+    }
+}
+
+pub(super) fn job_id(id: &str) -> Result<JobId, String> {
+    id.parse().map_err(|_| {
+        format!("`{id}` is no job's id: `nearfield jobs` shows them, 32 hexadecimal digits each")
+    })
 }
 
 /// What a token may call: `F` or `F@b3:…`.
@@ -121,9 +148,13 @@ mod tests {
             "dataset/app/logs".parse(),
             Ok(Thing::Dataset("app/logs".parse().unwrap()))
         );
-        for bad in ["hello", "function/", "function/a/b", "pin/x", "token/"] {
+        for bad in ["hello", "function/", "function/a/b", "pin/x", "token/", "job/17"] {
             assert!(bad.parse::<Thing>().is_err(), "{bad}");
         }
+        let id = "019ab1f04c3d7e52a8c06b9d2f41e730";
+        assert!(matches!(format!("job/{id}").parse(), Ok(Thing::Job(_))));
+        assert!(matches!(id.parse(), Ok(Logged::Job(_))));
+        assert!(matches!("hello".parse(), Ok(Logged::Function(_))));
         let pinned = format!("hello@{}", Digest::EMPTY);
         assert_eq!(
             pinned.parse::<TokenScope>().unwrap().component,

@@ -34,12 +34,21 @@ pub fn test(args: TestArgs) -> Result<()> {
     Ok(())
 }
 
-/// Builds the crate in `dir`. cargo's lines pass by on a terminal, and stay only if it fails.
+/// Builds the crate in `dir`.
 pub fn component(session: &Session, dir: &Path) -> Result<PathBuf> {
+    watched(session, dir, guest::build)
+}
+
+/// Builds something of the crate in `dir`. cargo's lines pass by on a terminal, and stay only if it fails.
+pub fn watched(
+    session: &Session,
+    dir: &Path,
+    build: impl FnOnce(&Path, &mut dyn FnMut(&str)) -> Result<PathBuf>,
+) -> Result<PathBuf> {
     require_crate(dir)?;
     let spinner = session.out.spinner();
     let mut lines = Vec::new();
-    let built = guest::build(dir, &mut |line| {
+    let built = build(dir, &mut |line| {
         spinner.set_message(line.trim().to_owned());
         spinner.tick();
         lines.push(line.to_owned());

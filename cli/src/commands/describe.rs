@@ -12,6 +12,7 @@ pub fn run(session: &Session, thing: Thing) -> Result<()> {
     let value = match thing {
         Thing::Function(name) => client.get(format!("/v1/functions/{}", segment(name.as_str())))?,
         Thing::Dataset(name) => client.get(format!("/v1/datasets/{}", segment(name.as_str())))?,
+        Thing::Job(id) => client.get(format!("/v1/jobs/{id}"))?,
         Thing::Token(id) => one_of(client.get("/v1/tokens")?, "tokens", &id)?,
         Thing::Node(id) => one_of(client.get("/v1/nodes")?, "nodes", &id)?,
     };

@@ -286,16 +286,15 @@ fn list_failures(session: &Session, record: &Record, failures: &[Failed]) {
         if failures.len() > SHOWN_FAILURES {
             eprintln!("and {} more", failures.len() - SHOWN_FAILURES);
         }
-        let over = record.dataset.as_ref().unwrap_or(&record.dataset_digest);
         eprintln!(
-            "one by itself: nearfield run {} --over {over} --only {}",
-            record.function, first.shard
+            "to look into one: nearfield replay {} --shard {}   (--native runs it here, under a debugger if you like)",
+            record.id, first.shard
         );
     }
 }
 
 /// A digest's beginning.
-fn short(digest: &str) -> &str {
+pub(super) fn short(digest: &str) -> &str {
     digest.get(..13).unwrap_or(digest)
 }
 

@@ -4,7 +4,7 @@ use nearfield_protocol::units::{format_bytes, format_count};
 use nearfield_protocol::{Digest, FunctionName};
 use serde::Deserialize;
 
-use super::Session;
+use super::{Session, jobs};
 use crate::args::Listing;
 use crate::output::{table, utc_minute};
 
@@ -14,6 +14,7 @@ pub fn run(session: &Session, what: Listing) -> Result<()> {
         Listing::Functions => out.show(&client.get("/v1/functions")?, functions),
         Listing::Datasets => out.show(&client.get("/v1/datasets")?, datasets),
         Listing::Nodes => out.show(&client.get("/v1/nodes")?, nodes),
+        Listing::Jobs => jobs::list(session),
         Listing::Tokens => out.show(&client.get("/v1/tokens")?, tokens),
         Listing::Pins => out.show(&client.get("/v1/pins")?, pins),
     }

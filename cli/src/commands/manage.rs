@@ -4,9 +4,10 @@ use nearfield_protocol::{DatasetName, Digest};
 use serde_json::Value;
 
 use super::{Session, deploy};
-use crate::args::{PinArgs, RollbackArgs, Thing};
+use crate::args::{PinArgs, PruneArgs, RollbackArgs, Thing};
 use crate::client::segment;
 use crate::failure::{Exit, Failure};
+use crate::output::counted;
 
 pub fn rollback(session: &Session, args: RollbackArgs) -> Result<()> {
     let to = args
@@ -37,6 +38,14 @@ pub fn rm(session: &Session, thing: Thing, purge: bool) -> Result<()> {
             name.to_string(),
         ),
         Thing::Token(id) => (format!("/v1/tokens/{}", segment(id)), id.clone()),
+        Thing::Job(id) => {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("job {id} cannot be removed: the oldest ended jobs are forgotten as new ones start"),
+            )
+            .next(format!("to stop it: nearfield cancel {id}"))
+            .into());
+        }
         Thing::Node(id) => {
             return Err(Failure::new(
                 Exit::Usage,
@@ -56,6 +65,26 @@ pub fn rm(session: &Session, thing: Thing, purge: bool) -> Result<()> {
             Some(bytes) => format!("{name} removed, {} released", format_bytes(bytes)),
             None => format!("{name} removed"),
         })
+}
+
+pub fn prune(session: &Session, args: PruneArgs) -> Result<()> {
+    let path = format!(
+        "/v1/datasets/{}/prune?keep={}",
+        segment(args.dataset.as_str()),
+        args.keep
+    );
+    let pruned = session
+        .client
+        .change("POST", path, &Value::Null)
+        .with_context(|| format!("pruning `{}`", args.dataset))?;
+    session.out.show_as(&pruned, || {
+        format!(
+            "{}: {} pruned, {} released",
+            args.dataset,
+            counted(pruned["pruned"].as_u64().unwrap_or(0), "version"),
+            format_bytes(pruned["released_bytes"].as_u64().unwrap_or(0))
+        )
+    })
 }
 
 pub fn pin(session: &Session, args: PinArgs) -> Result<()> {

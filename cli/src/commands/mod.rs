@@ -6,6 +6,7 @@ mod deploy;
 mod describe;
 mod dev;
 mod doctor;
+mod du;
 mod explain;
 mod get;
 mod jobs;
@@ -14,6 +15,7 @@ mod ls;
 mod manage;
 mod new;
 mod put;
+mod replay;
 mod token;
 
 use anyhow::Result;
@@ -58,12 +60,15 @@ pub fn run(args: Args) -> Result<()> {
         Verb::Jobs => jobs::list(&session),
         Verb::Wait(args) => jobs::wait(&session, args.job),
         Verb::Cancel(args) => jobs::cancel(&session, args.job),
+        Verb::Replay(args) => replay::run(&session, args),
         Verb::Ls(args) => ls::run(&session, args.what),
         Verb::Describe(args) => describe::run(&session, args.thing),
         Verb::Logs(args) => logs::run(&session, args),
         Verb::Rollback(args) => manage::rollback(&session, args),
         Verb::Rm(args) => manage::rm(&session, args.thing, args.purge),
         Verb::Pin(args) => manage::pin(&session, args),
+        Verb::Prune(args) => manage::prune(&session, args),
+        Verb::Du => du::run(&session),
         Verb::Token(args) => token::run(&session, args.verb),
         Verb::Explain(args) => explain::run(&session, args.id),
         Verb::Doctor => doctor::run(&session, &data_dir),

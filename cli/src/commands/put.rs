@@ -20,7 +20,7 @@ struct Stored {
     version: u64,
     digest: String,
     split: String,
-    bytes: u64,
+    put_bytes: u64,
     shards: u64,
     new_shards: u64,
     new_bytes: u64,
@@ -37,6 +37,12 @@ pub fn run(session: &Session, args: PutArgs) -> Result<()> {
         args.shard_size,
         input.folder,
     );
+    if args.append {
+        path.push_str("&append=true");
+    }
+    if let Some(part) = &args.part {
+        path.push_str(&format!("&part={}", segment(part.as_str())));
+    }
     if let Some(version) = args.if_version {
         path.push_str(&format!("&if-version={version}"));
     }
@@ -48,7 +54,7 @@ pub fn run(session: &Session, args: PutArgs) -> Result<()> {
         let seconds = started.elapsed().as_secs_f64();
         session.out.notice(&format!(
             "{} in {seconds:.1} s; {} of {} new, {} stored",
-            format_bytes(stored.bytes),
+            format_bytes(stored.put_bytes),
             stored.new_shards,
             counted(stored.shards, "shard"),
             format_bytes(stored.new_bytes),

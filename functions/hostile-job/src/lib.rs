@@ -1,5 +1,6 @@
 //! A job that does what its data tells it to, for tests: a line `poison WHAT` makes the shard's run fail in that way,
-//! a line `look` makes it tell all that it can see of the world.
+//! a line `look` makes it tell all that it can see of the world, a line `say` makes it log. Arguments make it write
+//! many files, and return much.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -12,6 +13,9 @@ use nearfield::{Dataset, Error, Result, Shard};
 struct Seen {
     lines: u64,
     looks: BTreeMap<String, String>,
+    /// The digest of each shard over and over, where the arguments ask for it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pad: String,
 }
 
 #[derive(serde::Deserialize)]
@@ -20,6 +24,10 @@ struct Args {
     open: Option<String>,
     /// A file to write for each shard, into this folder.
     write: Option<String>,
+    /// So many files instead, in a folder of the shard's.
+    files: Option<u64>,
+    /// Bytes to return for each shard.
+    pad: Option<usize>,
 }
 
 #[nearfield::map]
@@ -30,6 +38,10 @@ fn hostile_job(shard: Shard, args: Args) -> Result<Seen> {
     let mut lines = shard.lines();
     while let Some(line) = lines.next_line()? {
         seen.lines += 1;
+        if line.starts_with(b"poison ") {
+            // Whoever counts these knows how often it ran.
+            eprintln!("poisoned");
+        }
         match line.trim_ascii_end() {
             b"poison trap" => panic!("the data said so"),
             b"poison err" => return Err(Error::new(nearfield::StatusCode::BAD_REQUEST, "the data is bad")),
@@ -42,6 +54,7 @@ fn hostile_job(shard: Shard, args: Args) -> Result<Seen> {
                     hoard.push(vec![1_u8; 1 << 20]);
                 }
             }
+            b"say" => nearfield::info!("the data said so"),
             b"look" => look(&mut seen.looks, &source),
             _ => {}
         }
@@ -51,9 +64,23 @@ fn hostile_job(shard: Shard, args: Args) -> Result<Seen> {
         seen.looks
             .insert("shards of the input".to_owned(), shards.to_string());
     }
-    if let Some(folder) = &args.write {
-        let path = format!("{folder}/{}.txt", digest.trim_start_matches("b3:"));
-        nearfield::output::write(&path, seen.lines.to_string().as_bytes())?;
+    let name = digest.trim_start_matches("b3:");
+    match (&args.write, args.files) {
+        (Some(folder), None) => {
+            let path = format!("{folder}/{name}.txt");
+            nearfield::output::write(&path, seen.lines.to_string().as_bytes())?;
+        }
+        (Some(folder), Some(files)) => {
+            for number in 0..files {
+                // A file says what it is called, so that it can be told from every other.
+                let path = format!("{folder}/{name}/{number:06}.txt");
+                nearfield::output::write(&path, format!("{path}\n"))?;
+            }
+        }
+        (None, _) => {}
+    }
+    if let Some(bytes) = args.pad {
+        seen.pad = name.repeat(bytes / name.len());
     }
     Ok(seen)
 }
@@ -86,5 +113,6 @@ fn look(looks: &mut BTreeMap<String, String>, source: &str) {
 fn add(mut all: Seen, more: Seen) -> Seen {
     all.lines += more.lines;
     all.looks.extend(more.looks);
+    all.pad.push_str(&more.pad);
     all
 }

@@ -1,20 +1,19 @@
 //! Datasets over the admin API.
 
 use std::io::{self, Read, Write};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use http::{Response, StatusCode};
-use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
-use nearfield_protocol::{DatasetName, Digest, Problem, ProblemKind, Split};
-use nearfield_store::{Dataset, PutRequest, Store, pack};
+use http_body_util::BodyExt;
+use nearfield_protocol::{DatasetName, Digest, PartName, Problem, ProblemKind, Split};
+use nearfield_store::{Dataset, Placement, PutRequest, Store, pack};
 use serde_json::json;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 
-use super::{Asked, parse_digest};
+use super::{Asked, parse_digest, streamed};
 use crate::body::{Body, BodyFault, BoundedBody};
 use crate::catalog::unknown_dataset;
 use crate::content::{self, Content};
@@ -28,10 +27,6 @@ const SHARD_BYTES_RANGE: std::ops::RangeInclusive<u32> = (64 << 10)..=(4 << 20);
 /// Shards and sources that a description lists.
 const MAX_LISTED: usize = 1_000;
 const MAX_LISTED_SOURCES: usize = 100;
-/// A tar stream's pieces on their way out.
-const TAR_PIECE_BYTES: usize = 256 << 10;
-/// Pieces that may wait for a slow client.
-const TAR_PIECES: usize = 8;
 
 pub fn list(gateway: &Gateway) -> Response<Body> {
     let records = gateway.catalog.node.records();
@@ -70,6 +65,11 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
         split,
         shard_size_bytes,
         folder: asked.flag("folder")?,
+        placement: match (asked.flag("append")?, asked.parsed::<PartName>("part")?) {
+            (true, part) => Placement::Append(part),
+            (false, Some(part)) => Placement::Part(part),
+            (false, None) => Placement::Whole,
+        },
     };
     let if_version = asked.parsed::<u64>("if-version")?;
     let fault = BodyFault::default();
@@ -90,6 +90,7 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
             "digest": version.digest,
             "split": report.split.to_string(),
             "bytes": report.size_bytes,
+            "put_bytes": report.put_bytes,
             "shards": report.shards,
             "new_shards": report.new_shards,
             "new_bytes": report.new_bytes,
@@ -134,6 +135,7 @@ pub async fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, P
                 "shard_size_bytes": meta.shard_size_bytes,
                 "headers": headers,
                 "sources": meta.sources.iter().take(MAX_LISTED_SOURCES).collect::<Vec<_>>(),
+                "parts": meta.parts,
             },
             "shards": shards,
         }),
@@ -150,6 +152,22 @@ pub async fn remove(gateway: &Gateway, name: &str, purge: bool) -> Result<Respon
             "released_bytes": released_bytes,
             "forgotten_results": forgotten_results,
         }),
+    ))
+}
+
+/// `?keep=N`: all versions but the newest N go.
+pub async fn prune(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
+    let name = parse_name(name)?;
+    let keep = asked.parsed::<NonZeroUsize>("keep")?.ok_or_else(|| {
+        Problem::new(
+            ProblemKind::BadRequest,
+            "parameter `keep` is missing: how many of the newest versions stay",
+        )
+    })?;
+    let (pruned, released_bytes) = gateway.catalog.prune_dataset(&name, keep).await?;
+    Ok(reply::json(
+        StatusCode::OK,
+        &json!({ "name": name, "pruned": pruned, "released_bytes": released_bytes }),
     ))
 }
 
@@ -217,33 +235,14 @@ fn parse_name(name: &str) -> Result<DatasetName, Problem> {
     })
 }
 
-/// A folder as one tar stream. A failure on the way resets the stream.
+/// A folder as one tar stream.
 fn folder_tar(store: &Store, dataset: Arc<Dataset>) -> Response<Body> {
-    let (pieces, received) = mpsc::channel(TAR_PIECES);
     let (store, runtime, digest) = (store.clone(), Handle::current(), dataset.digest);
-    tokio::task::spawn_blocking(move || {
-        let mut out = PieceWriter {
-            pieces: pieces.clone(),
-            buffer: Vec::with_capacity(TAR_PIECE_BYTES),
-        };
-        let written = write_tar(&store, &runtime, &dataset, &mut out).and_then(|()| out.flush());
-        if let Err(error) = written {
-            let problem = Problem::new(ProblemKind::Internal, format!("reading {digest}: {error}"));
-            // The client may be gone, which may well be the error.
-            let _ = pieces.blocking_send(Err(problem));
-        }
+    let mut response = streamed::tar(digest.to_string(), move |out| {
+        write_tar(&store, &runtime, &dataset, out)
     });
-    let frames = futures_util::stream::unfold(received, |mut received| async move {
-        let piece: Result<Bytes, Problem> = received.recv().await?;
-        Some((piece.map(Frame::data), received))
-    });
-    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/x-tar"),
-    );
     if let Ok(value) = HeaderValue::from_str(&digest.to_string()) {
+        let headers = response.headers_mut();
         headers.insert(HeaderName::from_static("nearfield-digest"), value);
     }
     response
@@ -263,32 +262,6 @@ fn write_tar(store: &Store, runtime: &Handle, dataset: &Dataset, out: &mut dyn W
         Ok(blob.slice(0..len))
     };
     pack::write_folder_tar(index, &mut shard, out)
-}
-
-/// Sends what is written, in pieces.
-struct PieceWriter {
-    pieces: mpsc::Sender<Result<Bytes, Problem>>,
-    buffer: Vec<u8>,
-}
-
-impl Write for PieceWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= TAR_PIECE_BYTES {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(TAR_PIECE_BYTES));
-        if piece.is_empty() {
-            return Ok(());
-        }
-        self.pieces
-            .blocking_send(Ok(piece.into()))
-            .map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
 }
 
 /// A body as a reader, for a thread that may block.

@@ -1,22 +1,16 @@
 //! Functions over the admin API.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
-use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
-use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
 use nearfield_protocol::manifest::{FunctionManifest, Route};
 use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind, limits};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Asked;
+use super::{Asked, streamed};
 use crate::body::Body;
 use crate::catalog::{unix_ms, unknown_function};
-use crate::dispatch::Surface;
+use crate::dispatch::{LogQuery, Surface};
 use crate::reply::{self, store_problem};
 use crate::server::Gateway;
 
@@ -148,26 +142,25 @@ pub async fn remove(gateway: &Gateway, name: &str) -> Result<Response<Body>, Pro
 }
 
 /// `?lines=100&follow=true`: newline-delimited JSON.
-pub fn logs(gateway: &Arc<Gateway>, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
+pub async fn logs(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
     if gateway.catalog.node.records().function(&name).is_none() {
         return Err(unknown_function(name.as_str()));
     }
-    let lines = asked.parsed::<usize>("lines")?.unwrap_or(100).min(MAX_LOG_LINES);
-    let follow = asked.flag("follow")?;
-    let received = gateway
-        .dispatch
-        .logs(gateway.catalog.node.id(), name, lines, follow)?;
-    let frames = futures_util::stream::unfold(received, |mut received| async move {
-        let line = received.recv().await?;
-        let mut text = serde_json::to_vec(&line).unwrap_or_default();
-        text.push(b'\n');
-        Some((Ok::<_, Problem>(Frame::data(Bytes::from(text))), received))
-    });
-    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
-    let ndjson = HeaderValue::from_static("application/x-ndjson");
-    response.headers_mut().insert(header::CONTENT_TYPE, ndjson);
-    Ok(response)
+    let query = LogQuery {
+        function: name,
+        runs: None,
+        lines: log_lines(asked)?,
+        follow: asked.flag("follow")?,
+    };
+    let host = gateway.catalog.node.id();
+    let received = gateway.dispatch.logs(host, query).await?;
+    Ok(streamed::lines(received, std::future::pending()))
+}
+
+/// How many lines of the past are asked for.
+pub(super) fn log_lines(asked: &Asked) -> Result<usize, Problem> {
+    Ok(asked.parsed::<usize>("lines")?.unwrap_or(100).min(MAX_LOG_LINES))
 }
 
 /// Everything that can be said against a deployment before it is one.

@@ -15,15 +15,19 @@ use nearfield_protocol::{DatasetName, Digest, FunctionName, JobId, Problem, Prob
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Asked;
+use super::functions::log_lines;
+use super::{Asked, streamed};
 use crate::body::{self, Body};
 use crate::catalog::{unix_ms, unknown_dataset, unknown_function};
-use crate::jobs::{JobRecord, JobState, Jobs, Selection, unknown};
+use crate::dispatch::LogQuery;
+use crate::jobs::{JobRecord, JobState, Jobs, Selection, runs, unknown};
 use crate::reply::{self, store_problem};
 use crate::server::Gateway;
 
 /// How often progress is told at most.
 const PROGRESS_STEP: Duration = Duration::from_millis(100);
+/// How long after a job's end its last lines may come: they are written by another task.
+const LAST_LINES: Duration = Duration::from_secs(1);
 /// Jobs that one list gives at most.
 const MAX_LISTED: usize = 1_000;
 
@@ -50,11 +54,30 @@ struct Asking {
 
 pub async fn start(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>, Problem> {
     let record = resolve(gateway, asked.json().await?).await?;
-    Jobs::start(gateway, record.clone())?;
+    let record = aside(gateway, move |gateway| {
+        Jobs::start(gateway, record.clone())?;
+        Ok(record)
+    })
+    .await?;
     Ok(reply::json(
         StatusCode::ACCEPTED,
         &describe_record(gateway, &record),
     ))
+}
+
+/// Does what reads many files, or waits for the disk, where that holds up nobody.
+async fn aside<T: Send + 'static>(
+    gateway: &Arc<Gateway>,
+    work: impl FnOnce(&Arc<Gateway>) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    let gateway = gateway.clone();
+    let done = tokio::task::spawn_blocking(move || work(&gateway)).await;
+    done.unwrap_or_else(|error| {
+        Err(Problem::new(
+            ProblemKind::Internal,
+            format!("the records of jobs: {error}"),
+        ))
+    })
 }
 
 /// Names become versions here, once: whatever changes later, the job is the same.
@@ -138,8 +161,8 @@ async fn resolve(gateway: &Gateway, asking: Asking) -> Result<JobRecord, Problem
     })
 }
 
-pub fn list(gateway: &Gateway) -> Result<Response<Body>, Problem> {
-    let records = gateway.jobs.list()?;
+pub async fn list(gateway: &Arc<Gateway>) -> Result<Response<Body>, Problem> {
+    let records = aside(gateway, |gateway| gateway.jobs.list()).await?;
     let jobs: Vec<_> = records
         .iter()
         .take(MAX_LISTED)
@@ -162,8 +185,9 @@ fn describe_record(gateway: &Gateway, record: &JobRecord) -> Value {
     value
 }
 
-pub fn cancel(gateway: &Gateway, id: &str) -> Result<Response<Body>, Problem> {
-    let record = gateway.jobs.cancel(&parse_id(id)?)?;
+pub async fn cancel(gateway: &Arc<Gateway>, id: &str) -> Result<Response<Body>, Problem> {
+    let id = parse_id(id)?;
+    let record = aside(gateway, move |gateway| gateway.jobs.cancel(&id)).await?;
     Ok(reply::json(
         StatusCode::ACCEPTED,
         &describe_record(gateway, &record),
@@ -198,14 +222,40 @@ pub async fn output(gateway: &Gateway, id: &str) -> Result<Response<Body>, Probl
     Ok(response)
 }
 
-/// Server-sent events: `progress` as it goes, then one `end` with the whole record.
-pub fn events(gateway: &Arc<Gateway>, id: &str) -> Result<Response<Body>, Problem> {
+/// The lines that the runs of a job printed, or those of one shard: whichever job ran them, since a remembered run
+/// printed when it was made. Followed until the job ends.
+pub async fn logs(gateway: &Gateway, id: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
     let id = parse_id(id)?;
-    gateway.jobs.get(&id)?;
-    let progress = gateway
-        .jobs
-        .running(&id)
-        .map(|running| running.progress.subscribe());
+    let running = match asked.flag("follow")? {
+        true => gateway.jobs.taken_up(&id).await?,
+        false => None,
+    };
+    let record = gateway.jobs.get(&id)?;
+    let function = record.function.clone();
+    let query = LogQuery {
+        function,
+        runs: Some(Arc::new(runs(gateway, record, asked.parsed("shard")?).await?)),
+        lines: log_lines(asked)?,
+        follow: running.is_some(),
+    };
+    let received = gateway.dispatch.logs(gateway.catalog.node.id(), query).await?;
+    let progress = running.map(|running| running.progress.subscribe());
+    let ended = async move {
+        let Some(mut progress) = progress else {
+            // What is there ends by itself.
+            return std::future::pending().await;
+        };
+        while progress.changed().await.is_ok() {}
+        tokio::time::sleep(LAST_LINES).await;
+    };
+    Ok(streamed::lines(received, ended))
+}
+
+/// Server-sent events: `progress` as it goes, then one `end` with the whole record.
+pub async fn events(gateway: &Arc<Gateway>, id: &str) -> Result<Response<Body>, Problem> {
+    let id = parse_id(id)?;
+    let running = gateway.jobs.taken_up(&id).await?;
+    let progress = running.map(|running| running.progress.subscribe());
     let gateway = gateway.clone();
     let events = stream::unfold(Some(progress), move |state| {
         let gateway = gateway.clone();
@@ -245,6 +295,6 @@ fn event(name: &str, data: &Value) -> Bytes {
     format!("event: {name}\ndata: {data}\n\n").into()
 }
 
-fn parse_id(id: &str) -> Result<JobId, Problem> {
+pub(super) fn parse_id(id: &str) -> Result<JobId, Problem> {
     id.parse().map_err(|_| unknown(id))
 }

@@ -4,7 +4,10 @@
 mod datasets;
 mod functions;
 mod jobs;
+mod shards;
+mod streamed;
 mod tokens;
+mod usage;
 
 use std::sync::Arc;
 
@@ -143,6 +146,8 @@ async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>
         ("POST", ["v1", "datasets", name]) => datasets::put(gateway, name, asked).await,
         ("GET", ["v1", "datasets", name]) => datasets::describe(gateway, name).await,
         ("DELETE", ["v1", "datasets", name]) => datasets::remove(gateway, name, asked.flag("purge")?).await,
+        ("POST", ["v1", "datasets", name, "prune"]) => datasets::prune(gateway, name, &asked).await,
+        ("GET", ["v1", "usage"]) => usage::usage(gateway).await,
         ("GET", ["v1", "content"]) => datasets::content(gateway, &asked).await,
         ("POST", ["v1", "blobs"]) => functions::upload(gateway, asked).await,
         ("GET", ["v1", "pins"]) => datasets::pins(gateway),
@@ -153,7 +158,7 @@ async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>
         ("GET", ["v1", "functions", name]) => functions::describe(gateway, name),
         ("DELETE", ["v1", "functions", name]) => functions::remove(gateway, name).await,
         ("POST", ["v1", "functions", name, "rollback"]) => functions::rollback(gateway, name, &asked).await,
-        ("GET", ["v1", "functions", name, "logs"]) => functions::logs(gateway, name, &asked),
+        ("GET", ["v1", "functions", name, "logs"]) => functions::logs(gateway, name, &asked).await,
         ("GET", ["v1", "calls"]) => {
             let limit = asked
                 .parsed::<usize>("limit")?
@@ -175,11 +180,16 @@ async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>
             Ok(reply::json(StatusCode::OK, &call.to_json()))
         }
         ("POST", ["v1", "jobs"]) => jobs::start(gateway, asked).await,
-        ("GET", ["v1", "jobs"]) => jobs::list(gateway),
+        ("GET", ["v1", "jobs"]) => jobs::list(gateway).await,
         ("GET", ["v1", "jobs", id]) => jobs::describe(gateway, id),
-        ("DELETE", ["v1", "jobs", id]) => jobs::cancel(gateway, id),
+        ("DELETE", ["v1", "jobs", id]) => jobs::cancel(gateway, id).await,
         ("GET", ["v1", "jobs", id, "output"]) => jobs::output(gateway, id).await,
-        ("GET", ["v1", "jobs", id, "events"]) => jobs::events(gateway, id),
+        ("GET", ["v1", "jobs", id, "events"]) => jobs::events(gateway, id).await,
+        ("GET", ["v1", "jobs", id, "logs"]) => jobs::logs(gateway, id, &asked).await,
+        ("GET", ["v1", "jobs", id, "shards", index]) => shards::parcel(gateway, id, index, &asked).await,
+        ("POST", ["v1", "jobs", id, "shards", index, "replay"]) => {
+            shards::replay(gateway, id, index, &asked).await
+        }
         ("POST", ["v1", "tokens"]) => tokens::create(gateway, asked).await,
         ("GET", ["v1", "tokens"]) => Ok(tokens::list(gateway)),
         ("DELETE", ["v1", "tokens", id]) => tokens::revoke(gateway, id).await,
@@ -216,12 +226,16 @@ fn known_path(segments: &[&str]) -> bool {
                 | "calls"
                 | "jobs"
                 | "tokens"
+                | "usage"
         ] | [
             "v1",
             "datasets" | "pins" | "functions" | "calls" | "jobs" | "tokens",
             _
-        ] | ["v1", "functions", _, "rollback" | "logs"]
-            | ["v1", "jobs", _, "output" | "events"]
+        ] | ["v1", "datasets", _, "prune"]
+            | ["v1", "functions", _, "rollback" | "logs"]
+            | ["v1", "jobs", _, "output" | "events" | "logs"]
+            | ["v1", "jobs", _, "shards", _]
+            | ["v1", "jobs", _, "shards", _, "replay"]
     )
 }
 
@@ -281,6 +295,8 @@ mod tests {
             "/v1/nodes",
             "/v1/datasets",
             "/v1/datasets/{name}",
+            "/v1/datasets/{name}/prune",
+            "/v1/usage",
             "/v1/content",
             "/v1/blobs",
             "/v1/pins",
@@ -295,6 +311,9 @@ mod tests {
             "/v1/jobs/{id}",
             "/v1/jobs/{id}/output",
             "/v1/jobs/{id}/events",
+            "/v1/jobs/{id}/logs",
+            "/v1/jobs/{id}/shards/{shard}",
+            "/v1/jobs/{id}/shards/{shard}/replay",
             "/v1/tokens",
             "/v1/tokens/{id}",
         ] {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use nearfield_protocol::{DatasetName, Problem, ProblemKind, Split};
-use nearfield_store::{PutRequest, written};
+use nearfield_store::{Placement, PutRequest, written};
 
 use super::record::Written;
 use crate::catalog::Catalog;
@@ -27,6 +27,7 @@ pub async fn put(catalog: &Catalog, name: &DatasetName, blobs: Vec<Bytes>) -> Re
         split: Some(Split::Files),
         shard_size_bytes: SHARD_BYTES,
         folder: true,
+        placement: Placement::Whole,
     };
     let tar = written::Tar::new(blobs);
     let (version, report) = catalog.put(name.clone(), None, tar, request).await?;

@@ -1,12 +1,14 @@
 //! Jobs: started, watched, cancelled, and taken up again after a restart.
 //!
 //! `record` is what is kept of a job, `plan` what it has to run, `run` runs it, `into` makes a dataset of
-//! what it wrote. A job has no other state than its record and what hosts remember: recovery is
-//! running it again.
+//! what it wrote. `replay` looks at one shard by itself, `parcel` packs it up for a native run. A job has no other
+//! state than its record and what hosts remember: recovery is running it again.
 
 mod into;
+mod parcel;
 mod plan;
 mod record;
+mod replay;
 mod run;
 
 use std::collections::HashMap;
@@ -20,8 +22,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use parcel::Parcel;
 use record::Records;
 pub use record::{JobRecord, JobState, Selection};
+pub use replay::{JobShard, runs};
 
 use crate::server::Gateway;
 
@@ -49,6 +53,8 @@ pub struct Jobs {
     running: Mutex<HashMap<JobId, Arc<Running>>>,
     /// The node stops: jobs end, and their records go on saying that they run.
     stopping: CancellationToken,
+    /// What the last stop interrupted has been taken up.
+    resumed: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -65,6 +71,7 @@ impl Jobs {
             records: Records::open(dir)?,
             running: Mutex::default(),
             stopping,
+            resumed: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
     }
@@ -100,6 +107,11 @@ impl Jobs {
             gateway: gateway.clone(),
             id,
         };
+        // One that was interrupted may have been cancelled before it could go on.
+        let before = jobs.records.read(&id).map_err(record_problem)?;
+        if before.is_some_and(|before| before.state != JobState::Running) {
+            return Ok(());
+        }
         jobs.records.write(&record).map_err(record_problem)?;
         if let Err(error) = jobs.records.prune() {
             tracing::warn!(%error, "old job records cannot be forgotten");
@@ -135,6 +147,18 @@ impl Jobs {
             .expect("no panic under this lock")
             .get(id)
             .cloned()
+    }
+
+    /// The job, if it runs. One that a stop interrupted runs again a while after the next start: that is waited for.
+    pub async fn taken_up(&self, id: &JobId) -> Result<Option<Arc<Running>>, Problem> {
+        let interrupted = self.get(id)?.state == JobState::Running && self.running(id).is_none();
+        if interrupted {
+            tokio::select! {
+                () = self.resumed.cancelled() => {}
+                () = self.stopping.cancelled() => {}
+            }
+        }
+        Ok(self.running(id))
     }
 
     pub fn get(&self, id: &JobId) -> Result<JobRecord, Problem> {
@@ -197,6 +221,7 @@ pub fn resume_jobs(gateway: &Arc<Gateway>, interrupted: Vec<JobRecord>) {
             tracing::error!(%problem, "a job cannot be taken up again");
         }
     }
+    gateway.jobs.resumed.cancel();
 }
 
 pub fn unknown(id: &str) -> Problem {

@@ -1,13 +1,15 @@
 //! What a job has to run: its shards, and the tree that reduces them. Pure.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use nearfield_protocol::job::{MapSubject, PureSetting, PureSpec, ResultKey, Work, groups};
-use nearfield_protocol::{Digest, Problem, ProblemKind};
+use nearfield_protocol::job::{MapSubject, PureSetting, PureSpec, ResultKey, Work, canonical_json, groups};
+use nearfield_protocol::{CallId, Digest, Problem, ProblemKind};
 use nearfield_store::Dataset;
 
-use super::record::Selection;
+use super::record::{JobRecord, Selection};
+use crate::dispatch::RunOf;
 
 /// Shards that a dry run looks at.
 const DRY_RUN_SHARDS: usize = 8;
@@ -30,6 +32,35 @@ pub struct Node {
     pub parts: Range<usize>,
     /// The leaves below it.
     pub leaves: Range<usize>,
+}
+
+/// What all runs of a job share.
+pub fn setting(record: &JobRecord) -> Arc<PureSetting> {
+    Arc::new(PureSetting {
+        function: record.function.clone(),
+        component: record.component,
+        args: canonical_json(&record.args),
+        inputs: record.inputs.clone(),
+        limits: record.limits,
+        may_write: record.into.is_some(),
+        origins: origins(record),
+    })
+}
+
+/// What a purge of must forget this job's results.
+fn origins(record: &JobRecord) -> Vec<String> {
+    let over = match &record.dataset {
+        Some(name) => name.to_string(),
+        None => record.dataset_digest.to_string(),
+    };
+    let opened = record.inputs.values().map(Digest::to_string);
+    [over].into_iter().chain(opened).collect()
+}
+
+/// The file or part that a shard was cut from; none for a pack.
+pub fn source(dataset: &Dataset, index: u32) -> Option<&String> {
+    let (shard, _) = dataset.shard(index)?;
+    dataset.meta.sources.get(shard.source? as usize)
 }
 
 /// A job's leaves in shard order.
@@ -139,6 +170,40 @@ pub fn finish(setting: &Arc<PureSetting>, total: ResultKey) -> PureSpec {
         setting: setting.clone(),
         work: Work::Finish { total },
     }
+}
+
+/// All runs of a job, or of one shard of it, by what their log lines carry. Equal shards have one run, which is told
+/// as the first of them.
+pub fn runs(
+    record: &JobRecord,
+    dataset: &Dataset,
+    only: Option<u32>,
+) -> Result<HashMap<CallId, RunOf>, Problem> {
+    let setting = setting(record);
+    let selection = only.map_or(record.selection, Selection::Only);
+    let mut leaves = leaves(&setting, dataset, &selection)?;
+    let mut runs = HashMap::new();
+    let mut add = |key, run| {
+        runs.entry(CallId::of_result(&key)).or_insert(run);
+    };
+    for leaf in &leaves {
+        add(leaf.key, RunOf::Shard(leaf.index));
+    }
+    if only.is_none() {
+        // What was reduced is what did not fail.
+        let failed = record.state.failures();
+        leaves.retain(|leaf| failed.iter().all(|failure| failure.shard != leaf.index));
+        let keys: Vec<_> = leaves.iter().map(|leaf| leaf.key).collect();
+        let mut root = keys.first().copied();
+        for node in tree(&setting, &keys).iter().flatten() {
+            add(node.key, RunOf::Reduce);
+            root = Some(node.key);
+        }
+        if let Some(root) = root {
+            add(finish(&setting, root).key(), RunOf::Finish);
+        }
+    }
+    Ok(runs)
 }
 
 #[cfg(test)]

@@ -124,6 +124,17 @@ pub struct Prediction {
     pub seconds: Option<f64>,
 }
 
+impl JobState {
+    /// The shards that are known to have failed, at most a hundred.
+    pub fn failures(&self) -> &[ShardFailure] {
+        match self {
+            JobState::Done(report) => &report.failures,
+            JobState::Failed { failures, .. } => failures,
+            JobState::Running | JobState::Cancelled => &[],
+        }
+    }
+}
+
 impl JobRecord {
     pub fn id(&self) -> Option<JobId> {
         self.id.parse().ok()

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use nearfield_protocol::job::{PureFailure, PureReport, PureSetting, PureSpec, ResultKey, canonical_json};
+use nearfield_protocol::job::{PureFailure, PureReport, PureSetting, PureSpec, ResultKey};
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
 use nearfield_store::Dataset;
 use nearfield_store::written::Files;
@@ -42,19 +42,10 @@ impl From<Problem> for Stop {
 
 /// Runs a job to its end.
 pub async fn run(gateway: &Arc<Gateway>, record: &JobRecord, progress: &watch::Sender<Progress>) -> JobState {
-    let setting = PureSetting {
-        function: record.function.clone(),
-        component: record.component,
-        args: canonical_json(&record.args),
-        inputs: record.inputs.clone(),
-        limits: record.limits,
-        may_write: record.into.is_some(),
-        origins: origins(record),
-    };
     let job = Job {
         gateway,
         record,
-        setting: Arc::new(setting),
+        setting: plan::setting(record),
         host: gateway.catalog.node.id(),
         progress,
         started: Instant::now(),
@@ -77,16 +68,6 @@ pub async fn run(gateway: &Arc<Gateway>, record: &JobRecord, progress: &watch::S
             failures: stop.failures,
         },
     }
-}
-
-/// What a purge of must forget this job's results.
-fn origins(record: &JobRecord) -> Vec<String> {
-    let over = match &record.dataset {
-        Some(name) => name.to_string(),
-        None => record.dataset_digest.to_string(),
-    };
-    let opened = record.inputs.values().map(Digest::to_string);
-    [over].into_iter().chain(opened).collect()
 }
 
 struct Job<'a> {
@@ -257,7 +238,7 @@ impl Job<'_> {
                     });
                     if failures.len() > self.record.skip as usize {
                         failures.sort_by_key(|failure| failure.shard);
-                        return Err(too_many(failures, self.record.skip));
+                        return Err(too_many(failures, self.record));
                     }
                 }
             }
@@ -414,7 +395,7 @@ fn forgotten() -> Problem {
 }
 
 /// Whether a guest is to blame: such a failure comes again however often it is run.
-fn is_guests(kind: ProblemKind) -> bool {
+pub(super) fn is_guests(kind: ProblemKind) -> bool {
     use ProblemKind::{
         FunctionFailed, HostCallTooLarge, OutOfFuel, OutOfMemory, Timeout, TooManyHandles, Trap,
     };
@@ -425,24 +406,22 @@ fn is_guests(kind: ProblemKind) -> bool {
 }
 
 fn shard_failure(dataset: &Dataset, leaf: &Leaf, problem: Problem) -> ShardFailure {
-    let meta = &dataset.meta;
-    let source = meta.shards[leaf.index as usize].source;
     ShardFailure {
         shard: leaf.index,
         digest: leaf.shard,
-        source: source.and_then(|source| meta.sources.get(source as usize).cloned()),
+        source: plan::source(dataset, leaf.index).cloned(),
         problem,
     }
 }
 
-fn too_many(mut failures: Vec<ShardFailure>, skip: u32) -> Stop {
+fn too_many(mut failures: Vec<ShardFailure>, record: &JobRecord) -> Stop {
     let first = &failures[0];
     let from = first
         .source
         .as_ref()
         .map(|source| format!(" of {source}"))
         .unwrap_or_default();
-    let detail = match skip {
+    let what = match record.skip {
         0 => format!("shard {}{from} failed: {}", first.shard, first.problem.detail),
         skip => format!(
             "{} shards failed, {skip} may; the first is shard {}{from}: {}",
@@ -453,7 +432,10 @@ fn too_many(mut failures: Vec<ShardFailure>, skip: u32) -> Stop {
     };
     let problem = Problem {
         kind: first.problem.kind,
-        detail,
+        detail: format!(
+            "{what}; look into it with `nearfield replay {} --shard {}`",
+            record.id, first.shard
+        ),
         limit: first.problem.limit.clone(),
     };
     failures.truncate(MAX_LISTED_FAILURES);

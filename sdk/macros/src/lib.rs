@@ -20,7 +20,8 @@ pub fn http(arguments: TokenStream, function: TokenStream) -> TokenStream {
 /// same module; the job module of `nearfield` tells what holds without them.
 ///
 /// The function itself stays as it is. It also lends its name to a type that implements `nearfield::job::Job`, with
-/// which tests name the job, so no module or type of that name can stand beside it.
+/// which tests name the job, so no module or type of that name can stand beside it. Among the crate's tests there is an
+/// ignored one more, `__nearfield_replay`, with which `nearfield replay` runs the function natively.
 #[proc_macro_attribute]
 pub fn map(arguments: TokenStream, function: TokenStream) -> TokenStream {
     attach("map", MAP, arguments, function)
@@ -65,7 +66,8 @@ const HTTP: &str = r#"
 
 /// The job as a type, and its export. `__nearfield_reduce` and `__nearfield_finish` are what the other two attributes
 /// define in this module, or else what the glob brings: a name that is defined comes before a glob's. The constant is
-/// what they look for, so that one without a map says so. `VISIBILITY` is the function's own.
+/// what they look for, so that one without a map says so. `VISIBILITY` is the function's own. The test is how
+/// `nearfield replay` gets at the function: a test's executable is the only one that a `cdylib` has natively.
 const MAP: &str = r#"
     #[allow(unused_imports)]
     use ::nearfield::job::defaults::*;
@@ -123,6 +125,12 @@ const MAP: &str = r#"
         #[cfg(target_family = "wasm")]
         ::nearfield::guest::job::bindings::export_job!(FUNCTION with_types_in ::nearfield::guest::job::bindings);
     };
+    #[cfg(all(test, not(target_family = "wasm")))]
+    #[::core::prelude::v1::test]
+    #[ignore = "`nearfield replay JOB --shard N --native` runs it"]
+    fn __nearfield_replay() -> ::std::process::ExitCode {
+        ::nearfield::mock::replay::<FUNCTION>()
+    }
 "#;
 
 const REDUCE: &str = r#"

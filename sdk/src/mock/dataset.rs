@@ -1,10 +1,11 @@
 //! Datasets made in a test, cut as the test likes.
 
 use std::fs;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use crate::{Digest, Location};
+use crate::{DataError, Digest, Location};
 
 /// A dataset of a test.
 ///
@@ -12,6 +13,8 @@ use crate::{Digest, Location};
 /// of a record: a line, a CSV record, `N` bytes of `fixed:N`. With the split `files` the files go into archives, and
 /// one that has so many bytes is followed by the next.
 pub struct Dataset {
+    /// Its own digest, if it is one that a real host has.
+    kept: Option<Digest>,
     format: String,
     shard_bytes: usize,
     pub(crate) shards: Vec<Shard>,
@@ -23,7 +26,18 @@ pub(crate) struct Shard {
     pub(crate) format: String,
     pub(crate) header: Vec<u8>,
     pub(crate) source: String,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) content: Content,
+}
+
+/// The bytes of a shard.
+pub(crate) enum Content {
+    Made(Vec<u8>),
+    /// Those of a real host's, in a file: they may be more than memory holds.
+    Kept {
+        file: PathBuf,
+        size: u64,
+        digest: Digest,
+    },
 }
 
 impl Dataset {
@@ -31,6 +45,7 @@ impl Dataset {
     pub fn new(format: &str) -> Self {
         let (shards, paths, keys) = Default::default();
         Self {
+            kept: None,
             format: format.to_owned(),
             shard_bytes: usize::MAX,
             shards,
@@ -73,7 +88,7 @@ impl Dataset {
                 format: self.format.clone(),
                 header: header.clone(),
                 source: path.to_owned(),
-                bytes: piece.to_vec(),
+                content: Content::Made(piece.to_vec()),
             });
             rest = later;
             if rest.is_empty() {
@@ -115,7 +130,29 @@ impl Dataset {
         self
     }
 
+    /// A dataset that a real host has.
+    pub(super) fn kept(
+        digest: Digest,
+        format: String,
+        shards: Vec<Shard>,
+        paths: Vec<(String, Location)>,
+    ) -> Self {
+        Self {
+            kept: Some(digest),
+            shards,
+            paths,
+            ..Self::new(&format)
+        }
+    }
+
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept.is_some()
+    }
+
     pub(crate) fn digest(&self) -> Digest {
+        if let Some(digest) = self.kept {
+            return digest;
+        }
         let all: Vec<u8> = self.shards.iter().flat_map(|shard| shard.digest().0).collect();
         stand_in(&all)
     }
@@ -149,21 +186,20 @@ impl Dataset {
     fn pack(&mut self, path: &str, bytes: &[u8]) {
         // An archive ends with two empty blocks, which the next file replaces.
         const END_BYTES: usize = 1024;
-        if self
-            .shards
-            .last()
-            .is_none_or(|last| last.bytes.len() - END_BYTES >= self.shard_bytes)
-        {
+        let full = |last: &Shard| last.content.size() as usize - END_BYTES >= self.shard_bytes;
+        if self.shards.last().is_none_or(full) {
             let (header, source) = Default::default();
             self.shards.push(Shard {
                 format: self.format.clone(),
                 header,
                 source,
-                bytes: vec![0; END_BYTES],
+                content: Content::Made(vec![0; END_BYTES]),
             });
         }
         let shard = self.shards.len() - 1;
-        let archive = &mut self.shards[shard].bytes;
+        let Content::Made(archive) = &mut self.shards[shard].content else {
+            unreachable!("nothing is added to what a real host has");
+        };
         archive.truncate(archive.len() - END_BYTES);
         let mut builder = tar::Builder::new(std::mem::take(archive));
         let mut header = tar::Header::new_ustar();
@@ -188,7 +224,43 @@ impl Dataset {
 
 impl Shard {
     pub(crate) fn digest(&self) -> Digest {
-        stand_in(&self.bytes)
+        match &self.content {
+            Content::Made(bytes) => stand_in(bytes),
+            Content::Kept { digest, .. } => *digest,
+        }
+    }
+}
+
+impl Content {
+    pub(crate) fn size(&self) -> u64 {
+        match self {
+            Self::Made(bytes) => bytes.len() as u64,
+            Self::Kept { size, .. } => *size,
+        }
+    }
+
+    /// Up to `length` bytes from `offset`, fewer at the end.
+    pub(crate) fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, DataError> {
+        let Some(left) = self.size().checked_sub(offset) else {
+            return Err(DataError::Invalid(format!(
+                "offset {offset} is behind the shard's end"
+            )));
+        };
+        // A part of what is in memory or on disk, so it fits.
+        let length = left.min(length.into()) as usize;
+        match self {
+            Self::Made(bytes) => Ok(bytes[offset as usize..][..length].to_vec()),
+            Self::Kept { file, .. } => {
+                let read = || {
+                    let mut file = fs::File::open(file)?;
+                    file.seek(SeekFrom::Start(offset))?;
+                    let mut bytes = vec![0; length];
+                    file.read_exact(&mut bytes)?;
+                    Ok(bytes)
+                };
+                read().map_err(|error: io::Error| DataError::Io(format!("{}: {error}", file.display())))
+            }
+        }
     }
 }
 
@@ -222,8 +294,6 @@ fn stand_in(bytes: &[u8]) -> Digest {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
     use super::*;
     use crate::mock::Host;
 
@@ -248,7 +318,7 @@ mod tests {
     fn shards_end_where_records_do() {
         let pieces = |format, bytes: u64, text: &str| -> Vec<String> {
             let data = Dataset::new(format).shard_bytes(bytes).file("f", text);
-            let text = |shard: Shard| String::from_utf8(shard.bytes).unwrap();
+            let text = |shard: Shard| String::from_utf8(shard.content.read(0, u32::MAX).unwrap()).unwrap();
             data.shards.into_iter().map(text).collect()
         };
         assert_eq!(pieces("lines", 2, "a\nbcd\ne"), ["a\n", "bcd\n", "e"]);
@@ -278,8 +348,8 @@ mod tests {
             ["b/two", "one"]
         );
         assert_eq!(
-            (one.paths[0].0.as_str(), one.shards[0].bytes.as_slice()),
-            ("one", &b"1\n"[..])
+            (one.paths[0].0.as_str(), one.shards[0].content.read(0, 9).unwrap()),
+            ("one", b"1\n".to_vec())
         );
     }
 

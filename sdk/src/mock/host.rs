@@ -16,22 +16,30 @@ thread_local! {
 #[derive(Default)]
 struct Running {
     host: Host,
-    /// What a job has written; nothing where no job runs.
-    written: Option<RefCell<Files>>,
+    /// Nothing where no job runs.
+    job: Option<Job>,
 }
 
-type Files = BTreeMap<String, Vec<u8>>;
+struct Job {
+    may_write: bool,
+    written: RefCell<Files>,
+}
+
+pub(super) type Files = BTreeMap<String, Vec<u8>>;
 
 /// Runs `test` under `host`, which is gone afterwards, a panic included.
 pub(super) fn with<T>(host: Host, test: impl FnOnce() -> T) -> T {
-    under(Running { host, written: None }, test).0
+    under(Running { host, job: None }, test).0
 }
 
 /// The same for a job, and what it has written.
-pub(super) fn with_job<T>(host: Host, job: impl FnOnce() -> T) -> (T, Files) {
-    let written = Some(RefCell::default());
-    let (outcome, running) = under(Running { host, written }, job);
-    let written = running.written.as_ref().map(RefCell::take);
+pub(super) fn with_job<T>(host: Host, may_write: bool, work: impl FnOnce() -> T) -> (T, Files) {
+    let job = Some(Job {
+        may_write,
+        written: RefCell::default(),
+    });
+    let (outcome, running) = under(Running { host, job }, work);
+    let written = running.job.as_ref().map(|job| job.written.take());
     (outcome, written.unwrap_or_default())
 }
 
@@ -58,14 +66,14 @@ fn current() -> Rc<Running> {
 pub(crate) fn fetch(request: Request) -> Result<Response> {
     let running = current();
     match &running.host.outgoing {
-        Some(answer) if running.written.is_none() => answer(request),
+        Some(answer) if running.job.is_none() => answer(request),
         _ => Err(super::not_granted(request.uri())),
     }
 }
 
 pub(crate) fn env(name: &str) -> Option<String> {
     let running = current();
-    if running.written.is_some() {
+    if running.job.is_some() {
         return None;
     }
     let granted = running.host.env.get(name).cloned();
@@ -74,15 +82,16 @@ pub(crate) fn env(name: &str) -> Option<String> {
 
 pub(crate) fn write(path: &str, bytes: &[u8]) -> Result<(), DataError> {
     let running = current();
-    let Some(written) = &running.written else {
-        return Err(DataError::Denied("only a job writes output".to_owned()));
+    let Some(job) = running.job.as_ref().filter(|job| job.may_write) else {
+        let text = "files can only be written by a job that is run with --into";
+        return Err(DataError::Denied(text.to_owned()));
     };
     if path.split('/').any(|name| matches!(name, "" | "." | "..")) {
         return Err(DataError::Invalid(format!(
             "{path:?} is no path: names with / between them"
         )));
     }
-    match written.borrow_mut().insert(path.to_owned(), bytes.to_vec()) {
+    match job.written.borrow_mut().insert(path.to_owned(), bytes.to_vec()) {
         None => Ok(()),
         Some(_) => Err(DataError::Invalid(format!("the path {path} was written before"))),
     }
@@ -145,6 +154,12 @@ impl Dataset {
     }
 
     pub(crate) fn by_key(&self, key: &str) -> Result<Option<u32>, DataError> {
+        if self.0.is_kept() {
+            // What a real host says; ranges are a test's own.
+            return Err(DataError::Invalid(
+                "this dataset was put without a key".to_owned(),
+            ));
+        }
         let holds = |range: &std::ops::RangeInclusive<String>| {
             range.start().as_str() <= key && key <= range.end().as_str()
         };
@@ -170,7 +185,7 @@ impl Shard {
     }
 
     pub(crate) fn size(&self) -> u64 {
-        self.shard().bytes.len() as u64
+        self.shard().content.size()
     }
 
     pub(crate) fn format(&self) -> String {
@@ -182,20 +197,14 @@ impl Shard {
     }
 
     pub(crate) fn source(&self) -> String {
-        match current().written {
+        match current().job {
             Some(_) => self.digest().to_string(),
             None => self.shard().source.clone(),
         }
     }
 
     pub(crate) fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, DataError> {
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let Some(rest) = self.shard().bytes.get(start..) else {
-            return Err(DataError::Invalid(format!(
-                "offset {offset} is behind the shard's end"
-            )));
-        };
-        Ok(rest[..rest.len().min(length as usize)].to_vec())
+        self.shard().content.read(offset, length)
     }
 
     fn shard(&self) -> &dataset::Shard {

@@ -61,7 +61,7 @@ impl Host {
         let args = serde_json::to_value(args).expect("arguments have a JSON form");
         let args = serde_json::to_vec(&args).expect("a value has a JSON form");
 
-        let (result, files) = host::with_job(self, || {
+        let (result, files) = host::with_job(self, true, || {
             let mut parts = Vec::new();
             for (index, shard) in dataset.shards.iter().enumerate() {
                 let handle = host::Shard::new(&dataset, index);

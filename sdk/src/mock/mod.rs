@@ -17,11 +17,13 @@
 //! assert_eq!((answer.status().as_u16(), answer.body().as_str()), (200, "info 8"));
 //! ```
 //!
-//! [`Host::job`] runs a whole job over a dataset.
+//! [`Host::job`] runs a whole job over a dataset. `nearfield replay JOB --shard N --native` runs a crate's
+//! [`map`](macro@crate::map) on a shard of a real job, under a debugger if you like.
 
 mod dataset;
 pub(crate) mod host;
 mod job;
+mod replay;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -32,6 +34,8 @@ use crate::{Body, Error, Request, Response, Result};
 
 pub use dataset::Dataset;
 pub use job::{Done, Failed};
+#[doc(hidden)]
+pub use replay::replay;
 
 /// What a function under test may see. Without a host nothing is granted.
 #[derive(Default)]

@@ -7,6 +7,7 @@
 //!
 //! Blob files belong to this module: nothing else opens them.
 
+mod aside;
 mod leftovers;
 mod staging;
 mod sweep;

@@ -1,0 +1,90 @@
+//! One shard of a job by itself: run again, and which log lines are a job's.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use nearfield_protocol::{CallId, Problem, ProblemKind};
+use nearfield_store::{Dataset, StoreError};
+
+use super::plan::{self, Leaf};
+use super::record::{JobRecord, Selection};
+use super::run;
+use crate::catalog::Held;
+use crate::dispatch::{Replayed, RunOf};
+use crate::reply::store_problem;
+use crate::server::Gateway;
+
+/// A shard that a job maps. What it takes to map it stays as long as this.
+pub struct JobShard {
+    pub record: JobRecord,
+    pub dataset: Arc<Dataset>,
+    pub leaf: Leaf,
+    _held: Held,
+}
+
+impl JobShard {
+    /// Shard `index` of the job's dataset, whether or not the job went over it.
+    pub async fn find(gateway: &Gateway, record: JobRecord, index: u32) -> Result<Self, Problem> {
+        let needed = [record.dataset_digest, record.component];
+        let held = gateway
+            .catalog
+            .hold(record.inputs.values().copied().chain(needed).collect());
+        let dataset = dataset(gateway, &record).await?;
+        let mut leaves = plan::leaves(&plan::setting(&record), &dataset, &Selection::Only(index))?;
+        let leaf = leaves.pop().ok_or_else(|| {
+            Problem::new(ProblemKind::Internal, format!("shard {index} is not in the plan"))
+        })?;
+        Ok(JobShard {
+            record,
+            dataset,
+            leaf,
+            _held: held,
+        })
+    }
+
+    /// The file or part that it was cut from.
+    pub fn source(&self) -> Option<&String> {
+        plan::source(&self.dataset, self.leaf.index)
+    }
+
+    /// Maps it again. What its guest did is in the answer; an error is this node's.
+    pub async fn replay(&self, gateway: &Gateway) -> Result<Replayed, Problem> {
+        let host = gateway.catalog.node.id();
+        let replayed = gateway.dispatch.replay(host, self.leaf.spec.clone()).await?;
+        match replayed.outcome {
+            Err(failure) if !run::is_guests(failure.problem.kind) => Err(failure.problem),
+            outcome => Ok(Replayed { outcome, ..replayed }),
+        }
+    }
+}
+
+/// The runs of a job, or of one shard of it, by what their log lines carry.
+pub async fn runs(
+    gateway: &Gateway,
+    record: JobRecord,
+    only: Option<u32>,
+) -> Result<HashMap<CallId, RunOf>, Problem> {
+    let dataset = dataset(gateway, &record).await?;
+    // A hash for each shard.
+    let runs = tokio::task::spawn_blocking(move || plan::runs(&record, &dataset, only)).await;
+    runs.unwrap_or_else(|error| {
+        Err(Problem::new(
+            ProblemKind::Internal,
+            format!("a job's plan: {error}"),
+        ))
+    })
+}
+
+async fn dataset(gateway: &Gateway, record: &JobRecord) -> Result<Arc<Dataset>, Problem> {
+    let digest = &record.dataset_digest;
+    gateway.catalog.store.dataset(digest).await.map_err(|error| match error {
+        StoreError::Missing(_) => Problem::new(
+            ProblemKind::UnknownDataset,
+            format!(
+                "the data that job {} went over is no longer here ({digest}): put it again as it was, and it is found",
+                record.id
+            ),
+        ),
+        error => store_problem(error),
+    })
+}
