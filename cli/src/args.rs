@@ -154,6 +154,9 @@ pub struct UpArgs {
     /// Most bytes to keep; all of the disk without it
     #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
     pub max_bytes: Option<u64>,
+    /// A folder whose files may be put in place: read where they are, never written; repeatable
+    #[arg(long, value_name = "FOLDER")]
+    pub allow_path: Vec<PathBuf>,
     /// Most bytes that remembered results of jobs may take; the least used go first
     #[arg(long, value_parser = parse_bytes, value_name = "SIZE", default_value = "16GiB")]
     pub max_remembered: u64,
@@ -180,6 +183,7 @@ Examples:
   nearfield put access.log --name logs
   nearfield put photos/ --name photos
   nearfield put today.log --name logs --append
+  nearfield put /var/log/app --name logs --in-place --split lines     with `up --allow-path /var/log`
   nearfield put /var/log/app.log --name logs --part web-1
   zcat events.gz | nearfield put - --name events --split ndjson
   nearfield put prices.csv --name prices --if-version 3     only over version 3")]
@@ -192,9 +196,12 @@ pub struct PutArgs {
     /// Where shards may end: auto, lines, csv, ndjson, fixed:BYTES, files, bytes or none
     #[arg(long, default_value = "auto", value_parser = split)]
     pub split: String,
-    /// About how large a shard is
-    #[arg(long, default_value = "4MiB", value_parser = parse_bytes, value_name = "SIZE")]
-    pub shard_size: u64,
+    /// About how large a shard is: 4MiB, or as the dataset has it that this adds to
+    #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
+    pub shard_size: Option<u64>,
+    /// Store no copy: index the file or folder where it is. The node must run here and be allowed to read it
+    #[arg(long)]
+    pub in_place: bool,
     /// Add to what is there instead of replacing it
     #[arg(long)]
     pub append: bool,

@@ -38,9 +38,8 @@ impl Exit {
             }
             RequestTimeout => Exit::TimedOut,
             BadRequest | MethodNotAllowed | Conflict | RangeNotSatisfiable | RefusedComponent
-            | BadManifest | BadInput | Internal | Corrupt | Overload | Draining | ForgottenResult => {
-                Exit::Failed
-            }
+            | BadManifest | BadInput | Internal | Corrupt | SourceChanged | Overload | Draining
+            | ForgottenResult => Exit::Failed,
         }
     }
 

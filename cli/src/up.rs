@@ -91,6 +91,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
 
     let store_options = StoreOptions {
         max_bytes: args.max_bytes,
+        allow_paths: args.allow_path.clone(),
         ..StoreOptions::default()
     };
     let store = Store::open(data_dir, store_options).await?;
@@ -254,12 +255,18 @@ async fn evict(gateway: Arc<Gateway>, stop: CancellationToken) {
 /// Lets go of what a crash left sealed but unnamed; then jobs that it interrupted go on, which may make the
 /// same blobs again.
 async fn settle(gateway: Arc<Gateway>, sealed: Vec<Digest>, interrupted: Vec<JobRecord>) {
+    // First: the name of what they work on may be gone.
+    let mut held = Vec::new();
+    for record in interrupted {
+        let hold = Jobs::hold(&gateway, &record).await;
+        held.push((record, hold));
+    }
     match gateway.catalog.release_orphans(sealed).await {
         Ok(0) => {}
         Ok(bytes) => tracing::info!(bytes, "released blobs that nothing refers to"),
         Err(problem) => tracing::warn!(%problem, "cannot tell which blobs nothing refers to"),
     }
-    nearfield_gateway::resume_jobs(&gateway, interrupted);
+    nearfield_gateway::resume_jobs(&gateway, held);
 }
 
 /// Hashes one blob after another, slowly, for as long as the node runs.

@@ -8,25 +8,32 @@
 use std::collections::HashSet;
 use std::io::Read;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use nearfield_net::{NetError, Node};
+use nearfield_protocol::manifest::Input;
 use nearfield_protocol::records::{DatasetVersion, FunctionVersion};
 use nearfield_protocol::{DatasetName, Digest, FunctionName, Problem, ProblemKind};
-use nearfield_store::{
-    Placement, PutProgress, PutReport, PutRequest, Remembered, StagedDataset, Store, StoreError,
-};
+use nearfield_store::{Placement, PutProgress, PutReport, PutRequest, Remembered, StagedDataset, Store};
 use tokio::sync::RwLock;
 
 use crate::reply::store_problem;
+
+/// What is put.
+pub enum PutInput {
+    Stream(Box<dyn Read + Send>),
+    /// A file or folder that stays where it is.
+    InPlace(PathBuf),
+}
 
 /// Writes data and the records that name it.
 pub struct Catalog {
     pub store: Store,
     pub node: Node,
     pub remembered: Remembered,
-    /// What running jobs work on, each as often as jobs do. The lock is held for one look-up.
-    held: Arc<Mutex<Vec<Digest>>>,
+    /// The lock is held for one look-up.
+    held: Arc<Mutex<HeldDigests>>,
     recording: RwLock<()>,
 }
 
@@ -47,35 +54,31 @@ impl Catalog {
         &self,
         name: DatasetName,
         if_version: Option<u64>,
-        input: impl Read + Send + 'static,
+        input: PutInput,
         mut request: PutRequest,
     ) -> Result<(DatasetVersion, PutReport), Problem> {
         // Told early where it can be; what counts is the check as the record is written.
         let newest = self.node.records().dataset(&name).cloned();
-        let found = newest.as_ref().map_or(0, |newest| newest.version);
-        if let Some(expected) = if_version.filter(|expected| *expected != found) {
-            return Err(net_problem(NetError::Conflict {
-                name: name.to_string(),
-                found,
-                expected,
-            }));
-        }
+        check_version(&name, if_version, newest.as_ref())?;
         let grows = request.placement != Placement::Whole;
         if grows && let Some(newest) = &newest {
             // What is added is cut as what is there.
             let base = self.store.dataset(&newest.digest).await.map_err(store_problem)?;
             request.split = request.split.or(Some(base.meta.split));
+            request.shard_size_bytes = request.shard_size_bytes.or(Some(base.meta.shard_size_bytes));
+            request.header = base.header_of(&request.placement);
         }
         let progress = Arc::new(PutProgress::default());
-        let input = self
-            .store
-            .stage_input(input, request, progress)
-            .await
-            .map_err(store_problem)?;
+        let staged = match input {
+            PutInput::Stream(stream) => self.store.stage_input(stream, request, progress).await,
+            PutInput::InPlace(path) => self.store.stage_in_place(path, request, progress).await,
+        };
+        let input = staged.map_err(store_problem)?;
         if grows {
             // Alone: what is there must not change before it has grown.
             let _recording = self.recording.write().await;
             let newest = self.node.records().dataset(&name).cloned();
+            check_version(&name, if_version, newest.as_ref())?;
             let base = match newest {
                 Some(newest) => Some(self.store.dataset(&newest.digest).await.map_err(store_problem)?),
                 None => None,
@@ -88,7 +91,7 @@ impl Catalog {
             return match self.record(name, if_version, staged).await? {
                 Ok(done) => Ok(done),
                 Err((digest, problem)) => {
-                    self.release_unreferenced(vec![digest]).await?;
+                    self.release_unreferenced(vec![digest], Vec::new()).await?;
                     Err(problem)
                 }
             };
@@ -105,7 +108,7 @@ impl Catalog {
             Ok(done) => Ok(done),
             Err((digest, problem)) => {
                 let _recording = self.recording.write().await;
-                self.release_unreferenced(vec![digest]).await?;
+                self.release_unreferenced(vec![digest], Vec::new()).await?;
                 Err(problem)
             }
         }
@@ -156,7 +159,7 @@ impl Catalog {
             .await
             .map_err(net_problem)?;
         let pruned = gone.len() as u64;
-        Ok((pruned, self.release_unreferenced(gone).await?))
+        Ok((pruned, self.release_unreferenced(gone, Vec::new()).await?))
     }
 
     /// Removes a dataset name with all its versions, and lets go of what nothing else refers to; with
@@ -171,40 +174,56 @@ impl Catalog {
             return Err(unknown_dataset(name.as_str()));
         }
         let held = self.held.lock().expect("no panic under this lock").clone();
-        if purge && removed.iter().any(|digest| held.contains(digest)) {
+        if purge && removed.iter().any(|digest| held.datasets.contains(digest)) {
             return Err(Problem::new(
                 ProblemKind::Conflict,
                 format!(
-                    "a job works on `{name}`: `nearfield jobs` lists it; wait for it or cancel it, then purge"
+                    "a job, or the replay of one, works on `{name}`: `nearfield jobs` lists jobs; wait for it or cancel it, \
+                     then purge"
                 ),
             ));
         }
         self.node.remove_dataset(name).await.map_err(net_problem)?;
         let mut forgotten = 0;
-        let mut candidates = removed;
+        let mut results = Vec::new();
         if purge {
             let mut origins = vec![name.to_string()];
             // A version may have been gone over by its digest alone.
-            origins.extend(candidates.iter().map(Digest::to_string));
+            origins.extend(removed.iter().map(Digest::to_string));
             for origin in origins {
-                let (results, blobs) = self.remembered.purge(&origin).await.map_err(store_problem)?;
-                forgotten += results;
-                candidates.extend(blobs);
+                let (count, blobs) = self.remembered.purge(&origin).await.map_err(store_problem)?;
+                forgotten += count;
+                results.extend(blobs);
             }
         }
-        Ok((self.release_unreferenced(candidates).await?, forgotten))
+        Ok((self.release_unreferenced(removed, results).await?, forgotten))
     }
 
-    /// Keeps datasets and components from being let go of until the guard is dropped.
-    pub fn hold(&self, digests: Vec<Digest>) -> Held {
-        self.held
-            .lock()
-            .expect("no panic under this lock")
-            .extend(&digests);
-        Held {
-            digests,
+    /// Keeps what is still here of datasets and blobs from being let go of until the guard is dropped. What is gone is
+    /// missed by who opens it.
+    pub async fn hold(&self, datasets: Vec<Digest>, blobs: Vec<Digest>) -> Held {
+        let _recording = self.recording.read().await;
+        let mut guard = Held {
+            digests: HeldDigests::default(),
             held: self.held.clone(),
+        };
+        for digest in datasets {
+            if let Ok(dataset) = self.store.dataset(&digest).await
+                && self.store.revive(dataset.blobs().collect()).await.is_ok()
+            {
+                guard.digests.datasets.push(digest);
+            }
         }
+        for digest in blobs {
+            if self.store.revive(vec![digest]).await.is_ok() {
+                guard.digests.blobs.push(digest);
+            }
+        }
+        let mut held = self.held.lock().expect("no panic under this lock");
+        held.datasets.extend(&guard.digests.datasets);
+        held.blobs.extend(&guard.digests.blobs);
+        drop(held);
+        guard
     }
 
     /// Forgets remembered results beyond their limit. Returns how many.
@@ -212,7 +231,7 @@ impl Catalog {
         let (results, blobs) = self.remembered.evict().await.map_err(store_problem)?;
         if !blobs.is_empty() {
             let _recording = self.recording.write().await;
-            self.release_unreferenced(blobs).await?;
+            self.release_unreferenced(Vec::new(), blobs).await?;
         }
         Ok(results)
     }
@@ -227,7 +246,7 @@ impl Catalog {
             return Err(unknown_function(name.as_str()));
         }
         self.node.remove_function(name).await.map_err(net_problem)?;
-        self.release_unreferenced(removed).await
+        self.release_unreferenced(Vec::new(), removed).await
     }
 
     /// Writes the next version of a function, if its component is still here and `check` agrees.
@@ -249,11 +268,16 @@ impl Catalog {
     pub async fn pin(&self, digest: Digest, pinned: bool) -> Result<(), Problem> {
         let _recording = self.recording.write().await;
         if pinned {
-            self.store.dataset(&digest).await.map_err(store_problem)?;
+            let dataset = self.store.dataset(&digest).await.map_err(store_problem)?;
+            // It may be on its way out.
+            let blobs = dataset.blobs().collect();
+            self.store.revive(blobs).await.map_err(store_problem)?;
             return self.store.pin(digest).map_err(store_problem);
         }
         self.store.unpin(digest).map_err(store_problem)?;
-        self.release_unreferenced(vec![digest]).await.map(drop)
+        self.release_unreferenced(vec![digest], Vec::new())
+            .await
+            .map(drop)
     }
 
     /// Lets go of sealed blobs that nothing refers to: a crash between seal and record leaves such,
@@ -271,8 +295,8 @@ impl Catalog {
         .await
     }
 
-    /// Releases what of `candidates`, datasets or plain blobs, nothing refers to any more.
-    async fn release_unreferenced(&self, candidates: Vec<Digest>) -> Result<u64, Problem> {
+    /// Releases what of `datasets` and of plain `blobs` nothing refers to any more.
+    async fn release_unreferenced(&self, datasets: Vec<Digest>, blobs: Vec<Digest>) -> Result<u64, Problem> {
         let kept = match self.referenced().await {
             Ok(kept) => kept,
             // The next start looks for orphans again.
@@ -281,13 +305,10 @@ impl Catalog {
                 return Ok(0);
             }
         };
-        let mut released = HashSet::new();
-        for digest in candidates {
+        let mut released: HashSet<Digest> = blobs.into_iter().collect();
+        for digest in datasets {
             match self.store.dataset(&digest).await {
                 Ok(dataset) => released.extend(dataset.blobs()),
-                Err(StoreError::NotADataset { .. }) => {
-                    released.insert(digest);
-                }
                 // A version that is quarantined or gone in part: nothing can be said of its shards.
                 Err(error) => tracing::warn!(%digest, %error, "cannot tell what to release"),
             }
@@ -310,18 +331,20 @@ impl Catalog {
         kept.extend(self.remembered.blobs().map_err(store_problem)?);
         kept.extend(records.all_function_versions().map(|version| version.component));
         let held = self.held.lock().expect("no panic under this lock").clone();
-        kept.extend(&held);
+        kept.extend(&held.blobs);
         let versions = records.all_dataset_versions().map(|version| version.digest);
-        for digest in versions
-            .chain(self.store.pins().map_err(store_problem)?)
-            .chain(held)
-        {
-            match self.store.dataset(&digest).await {
-                Ok(dataset) => kept.extend(dataset.blobs()),
-                // A component is held by itself.
-                Err(StoreError::NotADataset { .. }) => {}
-                // Its shards cannot be named, so nothing may be released until it is mended or removed.
-                Err(error) => return Err(store_problem(error)),
+        let pins = self.store.pins().map_err(store_problem)?;
+        for digest in versions.chain(pins).chain(held.datasets) {
+            // One whose shards cannot be named: nothing may be released until it is mended or removed.
+            let dataset = self.store.dataset(&digest).await.map_err(store_problem)?;
+            kept.extend(dataset.blobs());
+        }
+        let functions = records.all_function_versions();
+        for input in functions.flat_map(|version| version.manifest.inputs.values()) {
+            if let Input::Pinned(digest) = input
+                && let Ok(dataset) = self.store.dataset(digest).await
+            {
+                kept.extend(dataset.blobs());
             }
         }
         Ok(kept)
@@ -339,20 +362,46 @@ impl Catalog {
     }
 }
 
+/// What running jobs work on, each as often as jobs do.
+#[derive(Default, Clone)]
+struct HeldDigests {
+    datasets: Vec<Digest>,
+    blobs: Vec<Digest>,
+}
+
 /// Digests that a running job needs.
 pub struct Held {
-    digests: Vec<Digest>,
-    held: Arc<Mutex<Vec<Digest>>>,
+    digests: HeldDigests,
+    held: Arc<Mutex<HeldDigests>>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         let mut held = self.held.lock().expect("no panic under this lock");
-        for digest in &self.digests {
-            if let Some(at) = held.iter().position(|other| other == digest) {
-                held.swap_remove(at);
+        let HeldDigests { datasets, blobs } = &mut *held;
+        for (all, mine) in [(datasets, &self.digests.datasets), (blobs, &self.digests.blobs)] {
+            for digest in mine {
+                if let Some(at) = all.iter().position(|other| other == digest) {
+                    all.swap_remove(at);
+                }
             }
         }
+    }
+}
+
+fn check_version(
+    name: &DatasetName,
+    expected: Option<u64>,
+    newest: Option<&DatasetVersion>,
+) -> Result<(), Problem> {
+    let found = newest.map_or(0, |newest| newest.version);
+    match expected.filter(|expected| *expected != found) {
+        None => Ok(()),
+        Some(expected) => Err(net_problem(NetError::Conflict {
+            name: name.to_string(),
+            found,
+            expected,
+        })),
     }
 }
 

@@ -12,7 +12,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use nearfield_protocol::{Digest, Problem, ProblemKind};
 use nearfield_store::path_index::{MAX_LINKS, NotFollowed};
-use nearfield_store::{Dataset, Store};
+use nearfield_store::{Dataset, Shard, Store};
 
 use crate::body::{self, Body};
 use crate::reply::{self, store_problem};
@@ -184,9 +184,20 @@ fn stream_pieces(store: Store, pieces: Vec<Piece>) -> Body {
                 Some(piece) => piece,
                 None => return Ok(None),
             };
-            let blob = store.blob(&piece.blob).await.map_err(store_problem)?;
+            let shard = match store.opened(&piece.blob) {
+                Some(shard) => shard,
+                None => store.shard(&piece.blob).await.map_err(store_problem)?,
+            };
             let now = piece.size_bytes.min(FRAME_BYTES);
-            let data = blob.slice(piece.offset as usize..(piece.offset + now) as usize);
+            let range = piece.offset..piece.offset + now;
+            // A stored shard is mapped; from a file of others it is read and checked.
+            let data = match shard {
+                Shard::Stored(_) => shard.read(range),
+                Shard::InPlace(_) => tokio::task::spawn_blocking(move || shard.read(range))
+                    .await
+                    .map_err(|error| Problem::new(ProblemKind::Internal, format!("a read: {error}")))?,
+            };
+            let data = data.map_err(store_problem)?;
             let rest = Piece {
                 offset: piece.offset + now,
                 size_bytes: piece.size_bytes - now,

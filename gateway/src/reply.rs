@@ -64,6 +64,8 @@ pub fn store_problem(error: StoreError) -> Problem {
         StoreError::Missing(_) => ProblemKind::UnknownBlob,
         StoreError::NotADataset { .. } => ProblemKind::UnknownDataset,
         StoreError::Corrupt(_) => ProblemKind::Corrupt,
+        StoreError::SourceChanged { .. } => ProblemKind::SourceChanged,
+        StoreError::Source(_) => ProblemKind::BadRequest,
         StoreError::Full { .. } | StoreError::DiskFull | StoreError::FileTooLarge => ProblemKind::StoreFull,
         StoreError::Unlike(_) => ProblemKind::Conflict,
         StoreError::Cut(_) => ProblemKind::BadInput,

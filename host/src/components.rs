@@ -176,6 +176,7 @@ pub(crate) fn store_problem(error: impl Borrow<StoreError>) -> Problem {
     let kind = match error {
         StoreError::Missing(_) => ProblemKind::UnknownBlob,
         StoreError::Corrupt(_) => ProblemKind::Corrupt,
+        StoreError::SourceChanged { .. } => ProblemKind::SourceChanged,
         _ => ProblemKind::Internal,
     };
     Problem::new(kind, error.to_string())

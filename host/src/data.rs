@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use nearfield_protocol::{Digest, cost, limits};
-use nearfield_store::{Blob, Dataset, Store as BlobStore, StoreError};
+use nearfield_store::{Dataset, Shard, Store as BlobStore, StoreError};
 use wasmtime::component::{ComponentType, Lift, Linker, Lower, Resource, ResourceType};
 use wasmtime::{StoreContextMut, Trap};
 use wasmtime_wasi::WasiView;
@@ -61,7 +61,7 @@ struct DatasetHandle(Arc<Dataset>);
 pub(crate) struct ShardHandle {
     pub dataset: Arc<Dataset>,
     pub index: u32,
-    pub blob: Arc<Blob>,
+    pub shard: Shard,
 }
 
 /// `variant error`.
@@ -96,6 +96,7 @@ impl From<StoreError> for DataError {
         match error {
             StoreError::Missing(_) => DataError::NotFound(error.to_string()),
             StoreError::Corrupt(_) => DataError::Corrupt(error.to_string()),
+            StoreError::SourceChanged { .. } => DataError::Changed(error.to_string()),
             StoreError::NotADataset { .. } => DataError::Invalid(error.to_string()),
             _ => DataError::Io(error.to_string()),
         }
@@ -188,11 +189,11 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         |mut store: Context<'_>, (this, index): (Resource<DatasetHandle>, u32)| {
             let dataset = dataset(&mut store, &this)?;
             let answer: Answer<Resource<ShardHandle>> = match open_shard(&store, &dataset, index)? {
-                Ok(blob) => Ok(store
-                    .data_mut()
-                    .ctx()
-                    .table
-                    .push(ShardHandle { dataset, index, blob })?),
+                Ok(shard) => Ok(store.data_mut().ctx().table.push(ShardHandle {
+                    dataset,
+                    index,
+                    shard,
+                })?),
                 Err(error) => Err(error),
             };
             Ok((answer,))
@@ -231,7 +232,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         "[method]shard.size",
         |mut store: Context<'_>, (this,): (Resource<ShardHandle>,)| {
             charge(&mut store, cost::DATA_CALL)?;
-            Ok((store.data_mut().ctx().table.get(&this)?.blob.len() as u64,))
+            Ok((store.data_mut().ctx().table.get(&this)?.shard.size_bytes(),))
         },
     )?;
     shards.func_wrap(
@@ -267,13 +268,16 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     shards.func_wrap(
         "[method]shard.read",
         |mut store: Context<'_>, (this, offset, len): (Resource<ShardHandle>, u64, u32)| {
-            let blob = store.data_mut().ctx().table.get(&this)?.blob.clone();
-            let answer = match range(&blob, offset, len) {
+            let shard = store.data_mut().ctx().table.get(&this)?.shard.clone();
+            let answer = match range(&shard, offset, len) {
                 Ok(range) => {
-                    let bytes = range.len() as u64;
+                    let bytes = range.end - range.start;
                     charge(&mut store, cost::DATA_CALL + cost::bytes(bytes))?;
                     store.data_mut().data.bytes += bytes;
-                    Ok(blob.slice(range))
+                    match shard.read(range) {
+                        Ok(bytes) => Ok(bytes),
+                        Err(error) => Err(told(&store, error)?),
+                    }
                 }
                 Err(error) => {
                     charge(&mut store, cost::DATA_CALL)?;
@@ -298,7 +302,7 @@ fn shard(store: &mut Context<'_>, this: &Resource<ShardHandle>) -> wasmtime::Res
     Ok((handle.dataset.clone(), handle.index))
 }
 
-fn open_shard(store: &Context<'_>, dataset: &Dataset, index: u32) -> wasmtime::Result<Answer<Arc<Blob>>> {
+fn open_shard(store: &Context<'_>, dataset: &Dataset, index: u32) -> wasmtime::Result<Answer<Shard>> {
     let blobs = &store.data().data.blobs;
     let Some((_, digest)) = dataset.shard(index) else {
         return Ok(Err(DataError::NotFound(format!(
@@ -306,31 +310,31 @@ fn open_shard(store: &Context<'_>, dataset: &Dataset, index: u32) -> wasmtime::R
             dataset.shards.len()
         ))));
     };
-    if let Some(blob) = blobs.mapped(&digest) {
-        return Ok(Ok(blob));
+    if let Some(shard) = blobs.opened(&digest) {
+        return Ok(Ok(shard));
     }
-    Ok(match wait(blobs.blob(&digest)) {
-        Ok(blob) => Ok(blob),
+    Ok(match wait(blobs.shard(&digest)) {
+        Ok(shard) => Ok(shard),
         Err(error) => Err(told(store, error)?),
     })
 }
 
 /// The bytes that a read gives: up to `len` from `offset`, fewer at the end.
-fn range(blob: &Blob, offset: u64, len: u32) -> Answer<std::ops::Range<usize>> {
+fn range(shard: &Shard, offset: u64, len: u32) -> Answer<std::ops::Range<u64>> {
     if len > limits::SHARD_READ_BYTES {
         return Err(DataError::Invalid(format!(
             "a read gives at most {} bytes",
             limits::SHARD_READ_BYTES
         )));
     }
-    let size = blob.len() as u64;
+    let size = shard.size_bytes();
     if offset > size {
         return Err(DataError::Invalid(format!(
             "offset {offset} lies after the shard's {size} bytes"
         )));
     }
     let end = size.min(offset + u64::from(len));
-    Ok(offset as usize..end as usize)
+    Ok(offset..end)
 }
 
 fn digest_bytes(digest: Digest) -> Bytes {

@@ -126,9 +126,16 @@ impl Inner {
                     let shards = dataset.shards.len();
                     Problem::new(ProblemKind::BadRequest, format!("shard {index} of {shards}"))
                 })?;
-                let blob = self.store.blob(&digest).await.map_err(store_problem)?;
+                let shard = self.store.shard(&digest).await.map_err(store_problem)?;
                 let index = *index;
-                Ok((Subject::Shard(ShardHandle { dataset, index, blob }), 0))
+                Ok((
+                    Subject::Shard(ShardHandle {
+                        dataset,
+                        index,
+                        shard,
+                    }),
+                    0,
+                ))
             }
             Work::Reduce { parts } => {
                 let (mut outputs, mut fuel) = (Vec::with_capacity(parts.len()), 0);

@@ -90,6 +90,9 @@ impl Logs {
         wanted: impl Fn(&LogLine) -> bool,
     ) -> io::Result<Vec<LogLine>> {
         let path = file_of(&self.inner.dir, function.as_str());
+        if lines == 0 {
+            return Ok(Vec::new());
+        }
         let mut kept = std::collections::VecDeque::with_capacity(lines.min(1_024));
         for path in [rotated(&path), path] {
             let file = match File::open(&path) {
@@ -97,9 +100,9 @@ impl Logs {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            for line in BufReader::new(file).lines() {
+            for line in BufReader::new(file).split(b'\n') {
                 // A line torn by a crash is no line.
-                let Ok(line) = serde_json::from_str(&line?) else {
+                let Ok(line) = serde_json::from_slice(&line?) else {
                     continue;
                 };
                 if !wanted(&line) {

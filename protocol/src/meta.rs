@@ -87,6 +87,10 @@ impl DatasetMeta {
         if version != WITHOUT_PARTS {
             meta.parts = postcard::from_bytes(rest).map_err(told)?;
             let shards: u64 = meta.parts.iter().map(|part| u64::from(part.shards)).sum();
+            let key = |part: &PartMeta| part.name.as_ref().map(|name| format!("{name}/"));
+            if !meta.parts.is_sorted_by(|a, b| key(a) < key(b)) {
+                return Err(malformed("its parts are out of order"));
+            }
             if shards != meta.shards.len() as u64 {
                 return Err(malformed("its parts do not add up"));
             }

@@ -65,6 +65,8 @@ kinds! {
     Internal = "internal", 500, "Nearfield failed";
     /// A blob on disk no longer matches its digest.
     Corrupt = "corrupt", 500, "Stored bytes no longer match their digest";
+    /// A file that was put in place holds something else now.
+    SourceChanged = "source-changed", 409, "A file is no longer what was put";
     /// The guest trapped.
     Trap = "trap", 502, "The function trapped";
     /// The guest itself said that it failed.

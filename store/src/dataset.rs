@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use nearfield_protocol::Digest;
 use nearfield_protocol::meta::{DatasetMeta, ShardMeta};
 
 use crate::blobs::{Blob, Store};
 use crate::error::StoreError;
+use crate::layout::{Layout, Placement};
 use crate::path_index::{Entry, EntryKind, NotFollowed, PathIndex};
 
 /// Open datasets kept: a meta of 10,000 shards takes about half a megabyte.
@@ -52,6 +54,11 @@ pub struct Extent {
 }
 
 impl Dataset {
+    /// The header of the CSV file that an append as `placement` says would follow.
+    pub fn header_of(self: &Arc<Self>, placement: &Placement) -> Option<Bytes> {
+        Layout::of(self).header_of(placement)
+    }
+
     /// Every blob that this version needs, its own included.
     pub fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
         [self.digest]

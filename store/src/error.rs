@@ -35,6 +35,10 @@ pub enum StoreError {
          restart the node; its log has the cause"
     )]
     Stopped(&'static str),
+    #[error("{path} is no longer what was put (shard {}): put it again to go on with what it holds now", digest.short())]
+    SourceChanged { path: String, digest: Digest },
+    #[error(transparent)]
+    Source(#[from] crate::in_place::SourceError),
     #[error("the dataset cannot grow by this: {0}")]
     Unlike(String),
     #[error(transparent)]

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use nearfield_protocol::meta::{DatasetMeta, PartMeta, ShardMeta};
 use nearfield_protocol::{Digest, PartName, Split};
 
+use crate::cut::ends_record;
 use crate::dataset::Dataset;
 use crate::error::StoreError;
 use crate::path_index::{Entry, EntryKind, PathIndex, PathIndexBuilder};
@@ -52,7 +53,7 @@ pub(crate) struct LaidPart {
 /// The files of a part that is a folder.
 pub(crate) enum Paths {
     None,
-    /// An index of this part alone.
+    /// An index of this part alone; its paths begin with the part's name.
     Own(Vec<u8>),
     /// Those of a part of `dataset`, whose shards begin there at `first_shard`.
     Of {
@@ -114,6 +115,16 @@ impl Layout {
             folder: meta.folder,
             parts: parts.collect(),
         }
+    }
+
+    /// The header of the CSV file that an append would follow.
+    pub fn header_of(&self, placement: &Placement) -> Option<Bytes> {
+        let appends = matches!(placement, Placement::Append(_));
+        let part = self
+            .parts
+            .iter()
+            .find(|part| part.name.as_ref() == placement.part());
+        part.filter(|_| appends)?.shards.last()?.header.clone()
     }
 
     /// Whether something of this kind can be added, as it `placement` says.
@@ -218,9 +229,11 @@ impl Layout {
             return Ok(bytes.clone());
         }
         let mut index = PathIndexBuilder::new();
-        let mut first_shard = 0;
+        let (mut first_shard, mut last_key) = (0, String::new());
         for part in &self.parts {
-            let mut push = |entry: Entry, before: &str, first_there: u32| {
+            let shards = part.shards.len() as u32;
+            let mut push = |entry: Entry, first_there: u32| {
+                let torn = || StoreError::Unlike("the index of its files is torn: put it anew".to_owned());
                 let kind = match entry.kind {
                     EntryKind::File {
                         shard,
@@ -228,36 +241,52 @@ impl Layout {
                         len,
                         executable,
                     } => EntryKind::File {
-                        shard: shard - first_there + first_shard,
+                        // An empty file may stand after the last shard.
+                        shard: shard
+                            .checked_sub(first_there)
+                            .filter(|shard| *shard <= shards)
+                            .ok_or_else(torn)?
+                            + first_shard,
                         offset,
                         len,
                         executable,
                     },
                     other => other,
                 };
-                index.push(&format!("{before}{}", entry.path), &kind);
+                let key = entry_key(&entry.path, &kind);
+                if key <= last_key {
+                    return Err(torn());
+                }
+                index.push(&entry.path, &kind);
+                last_key = key;
+                Ok(())
             };
             match &part.paths {
                 Paths::None => {}
                 Paths::Own(bytes) => {
                     let own = PathIndex::parse(bytes.as_slice())
                         .map_err(|error| StoreError::Unlike(error.to_string()))?;
-                    own.iter().for_each(|entry| push(entry, &prefix(part), 0));
+                    own.iter().try_for_each(|entry| push(entry, 0))?;
                 }
                 Paths::Of {
                     dataset,
                     first_shard: first_there,
                 } => {
-                    let paths = dataset.paths.iter();
                     let name = part.name.as_ref().map_or("", |name| name.as_str());
-                    paths
-                        .flat_map(|paths| paths.prefix(name))
-                        .for_each(|entry| push(entry, "", *first_there));
+                    let mut paths = dataset.paths.iter().flat_map(|paths| paths.prefix(name));
+                    paths.try_for_each(|entry| push(entry, *first_there))?;
                 }
             }
-            first_shard += part.shards.len() as u32;
+            first_shard += shards;
         }
         Ok(index.build())
+    }
+}
+
+fn entry_key(path: &str, kind: &EntryKind) -> String {
+    match kind {
+        EntryKind::EmptyDir => format!("{path}/"),
+        _ => path.to_owned(),
     }
 }
 
@@ -291,11 +320,7 @@ pub(crate) fn joined(
     header: Option<&Bytes>,
     split: Split,
 ) -> Option<Vec<u8>> {
-    let ends = match split {
-        Split::Lines | Split::Ndjson | Split::Csv => bytes.ends_with(b"\n"),
-        _ => true,
-    };
-    if !ends || shard.header.as_ref() != header {
+    if !ends_record(bytes, split) || shard.header.as_ref() != header {
         return None;
     }
     let body = header

@@ -1,18 +1,21 @@
 //! Blobs on disk, datasets, and the cutters that make shards of a stream. No network.
 //!
 //! `blobs` owns the files and says what is durable; `state` is its table; `put` drives `cut` and
-//! imports what it cuts; `layout` puts parts together; `dataset` reads back. The cutters are pure: bytes in, shards out.
+//! imports what it cuts; `in_place` indexes what stays where it is; `layout` puts parts
+//! together; `dataset` and `shard` read back. The cutters are pure: bytes in, shards out.
 
 mod blobs;
 pub mod cut;
 mod dataset;
 mod decompress;
 mod error;
+mod in_place;
 mod layout;
 pub mod pack;
 pub mod path_index;
 mod put;
 mod remembered;
+mod shard;
 mod spool;
 mod state;
 pub mod written;
@@ -20,6 +23,8 @@ pub mod written;
 pub use blobs::{Blob, SealReport, Staged, Store, StoreOptions};
 pub use dataset::{BlobBytes, Dataset, Extent, Location};
 pub use error::StoreError;
+pub use in_place::SourceError;
 pub use layout::Placement;
 pub use put::{PutProgress, PutReport, PutRequest, StagedDataset, StagedInput};
 pub use remembered::Remembered;
+pub use shard::{Shard, ShardReader};

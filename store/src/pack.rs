@@ -19,14 +19,17 @@ pub(crate) static END: [u8; 1024] = [0; 1024];
 /// What an entry is taken to cost besides its content: header and padding, about.
 const ENTRY_BYTES: u64 = 1024;
 
-/// Streams a folder back as one tar archive in path order, with normalised headers. `shards` gives a
-/// shard by its number; one at a time is held. When this fails, `out` holds an archive without an end.
+/// Read of a shard at once.
+const READ_BYTES: u64 = 1 << 20;
+
+/// Streams a folder back as one tar archive in path order, with normalised headers. `read` gives a shard's bytes from an
+/// offset on, at most as many as asked for, none only after its end. When this fails, `out` holds an archive without an
+/// end.
 pub fn write_folder_tar<B: AsRef<[u8]>, S: AsRef<[u8]>>(
     index: &PathIndex<B>,
-    shards: &mut dyn FnMut(u32) -> io::Result<S>,
+    read: &mut dyn FnMut(u32, u64, u64) -> io::Result<S>,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let mut held: Option<(u32, S)> = None;
     let mut entries = 0;
     for entry in index.iter() {
         entries += 1;
@@ -40,26 +43,20 @@ pub fn write_folder_tar<B: AsRef<[u8]>, S: AsRef<[u8]>>(
         else {
             continue;
         };
-        let mut left = len;
+        let (mut left, mut begun) = (len, false);
         while left > 0 {
-            let bytes = match held.take() {
-                Some((number, bytes)) if number == shard => bytes,
-                _ => shards(shard)?,
-            };
-            let content = usize::try_from(offset)
-                .ok()
-                .and_then(|offset| bytes.as_ref().get(offset..));
-            let content = content.filter(|content| !content.is_empty()).ok_or_else(|| {
-                malformed(format!(
+            let bytes = read(shard, offset, left.min(READ_BYTES))?;
+            let bytes = bytes.as_ref();
+            if bytes.is_empty() && !begun {
+                return Err(malformed(format!(
                     "`{}` is said to go on where shard {shard} ends",
                     entry.path
-                ))
-            })?;
-            let taken = left.min(content.len() as u64);
-            out.write_all(&content[..taken as usize])?;
-            left -= taken;
-            held = Some((shard, bytes));
-            if left > 0 {
+                )));
+            }
+            out.write_all(bytes)?;
+            (left, offset) = (left - bytes.len() as u64, offset + bytes.len() as u64);
+            begun = !bytes.is_empty();
+            if !begun {
                 shard = shard
                     .checked_add(1)
                     .ok_or_else(|| malformed("shard numbers overflow".into()))?;
@@ -251,8 +248,10 @@ mod tests {
             let mut builder = PathIndexBuilder::new();
             builder.push("a", &kind);
             let index = PathIndex::parse(builder.build()).unwrap();
-            let mut shards = |shard| match shard {
-                0 | u32::MAX => Ok(b"1234"),
+            let mut shards = |shard, offset: u64, most: u64| match shard {
+                0 | u32::MAX => {
+                    Ok(&b"1234"[offset.min(4) as usize..offset.saturating_add(most).min(4) as usize])
+                }
                 _ => Err(io::ErrorKind::NotFound.into()),
             };
             assert!(
@@ -271,7 +270,7 @@ mod tests {
         let kind = bytes.len() - 8 - 1;
         bytes[kind] = 9;
         let index = PathIndex::parse(bytes).unwrap();
-        let mut none = |_| Ok::<Vec<u8>, _>(Vec::new());
+        let mut none = |_, _, _| Ok::<Vec<u8>, _>(Vec::new());
         assert!(write_folder_tar(&index, &mut none, &mut io::sink()).is_err());
     }
 }

@@ -1,11 +1,12 @@
 //! `put`: cut, hash and store in one pass, then seal.
 //!
 //! One blocking thread reads and cuts; what it cuts goes through a bounded channel to imports that
-//! hash and write two at a time; order is kept. Memory is bounded by the cutter's window and
+//! hash and write several at a time; order is kept. Memory is bounded by the cutter's window and
 //! [`IN_FLIGHT_BYTES`].
 
 use std::collections::HashSet;
 use std::io::Read;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,16 +15,19 @@ use futures_util::{StreamExt, TryStreamExt};
 use nearfield_protocol::{Digest, Split};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::blobs::{Staged, Store};
+use crate::blobs::{SealReport, Staged, Store, blocking_store};
 use crate::cut::{self, CutOptions, CutShard, ShardData};
 use crate::dataset::Dataset;
 use crate::error::StoreError;
+use crate::in_place::StagedInPlace;
 use crate::layout::{LaidPart, LaidShard, Layout, Paths, Placement, joined, joins};
 
 /// Bytes of shards that are cut but not yet imported.
 const IN_FLIGHT_BYTES: u32 = 20 << 20;
 /// Imports at once: the hash of one shard runs while another's files are fsynced.
 const IMPORTS: usize = 4;
+/// What shards are cut towards unless asked otherwise.
+const SHARD_BYTES: u32 = 4 << 20;
 /// Bytes of a stream looked at to choose its split.
 const SAMPLE_BYTES: usize = 8 << 10;
 
@@ -34,11 +38,26 @@ pub struct PutRequest {
     pub source: String,
     /// `None` chooses by name and content.
     pub split: Option<Split>,
-    /// What shards are cut towards: 64 KiB to 4 MiB.
-    pub shard_size_bytes: u32,
+    /// What shards are cut towards: 64 KiB to 4 MiB, which it is unless given.
+    pub shard_size_bytes: Option<u32>,
+    /// The header of the CSV file that this is appended to. The input's own is left out if it is the same.
+    pub header: Option<Bytes>,
     /// The input is a tar stream of a folder, its paths in order.
     pub folder: bool,
     pub placement: Placement,
+}
+
+impl PutRequest {
+    pub(crate) fn shard_size(&self) -> u32 {
+        self.shard_size_bytes.unwrap_or(SHARD_BYTES)
+    }
+
+    /// What the paths of a folder begin with.
+    pub(crate) fn prefix(&self) -> String {
+        self.placement
+            .part()
+            .map_or(String::new(), |name| format!("{name}/"))
+    }
 }
 
 /// How far a put is. Written by the put, read by whoever shows it.
@@ -100,7 +119,7 @@ impl Store {
                     shard,
                     permit,
                     &progress,
-                    keep_bytes.then_some(request.shard_size_bytes),
+                    keep_bytes.then_some(request.shard_size()),
                 )
             })
             .buffered(IMPORTS)
@@ -116,8 +135,39 @@ impl Store {
             split,
             index,
             imported,
+            in_place: None,
             request,
         })
+    }
+
+    /// Indexes the file or folder at `path` where it lies. Only what is not known already is read.
+    pub async fn stage_in_place(
+        &self,
+        path: PathBuf,
+        mut request: PutRequest,
+        progress: Arc<PutProgress>,
+    ) -> Result<StagedInput, StoreError> {
+        let (in_place, spill_dir) = (self.in_place().clone(), self.spill_dir().to_owned());
+        blocking_store(move || {
+            request.folder = in_place.is_folder(&path)?;
+            let indexed = in_place.index(&path, &request, spill_dir, &progress)?;
+            let imported = indexed.shards.into_iter().map(|shard| Imported {
+                digest: shard.digest,
+                size_bytes: shard.size_bytes,
+                staged: None,
+                source: Some(shard.source.to_string()),
+                header: shard.header,
+                bytes: None,
+            });
+            Ok(StagedInput {
+                split: indexed.split,
+                index: indexed.index,
+                imported: imported.collect(),
+                in_place: Some((indexed.staged, indexed.new)),
+                request,
+            })
+        })
+        .await
     }
 
     /// Makes a dataset of what was cut, placed into `base` if it is not the whole. Not durable before
@@ -131,15 +181,16 @@ impl Store {
             split,
             index,
             mut imported,
+            in_place,
             request,
         } = input;
-        let put_bytes = imported.iter().map(|one| one.staged.size_bytes).sum();
+        let put_bytes = imported.iter().map(|one| one.size_bytes).sum();
         let base = base.filter(|_| request.placement != Placement::Whole);
         let mut layout = match &base {
             Some(base) => Layout::of(base),
             None => Layout {
                 split,
-                shard_size_bytes: request.shard_size_bytes,
+                shard_size_bytes: request.shard_size(),
                 folder: request.folder,
                 parts: Vec::new(),
             },
@@ -153,8 +204,8 @@ impl Store {
                 source = one.source.as_deref().map(Into::into);
             }
             shards.push(LaidShard {
-                digest: one.staged.digest,
-                size_bytes: one.staged.size_bytes,
+                digest: one.digest,
+                size_bytes: one.size_bytes,
                 source: source.clone(),
                 header: one.header.clone(),
             });
@@ -167,7 +218,7 @@ impl Store {
             if let Some(first) = first
                 && let Some((staged, shard)) = self.join(&layout, &mut before, &shards[0], first).await?
             {
-                imported[0].staged = staged;
+                imported[0].staged = Some(staged);
                 shards[0] = shard;
             }
             before.append(&mut shards);
@@ -175,7 +226,7 @@ impl Store {
         }
         let paths = index.map_or(Paths::None, Paths::Own);
         layout.replace(LaidPart { name, shards, paths });
-        self.compose(layout, imported, put_bytes).await
+        self.compose(layout, imported, in_place, put_bytes).await
     }
 
     /// Joins `first`, which follows `before`, with as many of the last shards there as are small.
@@ -190,8 +241,9 @@ impl Store {
         while let Some(last) = before.last()
             && joins(last, bytes.len(), layout)
         {
-            let blob = self.blob(&last.digest).await?;
-            let Some(together) = joined(last, &blob, &bytes, shard.header.as_ref(), layout.split) else {
+            let last_bytes = self.shard(&last.digest).await?.read(0..last.size_bytes)?;
+            let Some(together) = joined(last, &last_bytes, &bytes, shard.header.as_ref(), layout.split)
+            else {
                 break;
             };
             if last.source != shard.source {
@@ -213,11 +265,13 @@ impl Store {
         let StagedDataset {
             shards,
             parts,
+            in_place,
             mut report,
         } = staged;
         // Shards first: a sequence that is sealed never names a shard that is not.
         let new = self.seal(shards).await?;
         self.seal(parts).await?;
+        let new = in_place.map_or(new, |(_, read)| read);
         (report.new_shards, report.new_bytes) = (new.new_blobs, new.new_bytes);
         Ok(report)
     }
@@ -243,7 +297,9 @@ impl Store {
         progress.bytes.fetch_add(staged.size_bytes, Ordering::Relaxed);
         progress.shards.fetch_add(1, Ordering::Relaxed);
         Ok(Imported {
-            staged,
+            digest: staged.digest,
+            size_bytes: staged.size_bytes,
+            staged: Some(staged),
             source: shard.source,
             header: shard.header,
             bytes,
@@ -255,9 +311,14 @@ impl Store {
         &self,
         layout: Layout,
         imported: Vec<Imported>,
+        in_place: Option<(StagedInPlace, SealReport)>,
         put_bytes: u64,
     ) -> Result<StagedDataset, StoreError> {
-        let (meta, index) = layout.describe()?;
+        let (layout, (meta, index)) = blocking_store(move || {
+            let described = layout.describe()?;
+            Ok((layout, described))
+        })
+        .await?;
         let meta_blob = self.add(meta.encode().into()).await?;
         let index_blob = self.add(index.unwrap_or_default().into()).await?;
         let mut sequence = Vec::with_capacity((meta.shards.len() + 2) * 32);
@@ -280,12 +341,13 @@ impl Store {
         let mut seen = HashSet::new();
         let shards = imported
             .into_iter()
-            .map(|one| one.staged)
+            .filter_map(|one| one.staged)
             .filter(|shard| seen.insert(shard.digest))
             .collect();
         Ok(StagedDataset {
             shards,
             parts: vec![meta_blob, index_blob, sequence_blob],
+            in_place,
             report,
         })
     }
@@ -297,6 +359,8 @@ pub struct StagedInput {
     /// Of a folder.
     index: Option<Vec<u8>>,
     imported: Vec<Imported>,
+    /// Where the input stays where it is.
+    in_place: Option<(StagedInPlace, SealReport)>,
     request: PutRequest,
 }
 
@@ -306,11 +370,16 @@ pub struct StagedDataset {
     shards: Vec<Staged>,
     /// Meta, path index, sequence.
     parts: Vec<Staged>,
+    /// Shards that stay where they are, and how much of them was read now.
+    in_place: Option<(StagedInPlace, SealReport)>,
     report: PutReport,
 }
 
 struct Imported {
-    staged: Staged,
+    digest: Digest,
+    size_bytes: u64,
+    /// None for a shard that stays where it is.
+    staged: Option<Staged>,
     source: Option<String>,
     header: Option<Bytes>,
     /// Of a small first shard that may be joined with what it follows.
@@ -326,13 +395,13 @@ fn cut_input(
 ) -> Result<(Split, Option<Vec<u8>>), StoreError> {
     let options = |split| CutOptions {
         split,
-        shard_size_bytes: request.shard_size_bytes,
+        shard_size_bytes: request.shard_size(),
         spill_dir: spill_dir.clone(),
     };
     if request.folder {
         let split = request.split.unwrap_or(Split::Files);
         let mut input = input;
-        let index = cut::cut_folder(&mut input, &options(split), emit)?;
+        let index = cut::cut_folder(&mut input, &request.prefix(), &options(split), emit)?;
         return Ok((split, Some(index.build())));
     }
     let mut input = input;
@@ -346,7 +415,13 @@ fn cut_input(
             split
         }
     };
-    cut::cut_stream(&mut input, &request.source, &options(split), emit)?;
+    cut::cut_stream(
+        &mut input,
+        &request.source,
+        request.header.as_ref(),
+        &options(split),
+        emit,
+    )?;
     Ok((split, None))
 }
 

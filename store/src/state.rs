@@ -159,6 +159,23 @@ impl State {
         })
     }
 
+    /// Keeps blobs that were marked for collection and are not collected yet. Refused if one is not here or quarantined.
+    pub fn revive(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        let mut evictable = Vec::new();
+        for digest in digests {
+            match self.get(digest)?.map(|sealed| sealed.standing) {
+                None => return Err(StoreError::Missing(*digest)),
+                Some(Standing::Live) => {}
+                Some(Standing::Evictable) => evictable.push(*digest),
+                Some(Standing::Quarantined) => return Err(StoreError::Corrupt(*digest)),
+            }
+        }
+        match evictable.is_empty() {
+            true => Ok(()),
+            false => self.set_standing(&evictable, Standing::Live),
+        }
+    }
+
     pub fn set_standing(&self, digests: &[Digest], standing: Standing) -> Result<(), StoreError> {
         self.write(|tx| {
             let (mut evictable, mut no_longer) = (0, 0);

@@ -55,9 +55,22 @@ fn a_table_has_its_header_once_in_each_shard_it_begins() {
     append(&node, &["--name", "t", "--split", "csv"], b"a,b\n1,2\n");
     append(&node, &["--name", "t"], b"a,b\n3,4\n");
     assert_eq!(node.ok(&["get", "t"]), b"a,b\n1,2\n3,4\n");
+    // Much larger than what follows, so that they are not joined.
+    let rows = "5,6\n".repeat(1000);
+    append(&node, &["--name", "t"], format!("a,b\n{rows}").as_bytes());
+    append(&node, &["--name", "t"], b"a,b\n7,8\n");
+    assert_eq!(
+        node.ok(&["get", "t"]),
+        format!("a,b\n1,2\n3,4\n{rows}7,8\n").as_bytes()
+    );
+    assert_eq!(shards(&node, "t"), 2);
+    // An open quote must not swallow what follows.
+    append(&node, &["--name", "q", "--split", "csv"], b"a,b\n7,\"first\n");
+    append(&node, &["--name", "q"], b"a,b\n8,ok\n");
+    assert_eq!(shards(&node, "q"), 2);
     // Another header is another table: it begins a shard of its own.
     append(&node, &["--name", "t"], b"b,a\n6,5\n");
-    assert_eq!(shards(&node, "t"), 2);
+    assert_eq!(shards(&node, "t"), 3);
 }
 
 #[test]
@@ -171,4 +184,32 @@ fn pruned_versions_are_gone_with_what_only_they_held() {
     assert!(node.ok(&["get", "log"]) == lines(5, 400_000));
     append(&node, &["--name", "log"], b"still growing\n");
     assert_eq!(listed(&node)["version"], 6);
+}
+
+#[test]
+fn what_is_needed_still_survives_a_prune() {
+    let node = Node::start();
+    let put = |seed| {
+        let content = lines(seed, 300_000);
+        let output = node.cli_with_input(&["--json", "put", "-", "--name", "log"], &content);
+        let stored: Value = serde_json::from_slice(&output.stdout).unwrap();
+        stored["digest"].as_str().unwrap().to_owned()
+    };
+    let digests: Vec<_> = (1..=4).map(put).collect();
+    // One version is an input of a function, one is pinned before, one after.
+    let manifest = format!("public = true\ninputs = {{ data = \"{}\" }}", digests[0]);
+    node.deploy("stats", "stats", &manifest);
+    node.ok(&["pin", &digests[1]]);
+    node.ok(&["prune", "log", "--keep", "1"]);
+    node.ok(&["pin", &digests[2]]);
+    let node = node.crash_and_restart();
+    for (seed, digest) in (1..).zip(&digests) {
+        assert!(
+            node.ok(&["get", digest]) == lines(seed, 300_000),
+            "version {seed}"
+        );
+    }
+    node.ok(&["pin", &digests[2], "--remove"]);
+    let pruned = node.json(&["du"]);
+    assert_eq!(pruned["datasets"][0]["versions"], 1);
 }

@@ -18,6 +18,8 @@ pub struct Node {
     pub functions_url: String,
     pub admin_url: String,
     pub token: String,
+    /// What it was started with.
+    flags: Vec<String>,
 }
 
 /// An HTTP response, whole.
@@ -121,6 +123,7 @@ impl Node {
             child,
             data,
             token,
+            flags: flags.iter().map(|flag| flag.to_string()).collect(),
         }
     }
 
@@ -157,7 +160,8 @@ impl Node {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         let data = std::mem::replace(&mut self.data, tempfile::tempdir().unwrap());
-        Node::start_in(data, &[])
+        let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
+        Node::start_in(data, &flags)
     }
 
     /// SIGTERM, and waits for the end. Returns the exit code.

@@ -11,6 +11,7 @@ mod growth;
 mod harness;
 mod hostile;
 mod http2;
+mod in_place;
 mod jobs;
 mod outgoing;
 mod replay;

@@ -39,17 +39,23 @@ pub struct Answer {
 impl Node {
     /// Starts it on free ports over the data folder, and returns when it has said where it is.
     pub fn start(binary: &Path, data: &Path) -> Result<Node> {
-        Node::start_with(&mut Command::new(binary), binary, data)
+        Node::start_with(&mut Command::new(binary), binary, data, &[])
+    }
+
+    /// Starts it with so many workers for jobs.
+    pub fn start_with_workers(workers: &str, binary: &Path, data: &Path) -> Result<Node> {
+        let options = ["--job-workers", workers];
+        Node::start_with(&mut Command::new(binary), binary, data, &options)
     }
 
     /// Starts it on one core.
     pub fn start_on_core(core: usize, binary: &Path, data: &Path) -> Result<Node> {
         let mut taskset = Command::new("taskset");
         taskset.args(["--cpu-list", &core.to_string()]).arg(binary);
-        Node::start_with(&mut taskset, binary, data)
+        Node::start_with(&mut taskset, binary, data, &[])
     }
 
-    fn start_with(command: &mut Command, binary: &Path, data: &Path) -> Result<Node> {
+    fn start_with(command: &mut Command, binary: &Path, data: &Path, options: &[&str]) -> Result<Node> {
         let log = data.with_extension("log");
         command
             .args([
@@ -60,6 +66,7 @@ impl Node {
                 "--admin",
                 "127.0.0.1:0",
             ])
+            .args(options)
             .arg("--data-dir")
             .arg(data)
             .stdin(Stdio::null())
@@ -119,15 +126,35 @@ impl Node {
         send(&self.agent, request)
     }
 
+    /// Gets a path of the admin API: its body, as it comes.
+    pub fn stream(&self, path: &str) -> Result<impl Read + use<>> {
+        let request = Request::get(format!("{}{path}", self.admin_url))
+            .header("authorization", self.bearer()?)
+            .body(())?;
+        let (head, body) = request.with_agent(&self.agent).run()?.into_parts();
+        let mut body = body.into_reader();
+        if head.status != 200 {
+            let mut said = String::new();
+            body.read_to_string(&mut said)?;
+            bail!("{} from {path}: {said}", head.status);
+        }
+        Ok(body)
+    }
+
+    fn bearer(&self) -> Result<String> {
+        let token = fs::read_to_string(self.data.join("admin.token"))?;
+        Ok(format!("Bearer {}", token.trim()))
+    }
+
     /// What the node wrote down about a call: placement, stages, fuel.
     pub fn explain(&self, answer: &Answer) -> Result<Value> {
         let id = answer
             .header("nearfield-id")
             .context("an answer without nearfield-id")?;
-        let token = fs::read_to_string(self.data.join("admin.token"))?;
+        let bearer = self.bearer()?;
         let request = || {
             Request::get(format!("{}/v1/calls/{id}", self.admin_url))
-                .header("authorization", format!("Bearer {}", token.trim()))
+                .header("authorization", &bearer)
                 .body(Vec::new())
         };
         // It is written when the body has ended, which can be a moment after the client has it all.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use nearfield_protocol::units::format_bytes;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::Session;
 use crate::archive::Folder;
@@ -28,15 +29,15 @@ struct Stored {
 
 pub fn run(session: &Session, args: PutArgs) -> Result<()> {
     let started = Instant::now();
-    let input = open(&args.path)?;
     let mut path = format!(
-        "/v1/datasets/{}?source={}&split={}&shard-size={}&folder={}",
+        "/v1/datasets/{}?source={}&split={}",
         segment(args.name.as_str()),
         segment(&source(&args.path)?),
         segment(&args.split),
-        args.shard_size,
-        input.folder,
     );
+    if let Some(bytes) = args.shard_size {
+        path.push_str(&format!("&shard-size={bytes}"));
+    }
     if args.append {
         path.push_str("&append=true");
     }
@@ -46,9 +47,10 @@ pub fn run(session: &Session, args: PutArgs) -> Result<()> {
     if let Some(version) = args.if_version {
         path.push_str(&format!("&if-version={version}"));
     }
-    let bar = session.out.bytes_bar(input.bytes);
-    let stored = session.client.upload(path, bar.wrap_read(input.read));
-    bar.finish_and_clear();
+    let stored = match args.in_place {
+        true => in_place(session, &args.path, path),
+        false => upload(session, &args.path, path),
+    };
     let stored = stored.with_context(|| format!("putting {} as `{}`", args.path.display(), args.name))?;
     session.out.show(&stored, |stored: Stored| {
         let seconds = started.elapsed().as_secs_f64();
@@ -68,6 +70,30 @@ pub fn run(session: &Session, args: PutArgs) -> Result<()> {
             counted(stored.shards, "shard")
         )
     })
+}
+
+fn upload(session: &Session, input: &Path, mut path: String) -> Result<Value> {
+    let input = open(input)?;
+    path.push_str(&format!("&folder={}", input.folder));
+    let bar = session.out.bytes_bar(input.bytes);
+    let stored = session.client.upload(path, bar.wrap_read(input.read));
+    bar.finish_and_clear();
+    stored
+}
+
+/// Only the path goes to the node, which reads the files itself.
+fn in_place(session: &Session, input: &Path, mut path: String) -> Result<Value> {
+    let full = input
+        .canonicalize()
+        .with_context(|| format!("finding {}", input.display()))?;
+    let Some(full) = full.to_str() else {
+        bail!("the path of {} is not UTF-8: rename it", full.display());
+    };
+    path.push_str(&format!("&in-place={}", segment(full)));
+    let spinner = session.out.spinner();
+    let stored = session.client.change("POST", path, &Value::Null);
+    spinner.finish_and_clear();
+    stored
 }
 
 struct Input {

@@ -2,26 +2,26 @@
 
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use http::header::{HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
+use nearfield_protocol::records::DatasetVersion;
 use nearfield_protocol::{DatasetName, Digest, PartName, Problem, ProblemKind, Split};
-use nearfield_store::{Dataset, Placement, PutRequest, Store, pack};
+use nearfield_store::{Dataset, Placement, PutReport, PutRequest, Shard, Store, StoreError, pack};
 use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::{Asked, parse_digest, streamed};
 use crate::body::{Body, BodyFault, BoundedBody};
-use crate::catalog::unknown_dataset;
+use crate::catalog::{PutInput, unknown_dataset};
 use crate::content::{self, Content};
 use crate::reply::{self, store_problem};
 use crate::server::Gateway;
 
-/// What shards are cut towards unless asked otherwise.
-const SHARD_BYTES: u32 = 4 << 20;
 /// Bounds of `shard-size`: what the cutter can aim at.
 const SHARD_BYTES_RANGE: std::ops::RangeInclusive<u32> = (64 << 10)..=(4 << 20);
 /// Shards and sources that a description lists.
@@ -53,8 +53,10 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
         None | Some("auto") => None,
         Some(_) => asked.parsed::<Split>("split")?,
     };
-    let shard_size_bytes = asked.parsed::<u32>("shard-size")?.unwrap_or(SHARD_BYTES);
-    if !SHARD_BYTES_RANGE.contains(&shard_size_bytes) {
+    let shard_size_bytes = asked.parsed::<u32>("shard-size")?;
+    if let Some(shard_size_bytes) = shard_size_bytes
+        && !SHARD_BYTES_RANGE.contains(&shard_size_bytes)
+    {
         return Err(Problem::new(
             ProblemKind::BadRequest,
             format!("shard-size = {shard_size_bytes} bytes is not between 64 KiB and 4 MiB"),
@@ -64,6 +66,7 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
         source: asked.parameter("source").unwrap_or(name.as_str()).to_owned(),
         split,
         shard_size_bytes,
+        header: None,
         folder: asked.flag("folder")?,
         placement: match (asked.flag("append")?, asked.parsed::<PartName>("part")?) {
             (true, part) => Placement::Append(part),
@@ -73,6 +76,10 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
     };
     let if_version = asked.parsed::<u64>("if-version")?;
     let fault = BodyFault::default();
+    if let Some(path) = asked.parameter("in-place") {
+        let input = PutInput::InPlace(PathBuf::from(path));
+        return stored(gateway.catalog.put(name, if_version, input, request).await?);
+    }
     // Data has no size limit of its own: the store's quota and the disk bound it.
     let body = BoundedBody::new(asked.request.into_body(), u64::MAX, fault.clone());
     let input = BodyReader {
@@ -80,8 +87,12 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
         runtime: Handle::current(),
         chunk: Bytes::new(),
     };
+    let input = PutInput::Stream(Box::new(input));
     let put = gateway.catalog.put(name, if_version, input, request).await;
-    let (version, report) = put.map_err(|problem| fault.problem().unwrap_or(problem))?;
+    stored(put.map_err(|problem| fault.problem().unwrap_or(problem))?)
+}
+
+fn stored((version, report): (DatasetVersion, PutReport)) -> Result<Response<Body>, Problem> {
     Ok(reply::json(
         StatusCode::CREATED,
         &json!({
@@ -128,14 +139,14 @@ pub async fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, P
         StatusCode::OK,
         &json!({
             "name": name,
-            "versions": records.dataset_versions(&name),
+            "versions": records.dataset_versions(&name).iter().rev().take(MAX_LISTED).rev().collect::<Vec<_>>(),
             "meta": {
                 "split": meta.split.to_string(),
                 "folder": meta.folder,
                 "shard_size_bytes": meta.shard_size_bytes,
                 "headers": headers,
                 "sources": meta.sources.iter().take(MAX_LISTED_SOURCES).collect::<Vec<_>>(),
-                "parts": meta.parts,
+                "parts": meta.parts.iter().take(MAX_LISTED).collect::<Vec<_>>(),
             },
             "shards": shards,
         }),
@@ -196,7 +207,9 @@ pub async fn content(gateway: &Gateway, asked: &Asked) -> Result<Response<Body>,
     let dataset = match store.dataset(&digest).await {
         Ok(dataset) => Some(dataset),
         // A digest may name any blob.
-        Err(nearfield_store::StoreError::NotADataset { .. }) if !named => None,
+        Err(StoreError::NotADataset { .. }) if !named => None,
+        // Its first bytes are no digest of ours, so it is no dataset either.
+        Err(StoreError::Missing(missing)) if !named && missing != digest => None,
         Err(error) => return Err(store_problem(error)),
     };
     let (method, headers) = (asked.request.method(), asked.request.headers());
@@ -255,13 +268,23 @@ fn write_tar(store: &Store, runtime: &Handle, dataset: &Dataset, out: &mut dyn W
             "the folder has no path index",
         ));
     };
-    let mut shard = |index: u32| {
-        let digest: Digest = dataset.shard(index).ok_or(io::ErrorKind::NotFound)?.1;
-        let blob = runtime.block_on(store.blob(&digest)).map_err(io::Error::other)?;
-        let len = blob.len();
-        Ok(blob.slice(0..len))
+    let mut open: Option<(u32, Shard)> = None;
+    let mut read = |index: u32, offset: u64, most: u64| {
+        let shard = match &open {
+            Some((number, shard)) if *number == index => shard,
+            _ => {
+                let digest: Digest = dataset.shard(index).ok_or(io::ErrorKind::NotFound)?.1;
+                let shard = runtime.block_on(store.shard(&digest)).map_err(io::Error::other)?;
+                &open.insert((index, shard)).1
+            }
+        };
+        let size = shard.size_bytes();
+        let start = offset.min(size);
+        shard
+            .read(start..size.min(start + most))
+            .map_err(io::Error::other)
     };
-    pack::write_folder_tar(index, &mut shard, out)
+    pack::write_folder_tar(index, &mut read, out)
 }
 
 /// A body as a reader, for a thread that may block.

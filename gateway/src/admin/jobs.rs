@@ -54,8 +54,9 @@ struct Asking {
 
 pub async fn start(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>, Problem> {
     let record = resolve(gateway, asked.json().await?).await?;
+    let held = Jobs::hold(gateway, &record).await;
     let record = aside(gateway, move |gateway| {
-        Jobs::start(gateway, record.clone())?;
+        Jobs::start(gateway, record.clone(), held)?;
         Ok(record)
     })
     .await?;

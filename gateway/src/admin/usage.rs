@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::{Response, StatusCode};
-use nearfield_protocol::{DatasetName, Digest, Problem};
+use nearfield_protocol::{DatasetName, Digest, Problem, ProblemKind};
 use serde_json::json;
 
 use crate::body::Body;
@@ -24,19 +24,33 @@ pub async fn usage(gateway: &Arc<Gateway>) -> Result<Response<Body>, Problem> {
             versions.iter().map(|version| version.digest).collect(),
         ));
     }
-    let mut held = Held::default();
-    for (index, (_, versions)) in names.iter().enumerate() {
+    let mut blobs_of = Vec::new();
+    for (index, (name, versions)) in names.iter().enumerate() {
         for digest in versions {
-            let dataset = catalog.store.dataset(digest).await.map_err(store_problem)?;
-            let size = |digest: &Digest| catalog.store.size_of(digest);
-            for digest in dataset.blobs() {
-                held.note(index, digest, size).map_err(store_problem)?;
+            match catalog.store.dataset(digest).await {
+                Ok(dataset) => blobs_of.push((index, dataset)),
+                // The others are told all the same.
+                Err(error) => tracing::warn!(%name, %error, "a version is not counted"),
             }
         }
     }
+    let (store, datasets) = (catalog.store.clone(), names.len());
+    let sums = tokio::task::spawn_blocking(move || {
+        let mut held = Held::default();
+        for (index, dataset) in blobs_of {
+            for digest in dataset.blobs() {
+                // What is quarantined takes room, too, but nobody can say how much is of use.
+                held.note(index, digest, |digest| store.size_of(digest).unwrap_or(0));
+            }
+        }
+        held.by_dataset(datasets)
+    });
+    let sums = sums
+        .await
+        .map_err(|error| Problem::new(ProblemKind::Internal, format!("counting: {error}")))?;
     let datasets: Vec<_> = names
         .iter()
-        .zip(held.by_dataset(names.len()))
+        .zip(sums)
         .map(|((name, versions), (held_bytes, own_bytes))| {
             json!({
                 "name": name,
@@ -62,23 +76,12 @@ pub async fn usage(gateway: &Arc<Gateway>) -> Result<Response<Body>, Problem> {
 struct Held(HashMap<Digest, (u64, Vec<usize>)>);
 
 impl Held {
-    fn note<E>(
-        &mut self,
-        dataset: usize,
-        digest: Digest,
-        size: impl FnOnce(&Digest) -> Result<u64, E>,
-    ) -> Result<(), E> {
-        let known = match self.0.entry(digest) {
-            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::hash_map::Entry::Vacant(new) => {
-                let bytes = size(new.key())?;
-                new.insert((bytes, Vec::new()))
-            }
-        };
-        if !known.1.contains(&dataset) {
-            known.1.push(dataset);
+    fn note(&mut self, dataset: usize, digest: Digest, size: impl FnOnce(&Digest) -> u64) {
+        let known = self.0.entry(digest);
+        let (_, holders) = known.or_insert_with_key(|digest| (size(digest), Vec::new()));
+        if !holders.contains(&dataset) {
+            holders.push(dataset);
         }
-        Ok(())
     }
 
     /// For each dataset the bytes of all its blobs, and of those that no other has.
@@ -104,8 +107,7 @@ mod tests {
     fn shared_blobs_are_held_by_all_and_owned_by_none() {
         let mut held = Held::default();
         for (dataset, blob) in [(0, "a"), (0, "b"), (0, "b"), (1, "b"), (1, "c")] {
-            let size = |_: &Digest| Ok::<_, ()>(10);
-            held.note(dataset, Digest::of(blob.as_bytes()), size).unwrap();
+            held.note(dataset, Digest::of(blob.as_bytes()), |_| 10);
         }
         assert_eq!(held.by_dataset(3), [(20, 10), (20, 10), (0, 0)]);
     }

@@ -5,10 +5,7 @@ use nearfield_protocol::{DatasetName, Problem, ProblemKind, Split};
 use nearfield_store::{Placement, PutRequest, written};
 
 use super::record::Written;
-use crate::catalog::Catalog;
-
-/// What shards of such a dataset are cut towards.
-const SHARD_BYTES: u32 = 4 << 20;
+use crate::catalog::{Catalog, PutInput};
 
 /// Puts the files of all `blobs` as one dataset, in path order. A blob is what one run wrote.
 pub async fn put(catalog: &Catalog, name: &DatasetName, blobs: Vec<Bytes>) -> Result<Written, Problem> {
@@ -25,12 +22,15 @@ pub async fn put(catalog: &Catalog, name: &DatasetName, blobs: Vec<Bytes>) -> Re
     let request = PutRequest {
         source: name.to_string(),
         split: Some(Split::Files),
-        shard_size_bytes: SHARD_BYTES,
+        shard_size_bytes: None,
+        header: None,
         folder: true,
         placement: Placement::Whole,
     };
     let tar = written::Tar::new(blobs);
-    let (version, report) = catalog.put(name.clone(), None, tar, request).await?;
+    let (version, report) = catalog
+        .put(name.clone(), None, PutInput::Stream(Box::new(tar)), request)
+        .await?;
     Ok(Written {
         name: version.name,
         version: version.version,

@@ -27,6 +27,7 @@ use record::Records;
 pub use record::{JobRecord, JobState, Selection};
 pub use replay::{JobShard, runs};
 
+use crate::catalog::Held;
 use crate::server::Gateway;
 
 /// Jobs at once: they share the same workers, so more would only take longer each.
@@ -84,8 +85,15 @@ impl Jobs {
         Ok(records)
     }
 
+    /// Keeps what a job works on, whatever happens to its name.
+    pub async fn hold(gateway: &Gateway, record: &JobRecord) -> Held {
+        let inputs = record.inputs.values().copied();
+        let datasets = inputs.chain([record.dataset_digest]).collect();
+        gateway.catalog.hold(datasets, vec![record.component]).await
+    }
+
     /// Starts a job. Its record is on disk when this returns.
-    pub fn start(gateway: &Arc<Gateway>, record: JobRecord) -> Result<(), Problem> {
+    pub fn start(gateway: &Arc<Gateway>, record: JobRecord, held: Held) -> Result<(), Problem> {
         let jobs = &gateway.jobs;
         let id = record.id().ok_or_else(|| unknown(&record.id))?;
         let running = Arc::new(Running {
@@ -116,11 +124,6 @@ impl Jobs {
         if let Err(error) = jobs.records.prune() {
             tracing::warn!(%error, "old job records cannot be forgotten");
         }
-        // What it works on stays as long, whatever happens to its name.
-        let inputs = record.inputs.values().copied();
-        let held = gateway
-            .catalog
-            .hold(inputs.chain([record.dataset_digest, record.component]).collect());
         jobs.tasks.clone().spawn(async move {
             let gateway = &under_way.gateway;
             let state = tokio::select! {
@@ -213,11 +216,11 @@ impl Drop for UnderWay {
     }
 }
 
-/// Takes up what the last stop or a crash interrupted.
-pub fn resume_jobs(gateway: &Arc<Gateway>, interrupted: Vec<JobRecord>) {
-    for record in interrupted {
+/// Takes up what the last stop or a crash interrupted, each job with what it works on.
+pub fn resume_jobs(gateway: &Arc<Gateway>, interrupted: Vec<(JobRecord, Held)>) {
+    for (record, held) in interrupted {
         tracing::info!(job = record.id, "goes on");
-        if let Err(problem) = Jobs::start(gateway, record) {
+        if let Err(problem) = Jobs::start(gateway, record, held) {
             tracing::error!(%problem, "a job cannot be taken up again");
         }
     }

@@ -72,8 +72,9 @@ impl Parcel {
         let inputs = self.inputs.iter().flat_map(|(_, input)| &input.shards);
         let blobs: BTreeSet<&Digest> = inputs.chain([&self.shard.leaf.shard]).collect();
         for digest in blobs {
-            let blob = runtime.block_on(store.blob(digest)).map_err(io::Error::other)?;
-            append(&mut tar, &format!("blobs/{}", digest.to_hex()), &blob)?;
+            let shard = runtime.block_on(store.shard(digest)).map_err(io::Error::other)?;
+            let path = format!("blobs/{}", digest.to_hex());
+            append_from(&mut tar, &path, shard.size_bytes(), shard.reader())?;
         }
         tar.finish()
     }
@@ -144,8 +145,17 @@ fn write_paths(tar: &mut tar::Builder<&mut dyn Write>, number: usize, input: &Da
 }
 
 fn append(tar: &mut tar::Builder<&mut dyn Write>, path: &str, bytes: &[u8]) -> io::Result<()> {
+    append_from(tar, path, bytes.len() as u64, bytes)
+}
+
+fn append_from(
+    tar: &mut tar::Builder<&mut dyn Write>,
+    path: &str,
+    size_bytes: u64,
+    bytes: impl io::Read,
+) -> io::Result<()> {
     let mut header = tar::Header::new_ustar();
     header.set_mode(0o644);
-    header.set_size(bytes.len() as u64);
+    header.set_size(size_bytes);
     tar.append_data(&mut header, path, bytes)
 }

@@ -8,7 +8,7 @@ use nearfield_store::{Dataset, StoreError};
 
 use super::plan::{self, Leaf};
 use super::record::{JobRecord, Selection};
-use super::run;
+use super::{Jobs, run};
 use crate::catalog::Held;
 use crate::dispatch::{Replayed, RunOf};
 use crate::reply::store_problem;
@@ -25,10 +25,7 @@ pub struct JobShard {
 impl JobShard {
     /// Shard `index` of the job's dataset, whether or not the job went over it.
     pub async fn find(gateway: &Gateway, record: JobRecord, index: u32) -> Result<Self, Problem> {
-        let needed = [record.dataset_digest, record.component];
-        let held = gateway
-            .catalog
-            .hold(record.inputs.values().copied().chain(needed).collect());
+        let held = Jobs::hold(gateway, &record).await;
         let dataset = dataset(gateway, &record).await?;
         let mut leaves = plan::leaves(&plan::setting(&record), &dataset, &Selection::Only(index))?;
         let leaf = leaves.pop().ok_or_else(|| {

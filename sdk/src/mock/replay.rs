@@ -75,11 +75,12 @@ pub fn replay<J: Job>() -> ExitCode {
 
 /// What the map came to; the outer error is the folder's.
 fn replay_in<J: Job>(folder: &Path) -> io::Result<Result<String, String>> {
+    // First: what is no parcel is left alone.
+    let parcel: Parcel = serde_json::from_slice(&read(folder, "replay.json")?)?;
     for name in ["output", "error"] {
         gone(fs::remove_file(folder.join(name)))?;
     }
     gone(fs::remove_dir_all(folder.join("files")))?;
-    let parcel: Parcel = serde_json::from_slice(&read(folder, "replay.json")?)?;
     let args = read(folder, "args.json")?;
     let mut host = Host::new();
     for (number, input) in parcel.inputs.into_iter().enumerate() {

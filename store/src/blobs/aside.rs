@@ -12,6 +12,8 @@ impl Store {
     /// A copy of `bytes` in a file without a name, mapped: the kernel may take its pages back. It is gone with the
     /// last use of what is returned. Neither synced nor verified. Writes to the disk's cache before it returns.
     pub fn set_aside(&self, bytes: &[u8]) -> Result<Bytes, StoreError> {
+        // A full disk would end the databases.
+        let _room = self.room(bytes.len() as u64)?;
         let file = tempfile::tempfile_in(self.spill_dir()).and_then(|mut file| {
             file.write_all(bytes)?;
             Ok(file)

@@ -29,6 +29,7 @@ use nearfield_protocol::Digest;
 use self::leftovers::Leftovers;
 use self::sweep::Sweeper;
 use crate::error::StoreError;
+use crate::in_place::{InPlace, InPlaceShard};
 use crate::state::{Standing, State};
 
 pub use self::staging::{SealReport, Staged};
@@ -46,6 +47,8 @@ pub struct StoreOptions {
     pub max_bytes: Option<u64>,
     /// How often what is evictable is collected.
     pub sweep_interval: Duration,
+    /// Folders whose files may be read in place.
+    pub allow_paths: Vec<PathBuf>,
 }
 
 impl Default for StoreOptions {
@@ -53,6 +56,7 @@ impl Default for StoreOptions {
         StoreOptions {
             max_bytes: None,
             sweep_interval: SWEEP_INTERVAL,
+            allow_paths: Vec::new(),
         }
     }
 }
@@ -78,6 +82,7 @@ struct Inner {
     /// only a restart opens it again.
     stopped: OnceLock<StoreError>,
     leftovers: Leftovers,
+    in_place: Arc<InPlace>,
     /// Bytes of blobs that are staged: they count against the quota before they are sealed.
     staged_bytes: Arc<AtomicU64>,
     options: StoreOptions,
@@ -120,6 +125,7 @@ impl Store {
             sweeper,
             stopped: OnceLock::new(),
             leftovers: Leftovers::default(),
+            in_place: Arc::new(InPlace::open(dir, &options.allow_paths)?),
             staged_bytes: Arc::default(),
             options,
         };
@@ -142,15 +148,31 @@ impl Store {
         &self.inner.datasets
     }
 
-    /// The size of a sealed blob that may be served, in bytes.
+    pub(crate) fn in_place(&self) -> &Arc<InPlace> {
+        &self.inner.in_place
+    }
+
+    pub(crate) async fn in_place_shard(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<Arc<InPlaceShard>>, StoreError> {
+        let (in_place, digest) = (self.inner.in_place.clone(), *digest);
+        blocking_store(move || in_place.shard(&digest)).await
+    }
+
+    /// The size of a sealed blob that may be served, or of a shard in place, in bytes.
     pub fn size_of(&self, digest: &Digest) -> Result<u64, StoreError> {
         if let Some(blob) = self.inner.maps.get(digest) {
             return Ok(blob.len() as u64);
         }
-        match self.inner.state.get(digest)? {
+        let stored = match self.inner.state.get(digest)? {
             None => Err(StoreError::Missing(*digest)),
             Some(sealed) if sealed.standing == Standing::Quarantined => Err(StoreError::Corrupt(*digest)),
-            Some(sealed) => Ok(sealed.size_bytes),
+            Some(sealed) => return Ok(sealed.size_bytes),
+        };
+        match self.inner.in_place.size_of(digest)? {
+            Some(size_bytes) => Ok(size_bytes),
+            None => stored,
         }
     }
 
@@ -164,6 +186,7 @@ impl Store {
         let inner = self.inner.clone();
         blocking_store(move || {
             inner.state.set_standing(&digests, Standing::Evictable)?;
+            inner.in_place.forget(&digests)?;
             let mut verified = inner.verified.lock().expect("no panic under this lock");
             for digest in &digests {
                 inner.maps.invalidate(digest);
@@ -171,6 +194,22 @@ impl Store {
                 verified.remove(digest);
             }
             Ok(())
+        })
+        .await
+    }
+
+    /// Takes the mark of [`Store::release`] away. Refused if one of the blobs is not here any more.
+    pub async fn revive(&self, digests: Vec<Digest>) -> Result<(), StoreError> {
+        let inner = self.inner.clone();
+        blocking_store(move || {
+            let mut stored = Vec::with_capacity(digests.len());
+            for digest in digests {
+                // The empty blob belongs to everybody.
+                if digest != Digest::EMPTY && inner.in_place.size_of(&digest)?.is_none() {
+                    stored.push(digest);
+                }
+            }
+            inner.state.revive(&stored)
         })
         .await
     }
@@ -189,9 +228,11 @@ impl Store {
         self.inner.state.pins()
     }
 
-    /// Every sealed blob that is not marked for collection, in digest order.
+    /// Every sealed blob that is not marked for collection, and every shard in place.
     pub fn live(&self) -> Result<Vec<Digest>, StoreError> {
-        self.inner.state.live()
+        let mut live = self.inner.state.live()?;
+        live.extend(self.inner.in_place.digests()?);
+        Ok(live)
     }
 
     /// Bytes and number of sealed blobs.

@@ -30,7 +30,7 @@ pub struct Staged {
 }
 
 /// Bytes of the quota, taken until the blob is sealed or dropped.
-struct Room {
+pub(super) struct Room {
     staged_bytes: Arc<AtomicU64>,
     bytes: u64,
 }
@@ -168,7 +168,7 @@ impl Store {
     }
 
     /// Takes room for `bytes` more, from the quota and on the disk.
-    fn room(&self, bytes: u64) -> Result<Room, StoreError> {
+    pub(super) fn room(&self, bytes: u64) -> Result<Room, StoreError> {
         if self.inner.stopped.get().is_some() {
             return Err(StoreError::Stopped("blob"));
         }

@@ -17,6 +17,7 @@ const ENTRY_HEADER_BYTES: u64 = 1 << 20;
 
 pub(super) fn cut_folder(
     tar: &mut dyn Read,
+    prefix: &str,
     options: &CutOptions,
     emit: &mut Emit<'_>,
 ) -> Result<PathIndexBuilder, CutError> {
@@ -24,6 +25,7 @@ pub(super) fn cut_folder(
     let mut archive = Archive::new(Watched { tar, watch: &watch });
     let mut entries = archive.entries().map_err(unreadable)?;
     let mut folder = Folder {
+        prefix,
         options,
         emit,
         packer: (options.split == Split::Files)
@@ -50,6 +52,7 @@ pub(super) fn cut_folder(
 
 /// What the folder has become so far.
 struct Folder<'a, 'e> {
+    prefix: &'a str,
     options: &'a CutOptions,
     emit: &'a mut Emit<'e>,
     /// Makes the packs, if the split is `files`.
@@ -66,7 +69,7 @@ impl Folder<'_, '_> {
         if entry_type == EntryType::XGlobalHeader {
             return Ok(());
         }
-        let path = utf8_path(&entry.path_bytes())?;
+        let path = format!("{}{}", self.prefix, utf8_path(&entry.path_bytes())?);
         let kind = match entry_type {
             EntryType::Directory => {
                 let path = path.strip_suffix('/').unwrap_or(&path);

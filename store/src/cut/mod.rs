@@ -81,10 +81,12 @@ pub enum CutError {
 }
 
 /// Cuts one file or stream. gzip and zstd are decompressed first, unless the split is `none` or `files`, which
-/// keep the bytes as they are in one shard. Empty input gives no shard.
+/// keep the bytes as they are in one shard. Empty input gives no shard. `appended_to` is the header of a CSV file that
+/// this follows: the same header is left out.
 pub fn cut_stream(
     input: &mut dyn Read,
     source: &str,
+    appended_to: Option<&Bytes>,
     options: &CutOptions,
     emit: &mut Emit<'_>,
 ) -> Result<(), CutError> {
@@ -95,18 +97,51 @@ pub fn cut_stream(
         name: source.to_owned(),
         error,
     })?;
-    stream::cut_file(&mut *plain, source, options, emit)
+    let Some(header) = appended_to else {
+        return stream::cut_file(&mut *plain, source, options, emit);
+    };
+    let mut begin = Vec::with_capacity(header.len());
+    let read = plain.by_ref().take(header.len() as u64).read_to_end(&mut begin);
+    read.map_err(|error| CutError::Read {
+        name: source.to_owned(),
+        error,
+    })?;
+    match begin == header[..] {
+        true => stream::cut_rest(&mut *plain, source, Some(header.clone()), options, emit),
+        false => stream::cut_file(&mut begin.as_slice().chain(plain), source, options, emit),
+    }
+}
+
+/// Whether a record ends where `bytes` do, which begin with one.
+pub(crate) fn ends_record(bytes: &[u8], split: Split) -> bool {
+    let search = records::Records::new(split).map(|mut records| records.search(bytes, bytes.len(), false));
+    matches!(search, Some(Ok(records::Search::End(end))) if end == bytes.len())
+}
+
+/// Cuts a file as it is. With `rest_of`, `input` follows a cut; within it is the header of a CSV file.
+pub(crate) fn cut_plain(
+    input: &mut dyn Read,
+    source: &str,
+    rest_of: Option<Option<Bytes>>,
+    options: &CutOptions,
+    emit: &mut Emit<'_>,
+) -> Result<(), CutError> {
+    match rest_of {
+        None => stream::cut_file(input, source, options, emit),
+        Some(header) => stream::cut_rest(input, source, header, options, emit),
+    }
 }
 
 /// Cuts a folder that arrives as a tar stream, its entries in the byte order of their full paths (a folder
 /// may stand with or without its trailing slash). `files` makes packs of it; any other split cuts each file
-/// alone and as it is, compressed or not, so that the folder comes back identical.
+/// alone and as it is, compressed or not, so that the folder comes back identical. All paths get `prefix` before them.
 pub fn cut_folder(
     tar: &mut dyn Read,
+    prefix: &str,
     options: &CutOptions,
     emit: &mut Emit<'_>,
 ) -> Result<PathIndexBuilder, CutError> {
-    folder::cut_folder(tar, options, emit)
+    folder::cut_folder(tar, prefix, options, emit)
 }
 
 #[cfg(test)]

@@ -36,15 +36,51 @@ pub(super) fn cut_file(
         Split::Csv => cutter.read_header()?,
         _ => None,
     };
-    while let Some(data) = cutter.next_shard()? {
-        let shard = CutShard {
-            data,
-            source: Some(source.to_owned()),
-            header: header.clone(),
-        };
-        emit(shard).map_err(CutError::Emit)?;
+    cutter.cut(header, emit)
+}
+
+/// Cuts what follows a cut in a file: the rest of it, as cutting all of it would.
+pub(super) fn cut_rest(
+    input: &mut dyn Read,
+    source: &str,
+    header: Option<Bytes>,
+    options: &CutOptions,
+    emit: &mut Emit<'_>,
+) -> Result<(), CutError> {
+    let Some(mut records) = Records::new(options.split) else {
+        return keep_whole(input, source, options, emit);
+    };
+    let sizes = Sizes::new(options.shard_size_bytes);
+    let mut window_bytes = sizes.max;
+    if let Some(header) = &header {
+        records.set_header(header.clone());
+        window_bytes += header.len();
     }
-    Ok(())
+    let cutter = Cutter {
+        input,
+        source,
+        options,
+        records,
+        sizes,
+        window: Bytes::new(),
+        window_bytes,
+        ended: false,
+    };
+    cutter.cut(header, emit)
+}
+
+impl Cutter<'_> {
+    fn cut(mut self, header: Option<Bytes>, emit: &mut Emit<'_>) -> Result<(), CutError> {
+        while let Some(data) = self.next_shard()? {
+            let shard = CutShard {
+                data,
+                source: Some(self.source.to_owned()),
+                header: header.clone(),
+            };
+            emit(shard).map_err(CutError::Emit)?;
+        }
+        Ok(())
+    }
 }
 
 /// Copies until `input` ends. Says on which side it failed.

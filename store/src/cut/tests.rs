@@ -47,7 +47,7 @@ fn options(split: Split) -> CutOptions {
 
 fn cut_reader(input: &mut dyn Read, split: Split) -> Result<Vec<Shard>, CutError> {
     let mut shards = Vec::new();
-    cut_stream(input, "input", &options(split), &mut collect(&mut shards))?;
+    cut_stream(input, "input", None, &options(split), &mut collect(&mut shards))?;
     Ok(shards)
 }
 
@@ -319,7 +319,7 @@ fn a_record_over_the_limit_is_an_error_with_its_offset() {
             .chain(lead)
             .chain(io::repeat(b'x').take(length))
             .chain(&b"\nrest\n"[..]);
-        match cut_stream(&mut input, "big", &options(split), &mut |_| Ok(())) {
+        match cut_stream(&mut input, "big", None, &options(split), &mut |_| Ok(())) {
             Ok(()) => None,
             Err(CutError::RecordTooLong { offset, name }) => Some((offset, name)),
             Err(other) => panic!("{other}"),
@@ -349,7 +349,7 @@ fn errors_of_the_input_and_of_the_taker_are_told_apart() {
         Err(CutError::Read { .. })
     ));
     let refuse = &mut |_| Err(io::ErrorKind::StorageFull.into());
-    let result = cut_stream(&mut &b"a\n"[..], "a", &options(Split::Lines), refuse);
+    let result = cut_stream(&mut &b"a\n"[..], "a", None, &options(Split::Lines), refuse);
     assert!(matches!(result, Err(CutError::Emit(_))));
 }
 
@@ -427,7 +427,7 @@ fn tree_of(tar: &[u8]) -> Tree {
 
 fn cut_tar(mut tar: &[u8], split: Split) -> Result<(Vec<Shard>, PathIndex<Vec<u8>>), CutError> {
     let mut shards = Vec::new();
-    let index = cut_folder(&mut tar, &options(split), &mut collect(&mut shards))?;
+    let index = cut_folder(&mut tar, "", &options(split), &mut collect(&mut shards))?;
     Ok((shards, PathIndex::parse(index.build()).unwrap()))
 }
 
@@ -478,7 +478,10 @@ fn a_folder_comes_back() {
         tree.insert("a0".into(), Node::EmptyDir);
         let (shards, index) = cut_tar(&tar_of(&tree), split).unwrap();
         let mut back = Vec::new();
-        let mut shard = |number: u32| Ok(&shards[number as usize].bytes[..]);
+        let mut shard = |number: u32, offset: u64, most: u64| {
+            let bytes = &shards[number as usize].bytes[offset as usize..];
+            Ok(&bytes[..bytes.len().min(most as usize)])
+        };
         write_folder_tar(&index, &mut shard, &mut back).unwrap();
         let found = tree_of(&back);
         assert!(
@@ -618,7 +621,7 @@ fn broken_archives_are_refused() {
     long_name.set_size(1 << 40);
     long_name.set_cksum();
     let mut endless = Cursor::new(long_name.as_bytes().to_vec()).chain(io::repeat(b'a'));
-    let result = cut_folder(&mut endless, &options(Split::Files), &mut |_| Ok(()));
+    let result = cut_folder(&mut endless, "", &options(Split::Files), &mut |_| Ok(()));
     assert!(matches!(result, Err(CutError::Tar(text)) if text.contains("1 MiB")));
     for seed in 0..200 {
         let mut random = Random(seed);

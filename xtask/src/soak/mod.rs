@@ -5,6 +5,7 @@ mod bytes;
 mod crash;
 mod fsync;
 mod inputs;
+mod jobs;
 mod memory;
 mod startup;
 
@@ -39,7 +40,7 @@ impl Options {
                     let part = PARTS.iter().find(|part| part.0 == name);
                     options.parts.push(*part.with_context(|| {
                         format!(
-                            "soak knows --quick, --debug and crash, memory, bytes, fsync, startup; not {name}"
+                            "soak knows --quick, --debug and crash, memory, bytes, fsync, startup, jobs; not {name}"
                         )
                     })?);
                 }
@@ -66,12 +67,13 @@ pub type Finding = (String, String);
 
 type Part = (&'static str, fn(&Setting) -> Result<Vec<Finding>>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("crash", crash::run),
     ("memory", memory::run),
     ("bytes", bytes::run),
     ("fsync", fsync::run),
     ("startup", startup::run),
+    ("jobs", jobs::run),
 ];
 
 pub fn run(options: &Options) -> Result<()> {

@@ -1,0 +1,113 @@
+//! Data that stays where it is: shards as ranges of files that belong to somebody else.
+//!
+//! `source` opens what may be opened; `groups` is what bytes are checked with; `table` knows files and shards;
+//! `index` cuts and hashes, and reads only what is new; `read` gives bytes, checked each time. No file is ever written to or locked.
+
+mod groups;
+mod index;
+mod read;
+mod source;
+mod table;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use nearfield_protocol::Digest;
+
+use self::source::{Allowed, Source};
+use self::table::Table;
+use crate::error::StoreError;
+
+pub use self::read::InPlaceShard;
+pub use self::source::SourceError;
+
+/// Files held open at once.
+const MAX_OPEN_FILES: u64 = 256;
+/// Bytes of groups held of shards that were read lately.
+const MAX_OPEN_BYTES: u64 = 64 << 20;
+
+/// The files of others that this store knows.
+pub(crate) struct InPlace {
+    table: Table,
+    allowed: Allowed,
+    /// By path. A file that was replaced meanwhile is still the one that was opened.
+    open: moka::sync::Cache<PathBuf, Arc<Source>>,
+    shards: moka::sync::Cache<Digest, Arc<InPlaceShard>>,
+    /// Shards of puts that are under way, each as often as they are. The lock is held for one look-up.
+    staged: Mutex<HashMap<Digest, usize>>,
+}
+
+impl InPlace {
+    pub fn open(dir: &Path, allow_paths: &[PathBuf]) -> Result<Self, StoreError> {
+        Ok(InPlace {
+            table: Table::open(&dir.join("in-place.redb"))?,
+            allowed: Allowed::open(allow_paths)?,
+            open: moka::sync::Cache::new(MAX_OPEN_FILES),
+            shards: moka::sync::Cache::builder()
+                .max_capacity(MAX_OPEN_BYTES)
+                .weigher(|_, shard: &Arc<InPlaceShard>| shard.held_bytes())
+                .build(),
+            staged: Mutex::default(),
+        })
+    }
+
+    pub fn is_folder(&self, path: &Path) -> Result<bool, StoreError> {
+        Ok(self.allowed.is_folder(path)?)
+    }
+
+    pub fn size_of(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        self.table.size_of(digest)
+    }
+
+    pub fn digests(&self) -> Result<Vec<Digest>, StoreError> {
+        self.table.digests()
+    }
+
+    /// Forgets shards that nothing refers to, but for those of puts under way.
+    pub fn forget(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        let known: Vec<_> = {
+            let staged = self.staged.lock().expect("no panic under this lock");
+            digests
+                .iter()
+                .filter(|digest| !staged.contains_key(digest))
+                .copied()
+                .collect()
+        };
+        for digest in &known {
+            self.shards.invalidate(digest);
+        }
+        match known.is_empty() {
+            true => Ok(()),
+            false => self.table.forget(&known),
+        }
+    }
+}
+
+/// Keeps shards in the table while a put that found or hashed them is under way.
+pub(crate) struct StagedInPlace {
+    in_place: Arc<InPlace>,
+    digests: Vec<Digest>,
+}
+
+impl StagedInPlace {
+    fn add(&mut self, digest: Digest) {
+        let mut staged = self.in_place.staged.lock().expect("no panic under this lock");
+        *staged.entry(digest).or_default() += 1;
+        self.digests.push(digest);
+    }
+}
+
+impl Drop for StagedInPlace {
+    fn drop(&mut self) {
+        let mut staged = self.in_place.staged.lock().expect("no panic under this lock");
+        for digest in &self.digests {
+            if let Some(times) = staged.get_mut(digest) {
+                *times -= 1;
+                if *times == 0 {
+                    staged.remove(digest);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Files that belong to somebody else: only under folders that the host's owner allowed, only regular ones, only to read.
+//!
+//! Every path is resolved by the kernel, below an allowed folder that was opened at the start, through no link and into
+//! no other mount. So nothing that is swapped meanwhile leads anywhere else.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use serde::{Deserialize, Serialize};
+
+use crate::path_index::PATH_BYTES;
+
+/// Folders below a put folder, at most: a path has no room for more.
+const MAX_DEPTH: usize = PATH_BYTES / 2;
+
+/// Why a file cannot be read in place.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("{} is not in a folder that this node may read: {allowed}", path.display())]
+    NotAllowed { path: PathBuf, allowed: String },
+    #[error(
+        "{} leads through a link, or into another mount: name the folder itself, and allow it with `--allow-path`",
+        .0.display()
+    )]
+    Leads(PathBuf),
+    #[error("{} is a {kind}, and only files can be read in place", path.display())]
+    NotAFile { path: PathBuf, kind: &'static str },
+    #[error("{} became shorter while it was read: put it again", .0.display())]
+    Shrank(PathBuf),
+    #[error("the name of {} is not UTF-8: rename it", .0.display())]
+    Name(PathBuf),
+    #[error("cannot read {}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+}
+
+/// What tells one state of a file from another, without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub device: u64,
+    pub inode: u64,
+    pub size_bytes: u64,
+    pub modified_ns: i128,
+    /// When the file or its name changed.
+    pub changed_ns: i128,
+}
+
+impl Identity {
+    fn of(stat: &Stat) -> Self {
+        Identity {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size_bytes: stat.st_size as u64,
+            modified_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+            changed_ns: i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec),
+        }
+    }
+
+    /// Whether a file of this identity holds what it held when it was `before`. A new name changes the time of the change,
+    /// so under a new name that is not looked at.
+    pub fn is_unchanged(&self, before: &Identity, same_name: bool) -> bool {
+        let as_before = Identity {
+            changed_ns: if same_name {
+                before.changed_ns
+            } else {
+                self.changed_ns
+            },
+            ..*before
+        };
+        *self == as_before
+    }
+}
+
+/// The folders that may be read.
+#[derive(Debug, Default)]
+pub struct Allowed(Vec<(PathBuf, OwnedFd)>);
+
+/// A file, open.
+#[derive(Debug)]
+pub struct Source {
+    pub file: File,
+    pub identity: Identity,
+    pub executable: bool,
+}
+
+/// What stands in a folder.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Below the folder.
+    pub path: String,
+    pub kind: Kind,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Kind {
+    File,
+    Symlink { target: String },
+    EmptyDir,
+}
+
+impl Allowed {
+    /// Opens the folders; they must be there.
+    pub fn open(folders: &[PathBuf]) -> io::Result<Self> {
+        let open = |folder: &PathBuf| {
+            let folder = folder.canonicalize()?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let fd = rustix::fs::open(&folder, flags, Mode::empty())?;
+            Ok((folder, fd))
+        };
+        folders.iter().map(open).collect::<io::Result<_>>().map(Allowed)
+    }
+
+    /// Opens a file. It is a regular one, whatever stood there a moment before.
+    pub fn source(&self, path: &Path) -> Result<Source, SourceError> {
+        // What a device or a pipe does when it is opened is not known: looked at first, without opening it.
+        let looked = self.resolve(path, OFlags::PATH)?;
+        let stat = rustix::fs::fstat(&looked).map_err(|error| failed(path, error))?;
+        regular(path, &stat)?;
+        let fd = self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        let stat = rustix::fs::fstat(&fd).map_err(|error| failed(path, error))?;
+        regular(path, &stat)?;
+        Ok(Source {
+            file: File::from(fd),
+            identity: Identity::of(&stat),
+            executable: stat.st_mode & 0o111 != 0,
+        })
+    }
+
+    /// Whether `path` is a folder.
+    pub fn is_folder(&self, path: &Path) -> Result<bool, SourceError> {
+        let fd = self.resolve(path, OFlags::PATH)?;
+        let stat = rustix::fs::fstat(&fd).map_err(|error| failed(path, error))?;
+        Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    }
+
+    /// All that stands in a folder and below, in the order of a path index.
+    pub fn walk(&self, folder: &Path) -> Result<Vec<Found>, SourceError> {
+        let mut found = Vec::new();
+        self.walk_into(folder, "", 0, &mut found)?;
+        found.sort_unstable_by_key(Found::key);
+        Ok(found)
+    }
+
+    fn walk_into(
+        &self,
+        root: &Path,
+        below: &str,
+        depth: usize,
+        found: &mut Vec<Found>,
+    ) -> Result<(), SourceError> {
+        let folder = root.join(below);
+        if depth > MAX_DEPTH {
+            return Err(SourceError::Leads(folder));
+        }
+        let fd = self.resolve(&folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut empty = true;
+        for entry in Dir::read_from(&fd).map_err(|error| failed(&folder, error))? {
+            let entry = entry.map_err(|error| failed(&folder, error))?;
+            let name = match entry.file_name().to_str() {
+                Ok("." | "..") => continue,
+                Ok(name) => name,
+                Err(_) => {
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    return Err(SourceError::Name(folder.join(name)));
+                }
+            };
+            empty = false;
+            let path = if below.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{below}/{name}")
+            };
+            let stat = rustix::fs::statat(&fd, entry.file_name(), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| failed(&root.join(&path), error))?;
+            let kind = match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {
+                    self.walk_into(root, &path, depth + 1, found)?;
+                    continue;
+                }
+                FileType::Symlink => {
+                    let target = rustix::fs::readlinkat(&fd, entry.file_name(), Vec::new())
+                        .map_err(|error| failed(&root.join(&path), error))?;
+                    let target = target
+                        .into_string()
+                        .map_err(|_| SourceError::Name(root.join(&path)))?;
+                    Kind::Symlink { target }
+                }
+                _ => {
+                    regular(&root.join(&path), &stat)?;
+                    Kind::File
+                }
+            };
+            found.push(Found { path, kind });
+        }
+        if empty && !below.is_empty() {
+            found.push(Found {
+                path: below.to_owned(),
+                kind: Kind::EmptyDir,
+            });
+        }
+        Ok(())
+    }
+
+    fn resolve(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, SourceError> {
+        let plain = path
+            .components()
+            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        let within = |(folder, fd)| Some((path.strip_prefix(folder).ok()?, fd));
+        let allowed = self.0.iter().map(|(folder, fd)| (folder, fd)).find_map(within);
+        let (below, fd) = allowed.filter(|_| plain).ok_or_else(|| SourceError::NotAllowed {
+            path: path.to_owned(),
+            allowed: self.told(),
+        })?;
+        let below = if below.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            below
+        };
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        rustix::fs::openat2(fd, below, flags | OFlags::CLOEXEC, Mode::empty(), resolve).map_err(|error| {
+            match error {
+                rustix::io::Errno::LOOP | rustix::io::Errno::XDEV => SourceError::Leads(path.to_owned()),
+                other => failed(path, other),
+            }
+        })
+    }
+
+    fn told(&self) -> String {
+        if self.0.is_empty() {
+            return "start it with `--allow-path FOLDER`".to_owned();
+        }
+        let folders: Vec<_> = self
+            .0
+            .iter()
+            .map(|(folder, _)| folder.display().to_string())
+            .collect();
+        format!(
+            "it may read below {}; `--allow-path` adds more",
+            folders.join(", ")
+        )
+    }
+}
+
+impl Found {
+    fn key(&self) -> String {
+        match self.kind {
+            Kind::EmptyDir => format!("{}/", self.path),
+            _ => self.path.clone(),
+        }
+    }
+}
+
+impl Source {
+    /// Exactly the bytes `start..end`; `None` if the file has become shorter.
+    pub fn read(&self, start: u64, end: u64) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = vec![0; (end - start) as usize];
+        match self.file.read_exact_at(&mut bytes, start) {
+            Ok(()) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn failed(path: &Path, error: rustix::io::Errno) -> SourceError {
+    SourceError::Io {
+        path: path.to_owned(),
+        error: error.into(),
+    }
+}
+
+fn regular(path: &Path, stat: &Stat) -> Result<(), SourceError> {
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => return Ok(()),
+        FileType::Directory => "folder",
+        FileType::Symlink => "link",
+        FileType::Fifo => "pipe",
+        FileType::Socket => "socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "device",
+        _ => "thing of an unknown kind",
+    };
+    Err(SourceError::NotAFile {
+        path: path.to_owned(),
+        kind,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn allowed() -> (tempfile::TempDir, PathBuf, Allowed) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap().join("allowed");
+        fs::create_dir_all(root.join("deep/empty")).unwrap();
+        fs::write(root.join("deep/file"), "inside").unwrap();
+        fs::write(root.join("deep-file"), "inside").unwrap();
+        fs::write(dir.path().join("secret"), "outside").unwrap();
+        let allowed = Allowed::open(std::slice::from_ref(&root)).unwrap();
+        (dir, root, allowed)
+    }
+
+    #[test]
+    fn what_is_inside_is_read() {
+        let (_dir, root, allowed) = allowed();
+        let source = allowed.source(&root.join("deep/file")).unwrap();
+        assert_eq!(source.identity.size_bytes, 6);
+        assert_eq!(source.read(2, 6).unwrap().unwrap(), b"side");
+        assert_eq!(source.read(2, 7).unwrap(), None);
+        assert!(allowed.is_folder(&root).unwrap());
+    }
+
+    #[test]
+    fn nothing_leads_out() {
+        let (dir, root, allowed) = allowed();
+        let out = dir.path().canonicalize().unwrap();
+        symlink(&out, root.join("up")).unwrap();
+        symlink(out.join("secret"), root.join("link")).unwrap();
+        symlink("deep", root.join("inner")).unwrap();
+        for path in [
+            "../secret",
+            "deep/../../secret",
+            "up/secret",
+            "link",
+            "inner/file",
+        ] {
+            let refused = allowed.source(&root.join(path));
+            assert!(
+                matches!(
+                    refused,
+                    Err(SourceError::NotAllowed { .. } | SourceError::Leads(_))
+                ),
+                "{path}: {refused:?}"
+            );
+        }
+        for path in [
+            out.join("secret"),
+            PathBuf::from("/etc/passwd"),
+            PathBuf::from("relative"),
+            out,
+        ] {
+            assert!(
+                matches!(allowed.source(&path), Err(SourceError::NotAllowed { .. })),
+                "{path:?}"
+            );
+        }
+        assert!(matches!(
+            Allowed::default().source(&root.join("deep/file")),
+            Err(SourceError::NotAllowed { allowed, .. }) if allowed.contains("--allow-path")
+        ));
+    }
+
+    #[test]
+    fn only_regular_files_are_opened() {
+        let (_dir, root, allowed) = allowed();
+        let pipe = root.join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        // A reader of a pipe would wait for its writer.
+        assert!(matches!(
+            allowed.source(&pipe),
+            Err(SourceError::NotAFile { kind: "pipe", .. })
+        ));
+        assert!(matches!(
+            allowed.source(&root.join("deep")),
+            Err(SourceError::NotAFile { kind: "folder", .. })
+        ));
+        assert!(matches!(
+            allowed.walk(&root),
+            Err(SourceError::NotAFile { kind: "pipe", .. })
+        ));
+    }
+
+    #[test]
+    fn a_folder_is_walked_in_the_order_of_its_index() {
+        let (_dir, root, allowed) = allowed();
+        symlink("file", root.join("deep/link")).unwrap();
+        let found = allowed.walk(&root).unwrap();
+        let paths: Vec<_> = found.iter().map(|found| found.path.as_str()).collect();
+        assert_eq!(paths, ["deep-file", "deep/empty", "deep/file", "deep/link"]);
+        assert_eq!(found[1].kind, Kind::EmptyDir);
+        assert_eq!(
+            found[3].kind,
+            Kind::Symlink {
+                target: "file".into()
+            }
+        );
+    }
+
+    #[test]
+    fn a_folder_that_becomes_a_link_is_refused() {
+        let (dir, root, allowed) = allowed();
+        fs::create_dir(dir.path().join("elsewhere")).unwrap();
+        fs::write(dir.path().join("elsewhere/file"), "outside").unwrap();
+        fs::rename(root.join("deep"), root.join("moved")).unwrap();
+        symlink(dir.path().join("elsewhere"), root.join("deep")).unwrap();
+        assert!(matches!(
+            allowed.source(&root.join("deep/file")),
+            Err(SourceError::Leads(_))
+        ));
+    }
+}

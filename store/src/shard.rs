@@ -1,0 +1,100 @@
+//! A shard's bytes, wherever they are.
+
+use std::io::{self, Read};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use nearfield_protocol::Digest;
+
+use crate::blobs::{Blob, Store};
+use crate::error::StoreError;
+use crate::in_place::InPlaceShard;
+
+/// What a [`ShardReader`] reads at once.
+const READ_BYTES: u64 = 1 << 20;
+
+/// One shard, open for reading. Cheap to clone.
+#[derive(Clone)]
+pub enum Shard {
+    /// In the store's own files: verified once, then mapped.
+    Stored(Arc<Blob>),
+    /// In a file that belongs to somebody else: checked at each read.
+    InPlace(Arc<InPlaceShard>),
+}
+
+impl Shard {
+    pub fn digest(&self) -> Digest {
+        match self {
+            Shard::Stored(blob) => blob.digest(),
+            Shard::InPlace(shard) => shard.digest(),
+        }
+    }
+
+    pub fn size_bytes(&self) -> u64 {
+        match self {
+            Shard::Stored(blob) => blob.len() as u64,
+            Shard::InPlace(shard) => shard.size_bytes(),
+        }
+    }
+
+    /// The bytes `range`, which must lie within. Of a stored shard it copies nothing and cannot fail.
+    pub fn read(&self, range: Range<u64>) -> Result<Bytes, StoreError> {
+        match self {
+            Shard::Stored(blob) => Ok(blob.slice(range.start as usize..range.end as usize)),
+            Shard::InPlace(shard) => shard.read(range),
+        }
+    }
+}
+
+/// Reads a shard from its start, a MiB at a time.
+pub struct ShardReader<'a> {
+    shard: &'a Shard,
+    at: u64,
+    piece: Bytes,
+}
+
+impl Shard {
+    pub fn reader(&self) -> ShardReader<'_> {
+        ShardReader {
+            shard: self,
+            at: 0,
+            piece: Bytes::new(),
+        }
+    }
+}
+
+impl Read for ShardReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.piece.is_empty() {
+            let end = self.shard.size_bytes().min(self.at + READ_BYTES);
+            self.piece = self.shard.read(self.at..end).map_err(io::Error::other)?;
+            self.at = end;
+        }
+        let taken = self.piece.len().min(buffer.len());
+        self.piece.copy_to_slice(&mut buffer[..taken]);
+        Ok(taken)
+    }
+}
+
+impl Store {
+    /// Opens a shard: its stored copy if there is one, else where it lies.
+    pub async fn shard(&self, digest: &Digest) -> Result<Shard, StoreError> {
+        match self.blob(digest).await {
+            Ok(blob) => Ok(Shard::Stored(blob)),
+            Err(stored @ (StoreError::Missing(_) | StoreError::Corrupt(_))) => {
+                match self.in_place_shard(digest).await? {
+                    Some(shard) => Ok(Shard::InPlace(shard)),
+                    None => Err(stored),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The shard if it is open already: never waits.
+    pub fn opened(&self, digest: &Digest) -> Option<Shard> {
+        let stored = self.mapped(digest).map(Shard::Stored);
+        stored.or_else(|| self.in_place().opened(digest).map(Shard::InPlace))
+    }
+}

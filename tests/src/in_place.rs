@@ -1,0 +1,269 @@
+//! Data that stays where it is: never a wrong byte, never a second read for nothing, never a way out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::harness::{Node, fails, lines};
+
+/// A node that may read `folder`, and the folder.
+fn start() -> (Node, TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().canonicalize().unwrap().join("data");
+    fs::create_dir(&folder).unwrap();
+    let flags = ["--allow-path", folder.to_str().unwrap()];
+    (Node::start_in(tempfile::tempdir().unwrap(), &flags), dir, folder)
+}
+
+fn put(node: &Node, path: &Path, name: &str) -> Value {
+    node.json(&[
+        "put",
+        path.to_str().unwrap(),
+        "--name",
+        name,
+        "--in-place",
+        "--split",
+        "lines",
+    ])
+}
+
+fn text(seed: u64, len: usize) -> Vec<u8> {
+    let mut text = lines(seed, len);
+    text.push(b'\n');
+    text
+}
+
+/// So long ago that its time tells every later change.
+fn settled(path: &Path) {
+    let file = fs::File::options().append(true).open(path).unwrap();
+    file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(3600))
+        .unwrap();
+}
+
+fn bytes(node: &Node, name: &str) -> Vec<u8> {
+    node.ok(&["get", name])
+}
+
+#[test]
+fn what_lies_there_is_what_a_copy_would_be() {
+    let (node, _dir, folder) = start();
+    let file = folder.join("log");
+    let content = text(1, 9_000_000);
+    fs::write(&file, &content).unwrap();
+    let stored_before = node.json(&["du"])["store"]["used_bytes"].as_u64().unwrap();
+    put(&node, &file, "there");
+    let stored = node.json(&["du"])["store"]["used_bytes"].as_u64().unwrap() - stored_before;
+    assert!(stored < 5_000, "{stored} bytes stored");
+    assert!(bytes(&node, "there") == content);
+    node.ok(&[
+        "put",
+        file.to_str().unwrap(),
+        "--name",
+        "copy",
+        "--split",
+        "lines",
+    ]);
+    let described = |name: &str| node.json(&["describe", &format!("dataset/{name}")])["shards"].clone();
+    assert_eq!(described("there"), described("copy"));
+    node.deploy("wordcount", "wordcount", "");
+    let there = node.json(&["run", "wordcount", "--over", "there"]);
+    let copy = node.json(&["run", "wordcount", "--over", "copy"]);
+    assert_eq!(there["output"], copy["output"]);
+    assert_eq!(copy["fuel_spent"], 0, "equal shards are one shard");
+}
+
+#[test]
+fn a_change_is_an_error_that_names_the_file_until_it_is_put_again() {
+    let (node, _dir, folder) = start();
+    let file = folder.join("log");
+    let content = text(2, 3_000_000);
+    let changes: [(&str, &dyn Fn()); 6] = [
+        ("truncated", &|| {
+            fs::File::options()
+                .write(true)
+                .open(&file)
+                .unwrap()
+                .set_len(1_000_000)
+                .unwrap()
+        }),
+        ("rewritten with its old time", &|| {
+            let time = fs::metadata(&file).unwrap().modified().unwrap();
+            fs::write(&file, text(3, 3_000_000)).unwrap();
+            fs::File::options()
+                .append(true)
+                .open(&file)
+                .unwrap()
+                .set_modified(time)
+                .unwrap();
+        }),
+        ("replaced by rename", &|| {
+            fs::write(folder.join("new"), text(4, 3_000_000)).unwrap();
+            fs::rename(folder.join("new"), &file).unwrap();
+        }),
+        ("one bit flipped", &|| {
+            let mut flipped = fs::read(&file).unwrap();
+            flipped[1_500_000] ^= 1;
+            fs::write(&file, flipped).unwrap();
+        }),
+        ("deleted", &|| fs::remove_file(&file).unwrap()),
+        ("a link to another file", &|| {
+            fs::write(folder.join("other"), &content).unwrap();
+            fs::remove_file(&file).unwrap();
+            std::os::unix::fs::symlink(folder.join("other"), &file).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let _ = fs::remove_file(&file);
+        fs::write(&file, &content).unwrap();
+        settled(&file);
+        put(&node, &file, "log");
+        assert!(bytes(&node, "log") == content, "{what}");
+        // A handle that is open still must not hide it.
+        let node_sees = || node.cli(&["get", "log"]);
+        change();
+        let got = node_sees();
+        match got.status.success() {
+            // The file that was opened is still the one that was put.
+            true => assert!(got.stdout == content, "{what}: wrong bytes"),
+            false => assert!(content.starts_with(&got.stdout), "{what}: wrong bytes"),
+        }
+        if matches!(what, "deleted" | "a link to another file") {
+            continue;
+        }
+        put(&node, &file, "log");
+        assert!(
+            bytes(&node, "log") == fs::read(&file).unwrap(),
+            "{what}: put again"
+        );
+    }
+}
+
+#[test]
+fn a_job_over_what_has_changed_names_the_file() {
+    let (node, _dir, folder) = start();
+    let file = folder.join("log");
+    fs::write(&file, text(5, 2_000_000)).unwrap();
+    put(&node, &file, "log");
+    node.deploy("wordcount", "wordcount", "");
+    let mut changed = fs::read(&file).unwrap();
+    changed[1_000_000] ^= 1;
+    fs::write(&file, changed).unwrap();
+    let run = node.cli(&["run", "wordcount", "--over", "log"]);
+    assert!(!run.status.success());
+    let told = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(
+        told.contains(file.to_str().unwrap()) && told.contains("put it again"),
+        "{told}"
+    );
+    put(&node, &file, "log");
+    node.ok(&["run", "wordcount", "--over", "log"]);
+}
+
+#[test]
+fn only_what_is_new_is_read() {
+    let (node, _dir, folder) = start();
+    for n in 0..6 {
+        let file = folder.join(format!("log.{n}"));
+        fs::write(&file, text(10 + n, 2_000_000)).unwrap();
+        settled(&file);
+    }
+    let read = |stored: Value| stored["new_bytes"].as_u64().unwrap();
+    let size = |stored: &Value| stored["put_bytes"].as_u64().unwrap();
+    let first = put(&node, &folder, "logs");
+    assert_eq!(read(first.clone()), size(&first));
+    assert_eq!(read(put(&node, &folder, "logs")), 0, "nothing changed");
+    // One grows: what is read is its last shard and what was added.
+    let mut log = fs::read(folder.join("log.0")).unwrap();
+    log.extend(text(99, 100_000));
+    fs::write(folder.join("log.0"), &log).unwrap();
+    let grown = read(put(&node, &folder, "logs"));
+    assert!((100_000..5_000_000).contains(&grown), "{grown} bytes read");
+    settled(&folder.join("log.0"));
+    put(&node, &folder, "logs");
+    // They are rotated, and a new one begins.
+    for n in (0..6).rev() {
+        fs::rename(
+            folder.join(format!("log.{n}")),
+            folder.join(format!("log.{}", n + 1)),
+        )
+        .unwrap();
+    }
+    let new = text(77, 50_000);
+    fs::write(folder.join("log.0"), &new).unwrap();
+    assert_eq!(read(put(&node, &folder, "logs")), new.len() as u64);
+    assert!(bytes_of(&node, "logs/log.1") == log);
+    assert!(bytes_of(&node, "logs/log.0") == new);
+    // All of it survives a crash.
+    let node = node.crash_and_restart();
+    assert!(bytes_of(&node, "logs/log.1") == log);
+    assert_eq!(
+        read(put(&node, &folder, "logs")),
+        new.len() as u64,
+        "written a moment ago: read again"
+    );
+}
+
+fn bytes_of(node: &Node, path: &str) -> Vec<u8> {
+    node.ok(&["get", path])
+}
+
+#[test]
+fn nothing_outside_the_allowed_folders_is_read() {
+    let (node, dir, folder) = start();
+    let outside = dir.path().join("secret");
+    fs::write(&outside, "secret\n").unwrap();
+    std::os::unix::fs::symlink(dir.path(), folder.join("up")).unwrap();
+    let put = |path: &str| {
+        let path = path.replace('/', "%2F");
+        let reply = node.admin(
+            "POST",
+            &format!("/v1/datasets/x?split=lines&in-place={path}"),
+            &[],
+        );
+        (reply.status, reply.text())
+    };
+    let inside = |path: &str| folder.join(path).to_str().unwrap().to_owned();
+    for path in [
+        inside("../secret"),
+        inside("up/secret"),
+        inside("up"),
+        "/etc/passwd".into(),
+        "secret".into(),
+    ] {
+        let (status, told) = put(&path);
+        assert_eq!(status, 400, "{path}: {told}");
+    }
+    let (_, told) = put("/etc/passwd");
+    assert!(told.contains("--allow-path"), "{told}");
+    let pipe = inside("pipe");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let (status, told) = put(&pipe);
+    assert!(status == 400 && told.contains("pipe"), "{told}");
+    let missing = node.cli(&["put", "/nowhere", "--name", "x", "--in-place"]);
+    fails(&missing, 1, "/nowhere");
+}
+
+#[test]
+fn what_nothing_refers_to_is_forgotten() {
+    let (node, _dir, folder) = start();
+    let file = folder.join("log");
+    let content = text(6, 1_000_000);
+    fs::write(&file, &content).unwrap();
+    put(&node, &file, "log");
+    node.ok(&["rm", "dataset/log"]);
+    settled(&file);
+    put(&node, &file, "log");
+    assert!(bytes(&node, "log") == content);
+    assert!(
+        fs::read(&file).unwrap() == content,
+        "the file itself is never touched"
+    );
+}
