@@ -32,7 +32,7 @@ fn cutting(criterion: &mut Criterion) {
                     shards += 1;
                     Ok(())
                 };
-                cut_stream(&mut Cursor::new(&input), "table.csv", &options, &mut emit)
+                cut_stream(&mut Cursor::new(&input), "table.csv", None, &options, &mut emit)
                     .expect("the table is well-formed");
                 shards
             });

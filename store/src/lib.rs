@@ -6,6 +6,7 @@
 
 mod blobs;
 pub mod cut;
+mod database;
 mod dataset;
 mod decompress;
 mod error;

@@ -16,6 +16,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::oneshot;
 
 use crate::blobs::{Store, blocking_store};
+use crate::database;
 use crate::error::StoreError;
 
 /// Outputs up to this size are kept in the row: a file of its own would cost more than it holds.
@@ -120,10 +121,7 @@ impl Remembered {
     /// Opens `remembered.redb` in `dir`, empty if it is not there.
     pub fn open(dir: &Path, store: Store, max_bytes: u64) -> Result<Self, StoreError> {
         let path = dir.join("remembered.redb");
-        let db = Database::create(&path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path),
-            other => StoreError::State(Box::new(other.into())),
-        })?;
+        let db = database::open(&path)?;
         let tx = db.begin_write()?;
         tx.open_table(ROWS)?;
         tx.open_table(OUTPUTS)?;

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use nearfield_protocol::Digest;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
+use crate::database;
 use crate::error::StoreError;
 
 /// Rises when the layout of the file changes.
@@ -63,10 +64,7 @@ type MetaTable<'tx> = redb::Table<'tx, &'static str, u64>;
 
 impl State {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let db = Database::create(path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
-            other => StoreError::State(Box::new(other.into())),
-        })?;
+        let db = database::open(path)?;
         let tx = db.begin_write()?;
         {
             let mut meta = tx.open_table(META)?;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::groups::Groups;
 use super::source::Identity;
+use crate::database;
 use crate::error::StoreError;
 
 /// Digest → size in bytes, chaining values of the shard's groups.
@@ -57,10 +58,7 @@ pub struct Table {
 
 impl Table {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let db = Database::create(path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
-            other => StoreError::State(Box::new(other.into())),
-        })?;
+        let db = database::open(path)?;
         let tx = db.begin_write()?;
         tx.open_table(SHARDS)?;
         tx.open_multimap_table(PLACES)?;
