@@ -14,7 +14,9 @@ use nearfield_protocol::{CallId, DatasetName, FunctionName, PartName};
 
 pub use jobs::{CancelArgs, ReplayArgs, RunArgs, WaitArgs};
 pub use values::{Logged, Thing, TokenScope};
-use values::{fuel_per_day, header, split};
+use values::{fuel_per_day, header, source, split};
+
+use crate::source::Source;
 
 /// Runs functions where their data is.
 #[derive(Debug, Parser)]
@@ -81,7 +83,7 @@ impl Global {
 pub enum Verb {
     /// Run a node on this machine
     Up(UpArgs),
-    /// Store a file, a folder or standard input as a dataset
+    /// Store a file, a folder, standard input or what a URL names as a dataset
     Put(PutArgs),
     /// Fetch a dataset, a file in one, or a blob
     Get(GetArgs),
@@ -186,10 +188,17 @@ Examples:
   nearfield put /var/log/app --name logs --in-place --split lines     with `up --allow-path /var/log`
   nearfield put /var/log/app.log --name logs --part web-1
   zcat events.gz | nearfield put - --name events --split ndjson
-  nearfield put prices.csv --name prices --if-version 3     only over version 3")]
+  nearfield put prices.csv --name prices --if-version 3     only over version 3
+  nearfield put s3://bucket/2024/events.csv.gz --name events
+  nearfield put s3://bucket/photos/ --name photos           all objects below, as a folder
+  nearfield put https://example.org/prices.csv --name prices
+
+S3 is read from here, as AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,
+AWS_REGION and AWS_ENDPOINT_URL say; AWS_SKIP_SIGNATURE=true reads what everybody may.")]
 pub struct PutArgs {
-    /// A file, a folder, or - for standard input
-    pub path: PathBuf,
+    /// A file, a folder, - for standard input, or a URL: s3://, https:// or http://
+    #[arg(value_name = "PATH|URL", value_parser = source())]
+    pub source: Source,
     /// The dataset's name
     #[arg(long)]
     pub name: DatasetName,
@@ -199,9 +208,15 @@ pub struct PutArgs {
     /// About how large a shard is: 4MiB, or as the dataset has it that this adds to
     #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
     pub shard_size: Option<u64>,
+    /// Sort the records by a CSV column or a JSON pointer, so that functions find them by it
+    #[arg(long, value_name = "COLUMN|/POINTER", conflicts_with_all = ["append", "part", "in_place"])]
+    pub key: Option<String>,
     /// Store no copy: index the file or folder where it is. The node must run here and be allowed to read it
     #[arg(long)]
     pub in_place: bool,
+    /// Read a URL also over plain http from elsewhere than this machine
+    #[arg(long)]
+    pub insecure_source: bool,
     /// Add to what is there instead of replacing it
     #[arg(long)]
     pub append: bool,

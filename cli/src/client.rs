@@ -193,7 +193,8 @@ pub fn typed_path(text: &str) -> String {
     })
 }
 
-fn escape(text: &str, plain: impl Fn(u8) -> bool) -> String {
+/// All bytes but `plain` ones as `%XX`.
+pub fn escape(text: &str, plain: impl Fn(u8) -> bool) -> String {
     text.bytes().fold(String::new(), |mut escaped, byte| {
         if plain(byte) {
             escaped.push(byte.into());
@@ -254,8 +255,23 @@ impl<R: Read> Read for Ours<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.read(buffer).map_err(|error| match error.kind() {
             io::ErrorKind::Interrupted => error,
-            _ => io::Error::other(format!("reading the input: {error}")),
+            _ => io::Error::other(Unreadable(error)),
         })
+    }
+}
+
+#[derive(Debug)]
+struct Unreadable(io::Error);
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("reading the input")
+    }
+}
+
+impl std::error::Error for Unreadable {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
     }
 }
 

@@ -54,14 +54,21 @@ impl Exit {
         }
     }
 
-    fn of(error: &anyhow::Error) -> Exit {
+    pub fn of(error: &anyhow::Error) -> Exit {
         error.chain().find_map(known).unwrap_or(Exit::Failed)
     }
 }
 
 fn known(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
-    let failure = cause.downcast_ref::<Failure>().map(|failure| failure.exit);
+    let failure = failure(cause).map(|failure| failure.exit);
     failure.or_else(|| cause.downcast_ref::<Problem>().map(Exit::of_problem))
+}
+
+/// Also one that came through `Read`: an `io::Error` is not the cause of itself, but holds it.
+fn failure<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a Failure> {
+    cause
+        .downcast_ref()
+        .or_else(|| cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref())
 }
 
 /// An error whose exit code and next step are known where it arises.
@@ -118,7 +125,7 @@ pub fn message(error: &anyhow::Error) -> String {
 }
 
 fn next_step(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
-    if let Some(failure) = cause.downcast_ref::<Failure>() {
+    if let Some(failure) = failure(cause) {
         return failure.next.clone();
     }
     // Other problems say in their detail what helps; the node cannot know where this side takes its token from.
@@ -171,5 +178,9 @@ mod tests {
             message(&error),
             "error: putting `logs`: no node answers\n next: start one"
         );
+        let failure = Failure::new(Exit::NotAllowed, "no right").next("ask");
+        let error = anyhow::Error::new(io::Error::other(failure)).context("reading");
+        assert_eq!(Exit::of(&error), Exit::NotAllowed);
+        assert_eq!(message(&error), "error: reading: no right\n next: ask");
     }
 }

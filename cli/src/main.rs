@@ -13,6 +13,7 @@ mod interrupt;
 mod local;
 mod output;
 mod project;
+mod source;
 mod up;
 
 use std::process::ExitCode;

@@ -16,8 +16,10 @@ use nearfield_protocol::manifest::Input;
 use nearfield_protocol::records::{DatasetVersion, FunctionVersion};
 use nearfield_protocol::{DatasetName, Digest, FunctionName, Problem, ProblemKind};
 use nearfield_store::{Placement, PutProgress, PutReport, PutRequest, Remembered, StagedDataset, Store};
+use serde::Serialize;
 use tokio::sync::RwLock;
 
+use crate::remaining::Remaining;
 use crate::reply::store_problem;
 
 /// What is put.
@@ -64,6 +66,7 @@ impl Catalog {
         if grows && let Some(newest) = &newest {
             // What is added is cut as what is there.
             let base = self.store.dataset(&newest.digest).await.map_err(store_problem)?;
+            base.check_grows().map_err(store_problem)?;
             request.split = request.split.or(Some(base.meta.split));
             request.shard_size_bytes = request.shard_size_bytes.or(Some(base.meta.shard_size_bytes));
             request.header = base.header_of(&request.placement);
@@ -163,9 +166,8 @@ impl Catalog {
     }
 
     /// Removes a dataset name with all its versions, and lets go of what nothing else refers to; with
-    /// `purge` also of all results that were computed from it. Returns how many bytes the next sweep
-    /// frees, and how many results are forgotten.
-    pub async fn remove_dataset(&self, name: &DatasetName, purge: bool) -> Result<(u64, u64), Problem> {
+    /// `purge` also of all results that were computed from it.
+    pub async fn remove_dataset(&self, name: &DatasetName, purge: bool) -> Result<Removed, Problem> {
         let _recording = self.recording.write().await;
         let removed: Vec<Digest> = digests(self.node.records().dataset_versions(name), |version| {
             version.digest
@@ -183,20 +185,30 @@ impl Catalog {
                 ),
             ));
         }
+        let leaving = match purge {
+            true => Some(self.leaving(&removed).await?),
+            false => None,
+        };
         self.node.remove_dataset(name).await.map_err(net_problem)?;
-        let mut forgotten = 0;
+        let mut forgotten_results = 0;
         let mut results = Vec::new();
-        if purge {
+        let mut remaining = Vec::new();
+        if let Some(leaving) = leaving {
+            remaining = self.remaining(&leaving).await?;
             let mut origins = vec![name.to_string()];
             // A version may have been gone over by its digest alone.
             origins.extend(removed.iter().map(Digest::to_string));
             for origin in origins {
                 let (count, blobs) = self.remembered.purge(&origin).await.map_err(store_problem)?;
-                forgotten += count;
+                forgotten_results += count;
                 results.extend(blobs);
             }
         }
-        Ok((self.release_unreferenced(removed, results).await?, forgotten))
+        Ok(Removed {
+            released_bytes: self.release_unreferenced(removed, results).await?,
+            forgotten_results,
+            remaining,
+        })
     }
 
     /// Keeps what is still here of datasets and blobs from being let go of until the guard is dropped. What is gone is
@@ -360,6 +372,16 @@ impl Catalog {
         }
         Ok(bytes)
     }
+}
+
+/// What removing a dataset came to.
+#[derive(Serialize)]
+pub struct Removed {
+    /// The next sweep frees them.
+    pub released_bytes: u64,
+    pub forgotten_results: u64,
+    /// What a purge could not remove.
+    pub remaining: Vec<Remaining>,
 }
 
 /// What running jobs work on, each as often as jobs do.

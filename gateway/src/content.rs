@@ -5,7 +5,8 @@
 
 use std::ops::Range;
 
-use futures_util::stream;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Frame;
@@ -124,7 +125,12 @@ fn pieces(dataset: &Dataset, at: nearfield_store::Location) -> Vec<Piece> {
 }
 
 /// Answers GET and HEAD, with `Range` and `If-None-Match`.
-pub fn respond(store: &Store, content: &Content, method: &Method, headers: &HeaderMap) -> Response<Body> {
+pub async fn respond(
+    store: &Store,
+    content: &Content,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Response<Body> {
     if method != Method::GET && method != Method::HEAD {
         return reply::problem(&Problem::new(
             ProblemKind::MethodNotAllowed,
@@ -170,44 +176,56 @@ pub fn respond(store: &Store, content: &Content, method: &Method, headers: &Head
         .headers_mut()
         .insert(header::CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
     if method == Method::GET {
-        *response.body_mut() = stream_pieces(store.clone(), content.slice(&range));
+        match stream_pieces(store.clone(), content.slice(&range)).await {
+            Ok(body) => *response.body_mut() = body,
+            Err(problem) => return reply::problem(&problem),
+        }
     }
     response
 }
 
-/// The pieces, one frame after another, straight from the maps.
-fn stream_pieces(store: Store, pieces: Vec<Piece>) -> Body {
-    let frames = stream::try_unfold(
-        (store, pieces.into_iter(), None),
-        |(store, mut pieces, current)| async move {
-            let piece: Piece = match current.or_else(|| pieces.next()) {
-                Some(piece) => piece,
-                None => return Ok(None),
-            };
-            let shard = match store.opened(&piece.blob) {
-                Some(shard) => shard,
-                None => store.shard(&piece.blob).await.map_err(store_problem)?,
-            };
-            let now = piece.size_bytes.min(FRAME_BYTES);
-            let range = piece.offset..piece.offset + now;
-            // A stored shard is mapped; from a file of others it is read and checked.
-            let data = match shard {
-                Shard::Stored(_) => shard.read(range),
-                Shard::InPlace(_) => tokio::task::spawn_blocking(move || shard.read(range))
-                    .await
-                    .map_err(|error| Problem::new(ProblemKind::Internal, format!("a read: {error}")))?,
-            };
-            let data = data.map_err(store_problem)?;
-            let rest = Piece {
-                offset: piece.offset + now,
-                size_bytes: piece.size_bytes - now,
-                ..piece
-            };
-            let rest = (rest.size_bytes > 0).then_some(rest);
-            Ok(Some((Frame::data(data), (store, pieces, rest))))
-        },
-    );
-    StreamBody::new(frames).boxed_unsync()
+/// The pieces, one frame after another, straight from the maps. What fails at once is told; later it resets the stream.
+async fn stream_pieces(store: Store, pieces: Vec<Piece>) -> Result<Body, Problem> {
+    let mut pieces = pieces.into_iter();
+    let Some(first) = pieces.next() else {
+        return Ok(body::empty());
+    };
+    let (data, rest) = read_frame(&store, first).await?;
+    let first = stream::once(std::future::ready(Ok(Frame::data(data))));
+    let others = stream::try_unfold((store, pieces, rest), |(store, mut pieces, current)| async move {
+        let Some(piece) = current.or_else(|| pieces.next()) else {
+            return Ok(None);
+        };
+        let (data, rest) = read_frame(&store, piece).await?;
+        Ok(Some((Frame::data(data), (store, pieces, rest))))
+    });
+    Ok(StreamBody::new(first.chain(others)).boxed_unsync())
+}
+
+/// The first bytes of a piece, and what is left of it.
+async fn read_frame(store: &Store, piece: Piece) -> Result<(Bytes, Option<Piece>), Problem> {
+    let shard = match store.opened(&piece.blob) {
+        Some(shard) => shard,
+        None => store.shard(&piece.blob).await.map_err(store_problem)?,
+    };
+    let now = piece.size_bytes.min(FRAME_BYTES);
+    let range = piece.offset..piece.offset + now;
+    // A stored shard is mapped; from a file of others it is read and checked.
+    let data = match shard {
+        Shard::Stored(_) => shard.read(range),
+        Shard::InPlace(_) => tokio::task::spawn_blocking(move || shard.read(range))
+            .await
+            .map_err(|error| Problem::new(ProblemKind::Internal, format!("a read: {error}")))?,
+    };
+    let rest = Piece {
+        offset: piece.offset + now,
+        size_bytes: piece.size_bytes - now,
+        ..piece
+    };
+    Ok((
+        data.map_err(store_problem)?,
+        (rest.size_bytes > 0).then_some(rest),
+    ))
 }
 
 fn set_headers(headers: &mut HeaderMap, etag: &str) {

@@ -12,7 +12,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use nearfield_protocol::call::{CallSpec, Stages};
-use nearfield_protocol::manifest::Locate;
+use nearfield_protocol::manifest::{Locate, Sought};
 use nearfield_protocol::{CallId, Digest, NodeId, Problem, ProblemKind, limits};
 
 use crate::admit;
@@ -194,7 +194,7 @@ fn no_route(path: &str) -> Problem {
     }
 }
 
-/// The shard that the manifest's `locate` names for this request. A path that is not there is no
+/// The shard that the manifest's `locate` names for this request. A path or key that is not there is no
 /// error here: the function decides what to answer.
 async fn locate_shard(
     gateway: &Gateway,
@@ -220,10 +220,17 @@ async fn locate_shard(
             .find(|(key, _)| key == name)
             .map(|(_, value)| value)
     };
-    let path = locate.path.fill(rest, parameter);
-    let shard = path
-        .and_then(|path| dataset.locate(&path))
-        .and_then(|at| dataset.shard(at.shard));
+    let shard = match locate.sought() {
+        Some(Sought::Path(path)) => path
+            .fill(rest, parameter)
+            .and_then(|path| dataset.locate(&path))
+            .map(|at| at.shard),
+        Some(Sought::Key(key)) => key
+            .fill(rest, parameter)
+            .and_then(|key| dataset.meta.key.as_ref()?.shard_of(key.as_bytes())),
+        None => None,
+    };
+    let shard = shard.and_then(|index| dataset.shard(index));
     Ok(shard.map_or(*digest, |(_, shard)| shard))
 }
 

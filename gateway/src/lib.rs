@@ -18,6 +18,7 @@ mod hosts;
 mod jobs;
 mod metrics;
 pub mod place;
+mod remaining;
 mod reply;
 mod route;
 mod server;

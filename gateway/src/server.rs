@@ -286,12 +286,10 @@ async fn bytes(gateway: &Gateway, request: &Request<Incoming>) -> Response<Body>
         Content::file(&dataset, &path)
     };
     match found.await {
-        Ok(content) => content::respond(
-            &gateway.catalog.store,
-            &content,
-            request.method(),
-            request.headers(),
-        ),
+        Ok(content) => {
+            let store = &gateway.catalog.store;
+            content::respond(store, &content, request.method(), request.headers()).await
+        }
         Err(problem) => reply::problem(&problem),
     }
 }

@@ -212,11 +212,9 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     )?;
     shards.func_wrap(
         "[method]dataset.by-key",
-        |mut store: Context<'_>, (this, _key): (Resource<DatasetHandle>, String)| {
-            dataset(&mut store, &this)?;
-            let answer: Answer<Option<u32>> = Err(DataError::Invalid(
-                "this dataset was put without a key".to_owned(),
-            ));
+        |mut store: Context<'_>, (this, key): (Resource<DatasetHandle>, String)| {
+            let dataset = dataset(&mut store, &this)?;
+            let answer: Answer<Option<(u32, u64, u64)>> = by_key(&mut store, &dataset, key.as_bytes())?;
             Ok((answer,))
         },
     )?;
@@ -300,6 +298,38 @@ fn shard(store: &mut Context<'_>, this: &Resource<ShardHandle>) -> wasmtime::Res
     charge(store, cost::DATA_CALL)?;
     let handle = store.data_mut().ctx().table.get(this)?;
     Ok((handle.dataset.clone(), handle.index))
+}
+
+/// Looks through the one block that may hold the key. Who asks pays for it as for a read.
+fn by_key(
+    store: &mut Context<'_>,
+    dataset: &Dataset,
+    key: &[u8],
+) -> wasmtime::Result<Answer<Option<(u32, u64, u64)>>> {
+    if dataset.meta.key.is_none() {
+        let text = "the dataset was put without a key: put it with `--key`";
+        return Ok(Err(DataError::Invalid(text.to_owned())));
+    }
+    let Some(block) = dataset.key_block(key) else {
+        return Ok(Ok(None));
+    };
+    charge(store, cost::bytes(block.size_bytes))?;
+    let shard = match open_shard(store, dataset, block.shard)? {
+        Ok(shard) => shard,
+        Err(error) => return Ok(Err(error)),
+    };
+    let bytes = match shard.read(block.offset..block.offset + block.size_bytes) {
+        Ok(bytes) => bytes,
+        Err(error) => return Ok(Err(told(store, error)?)),
+    };
+    store.data_mut().data.bytes += block.size_bytes;
+    Ok(match dataset.find_key(&bytes, key) {
+        Ok(found) => Ok(found.map(|range| {
+            let offset = block.offset + range.start as u64;
+            (block.shard, offset, range.len() as u64)
+        })),
+        Err(reason) => Err(DataError::Invalid(reason)),
+    })
 }
 
 fn open_shard(store: &Context<'_>, dataset: &Dataset, index: u32) -> wasmtime::Result<Answer<Shard>> {

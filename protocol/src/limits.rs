@@ -66,6 +66,10 @@ pub const OUTGOING_REQUESTS: u32 = 32;
 pub const SHARD_READ_BYTES: u32 = 1 << 20;
 /// A record that no cut may split; longer ones are an error with their offset.
 pub const RECORD_BYTES: u64 = 64 << 20;
+/// The key of a record: it is kept with every 16 KiB of a dataset that is sorted by it.
+pub const KEY_BYTES: usize = 1 << 10;
+/// All records of one key, which lie in one shard.
+pub const KEY_RECORDS_BYTES: u64 = RECORD_BYTES;
 /// A manifest or another JSON body of the admin API.
 pub const ADMIN_BODY_BYTES: usize = 1 << 20;
 /// A function's route: what browsers and proxies keep of an address, with most of it left for the path.

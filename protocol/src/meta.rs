@@ -1,14 +1,16 @@
-//! The meta of a dataset: child 0 of its HashSeq. Child 1 is the path index or the empty blob, then
-//! the shards in order.
+//! The meta of a dataset: child 0 of its HashSeq. Child 1 is the path index of a folder, the key index of a dataset
+//! that is sorted, or the empty blob; then the shards in order.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{PartName, Split};
 
 /// The version of the encoding, first in the blob. An older reader refuses a newer meta. A meta is written in the
-/// oldest version that can say it, so that a dataset without parts keeps its digest.
-const VERSION: u8 = 2;
-const WITHOUT_PARTS: u8 = 1;
+/// oldest version that can say it, so that a dataset without parts or key keeps its digest.
+const VERSION: u8 = WITH_KEY;
+const PLAIN: u8 = 1;
+const WITH_PARTS: u8 = 2;
+const WITH_KEY: u8 = 3;
 
 /// What a dataset says of itself. Two puts of the same input give the same meta, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +32,39 @@ pub struct DatasetMeta {
     /// What the dataset was put together from, in the order of its shards; none if it was put whole.
     #[serde(skip)]
     pub parts: Vec<PartMeta>,
+    /// What its records are sorted by; such a dataset was put whole, and is one stream.
+    #[serde(skip)]
+    pub key: Option<KeyMeta>,
+}
+
+/// What the records of a dataset are sorted by, bytewise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyMeta {
+    /// A column of the CSV header, or a JSON pointer into each value.
+    pub name: String,
+    /// Of each shard. They ascend and do not touch: all records of a key are in one shard.
+    pub ranges: Vec<KeyRange>,
+}
+
+/// The keys of a shard's first and last record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRange {
+    pub min: Vec<u8>,
+    pub max: Vec<u8>,
+}
+
+impl KeyMeta {
+    /// The only shard that may hold `key`.
+    pub fn shard_of(&self, key: &[u8]) -> Option<u32> {
+        let behind = self.ranges.partition_point(|range| range.min[..] <= *key);
+        let shard = behind.checked_sub(1)?;
+        (*key <= self.ranges[shard].max[..]).then_some(shard as u32)
+    }
+
+    fn is_sorted(&self) -> bool {
+        self.ranges.iter().all(|range| range.min <= range.max)
+            && self.ranges.is_sorted_by(|one, next| one.max < next.min)
+    }
 }
 
 /// What was put by itself.
@@ -62,16 +97,12 @@ pub enum MetaError {
 
 impl DatasetMeta {
     pub fn encode(&self) -> Vec<u8> {
-        let version = if self.parts.is_empty() {
-            WITHOUT_PARTS
-        } else {
-            VERSION
-        };
         let known = "a meta holds nothing that postcard refuses";
-        let bytes = postcard::to_extend(self, vec![version]).expect(known);
-        match version {
-            WITHOUT_PARTS => bytes,
-            _ => postcard::to_extend(&self.parts, bytes).expect(known),
+        let begin = |version| postcard::to_extend(self, vec![version]).expect(known);
+        match &self.key {
+            Some(key) => postcard::to_extend(key, begin(WITH_KEY)).expect(known),
+            None if self.parts.is_empty() => begin(PLAIN),
+            None => postcard::to_extend(&self.parts, begin(WITH_PARTS)).expect(known),
         }
     }
 
@@ -80,11 +111,18 @@ impl DatasetMeta {
         let malformed = |text: &str| MetaError::Malformed(text.to_owned());
         let told = |error: postcard::Error| MetaError::Malformed(error.to_string());
         let (&version, body) = bytes.split_first().ok_or_else(|| malformed("empty"))?;
-        if !(WITHOUT_PARTS..=VERSION).contains(&version) {
+        if !(PLAIN..=VERSION).contains(&version) {
             return Err(MetaError::Version(version));
         }
         let (mut meta, rest): (DatasetMeta, _) = postcard::take_from_bytes(body).map_err(told)?;
-        if version != WITHOUT_PARTS {
+        if version == WITH_KEY {
+            let key: KeyMeta = postcard::from_bytes(rest).map_err(told)?;
+            if key.ranges.len() != meta.shards.len() || !key.is_sorted() || meta.folder {
+                return Err(malformed("its keys do not fit its shards"));
+            }
+            meta.key = Some(key);
+        }
+        if version == WITH_PARTS {
             meta.parts = postcard::from_bytes(rest).map_err(told)?;
             let shards: u64 = meta.parts.iter().map(|part| u64::from(part.shards)).sum();
             let key = |part: &PartMeta| part.name.as_ref().map(|name| format!("{name}/"));
@@ -131,7 +169,35 @@ mod tests {
                 header: Some(0),
             }],
             parts: Vec::new(),
+            key: None,
         }
+    }
+
+    fn keyed() -> DatasetMeta {
+        let range = |min: &str, max: &str| KeyRange {
+            min: min.into(),
+            max: max.into(),
+        };
+        let shard = meta().shards[0];
+        DatasetMeta {
+            size_bytes: 14,
+            shards: vec![shard, shard],
+            key: Some(KeyMeta {
+                name: "id".into(),
+                ranges: vec![range("a", "b"), range("d", "f")],
+            }),
+            ..meta()
+        }
+    }
+
+    #[test]
+    fn a_key_leads_to_its_shard() {
+        let key = keyed().key.unwrap();
+        let shards = ["", "a", "ab", "b", "c", "d", "f", "fa"].map(|text| key.shard_of(text.as_bytes()));
+        assert_eq!(
+            shards,
+            [None, Some(0), Some(0), Some(0), None, Some(1), Some(1), None]
+        );
     }
 
     fn in_parts() -> DatasetMeta {
@@ -147,23 +213,29 @@ mod tests {
 
     #[test]
     fn comes_back() {
-        for meta in [meta(), in_parts()] {
+        for (version, meta) in [(1, meta()), (2, in_parts()), (3, keyed())] {
             assert_eq!(DatasetMeta::decode(&meta.encode()).unwrap(), meta);
+            assert_eq!(meta.encode()[0], version);
         }
-        assert_eq!((meta().encode()[0], in_parts().encode()[0]), (1, 2));
     }
 
     #[test]
     fn nonsense_is_refused() {
         assert!(DatasetMeta::decode(b"").is_err());
         assert!(matches!(DatasetMeta::decode(&[9, 0]), Err(MetaError::Version(9))));
-        for bytes in [meta().encode(), in_parts().encode()] {
+        for bytes in [meta().encode(), in_parts().encode(), keyed().encode()] {
             for end in 1..bytes.len() {
                 assert!(DatasetMeta::decode(&bytes[..end]).is_err());
             }
         }
         let mut wrong = in_parts();
         wrong.parts[1].shards = 2;
+        assert!(DatasetMeta::decode(&wrong.encode()).is_err());
+        let mut wrong = keyed();
+        wrong.key.as_mut().unwrap().ranges.swap(0, 1);
+        assert!(DatasetMeta::decode(&wrong.encode()).is_err());
+        let mut wrong = keyed();
+        wrong.key.as_mut().unwrap().ranges.pop();
         assert!(DatasetMeta::decode(&wrong.encode()).is_err());
         let mut wrong = meta();
         wrong.size_bytes = 8;

@@ -57,9 +57,47 @@ impl Dataset {
         self.handle.by_path(path)
     }
 
-    /// The shard whose key range holds `key`, for a dataset put with a key.
-    pub fn by_key(&self, key: &str) -> Result<Option<u32>, DataError> {
+    /// Where the records of `key` lie, if there are any, in a dataset put with `--key`. They do not leave their shard.
+    pub fn by_key(&self, key: &str) -> Result<Option<Location>, DataError> {
         self.handle.by_key(key)
+    }
+
+    /// The records of `key`, if there are any, in a dataset put with `--key`.
+    ///
+    /// ```
+    /// # use nearfield::{Dataset, mock};
+    /// # let data = mock::Dataset::new("csv").key("id").file("users.csv", "id,name\n7,Ada\n3,Bo\n");
+    /// # mock::Host::new().dataset("users", data).run(|| -> nearfield::Result<()> {
+    /// #[derive(serde::Deserialize)]
+    /// struct User {
+    ///     name: String,
+    /// }
+    ///
+    /// let records = Dataset::open("users")?.records("7")?.expect("user 7");
+    /// let user: User = records.csv().deserialize().next().expect("a record")?;
+    /// assert_eq!(user.name, "Ada");
+    /// # Ok(()) }).unwrap();
+    /// ```
+    pub fn records(&self, key: &str) -> Result<Option<Records>, DataError> {
+        let Some(location) = self.by_key(key)? else {
+            return Ok(None);
+        };
+        let shard = self.handle.shard(location.shard)?;
+        let (mut bytes, mut at) = (Vec::new(), location.offset);
+        let end = at + location.length;
+        while at < end {
+            let length = (end - at).min(READ_AT_ONCE.into()) as u32;
+            let mut piece = shard.read(at, length)?;
+            if piece.is_empty() {
+                return Err(DataError::Corrupt("records reach behind their shard".to_owned()));
+            }
+            at += piece.len() as u64;
+            match bytes.is_empty() {
+                true => bytes = piece,
+                false => bytes.append(&mut piece),
+            }
+        }
+        Ok(Some(Records { shard, bytes }))
     }
 
     /// The file at `path`, if there is one.
@@ -76,6 +114,39 @@ impl Dataset {
             })
         };
         self.by_path(path)?.map(open).transpose()
+    }
+}
+
+/// The most a host gives in one read.
+const READ_AT_ONCE: u32 = 1 << 20;
+
+/// The records of one key, in memory.
+pub struct Records {
+    shard: host::Shard,
+    bytes: Vec<u8>,
+}
+
+impl Records {
+    /// The records as they are, line ends included.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// `csv` or `ndjson`.
+    pub fn format(&self) -> String {
+        self.shard.format()
+    }
+
+    /// As CSV records under their file's header.
+    pub fn csv(self) -> csv::Reader<io::Cursor<Vec<u8>>> {
+        let mut table = self.shard.header();
+        table.extend_from_slice(&self.bytes);
+        csv::Reader::from_reader(io::Cursor::new(table))
+    }
+
+    /// As JSON values.
+    pub fn ndjson<T: serde::de::DeserializeOwned>(self) -> Ndjson<io::Cursor<Vec<u8>>, T> {
+        Ndjson::new(io::Cursor::new(self.bytes))
     }
 }
 

@@ -73,7 +73,7 @@ use mock::host;
 pub use ::{csv, http};
 pub use body::{Body, BodyWriter, stream};
 pub use bytes::Bytes;
-pub use dataset::{DataError, Dataset, Digest, File, Location, Shard};
+pub use dataset::{DataError, Dataset, Digest, File, Location, Records, Shard};
 pub use error::{Error, Result};
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 pub use nearfield_macros::{finish, http, map, reduce};

@@ -1,4 +1,4 @@
-//! Datasets as they are read: a HashSeq blob, its meta, its path index, its shards.
+//! Datasets as they are read: a HashSeq blob, its meta, its index, its shards.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use nearfield_protocol::meta::{DatasetMeta, ShardMeta};
 
 use crate::blobs::{Blob, Store};
 use crate::error::StoreError;
+use crate::keyed::{self, Extract, KeyIndex};
 use crate::layout::{Layout, Placement};
 use crate::path_index::{Entry, EntryKind, NotFollowed, PathIndex};
 
@@ -22,11 +23,19 @@ pub struct Dataset {
     pub shards: Vec<Digest>,
     /// Where the files of a folder lie.
     pub paths: Option<PathIndex<BlobBytes>>,
-    /// The meta's and the path index's own digests.
+    /// Of what is sorted.
+    keys: Option<Keys>,
+    /// The meta's and the index's own digests.
     parts: [Digest; 2],
 }
 
-/// A blob as the bytes of a path index.
+/// Where keys lie in a dataset that is sorted, and how records tell theirs.
+struct Keys {
+    index: KeyIndex<BlobBytes>,
+    extract: Extract,
+}
+
+/// A blob as the bytes of an index.
 pub struct BlobBytes(Arc<Blob>);
 
 impl AsRef<[u8]> for BlobBytes {
@@ -59,6 +68,17 @@ impl Dataset {
         Layout::of(self).header_of(placement)
     }
 
+    /// Whether something can be added to it.
+    pub fn check_grows(&self) -> Result<(), StoreError> {
+        match &self.meta.key {
+            None => Ok(()),
+            Some(key) => Err(StoreError::Unlike(format!(
+                "its records are sorted by `{0}`: put all of them again with `--key {0}`",
+                key.name
+            ))),
+        }
+    }
+
     /// Every blob that this version needs, its own included.
     pub fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
         [self.digest]
@@ -76,6 +96,27 @@ impl Dataset {
     /// Where the regular file `path` lies. `None` if there is none, or the dataset was no folder.
     pub fn locate(&self, path: &str) -> Option<Location> {
         location(&self.paths.as_ref()?.get(path)?)
+    }
+
+    /// Where the records of `key` lie, if there are any and the dataset is sorted: a whole number of records in a shard.
+    pub fn key_block(&self, key: &[u8]) -> Option<Extent> {
+        let shard = self.meta.key.as_ref()?.shard_of(key)?;
+        let block = self.keys.as_ref()?.index.block_of(key)?;
+        let size_bytes = self.meta.shards[shard as usize].size_bytes;
+        let end = block.end.unwrap_or(size_bytes).min(size_bytes);
+        // An index that was made elsewhere may say anything.
+        let size_bytes = end.checked_sub(block.offset).filter(|_| block.shard == shard)?;
+        Some(Extent {
+            shard,
+            offset: block.offset,
+            size_bytes,
+        })
+    }
+
+    /// Where in a [`Dataset::key_block`] the records of `key` lie.
+    pub fn find_key(&self, block: &[u8], key: &[u8]) -> Result<Option<std::ops::Range<usize>>, String> {
+        let keys = self.keys.as_ref().ok_or("the dataset was put without a key")?;
+        keyed::find(keys.extract.clone(), self.meta.split, block, key)
     }
 
     /// Where the file lies that `path` leads to, through links if there are any.
@@ -166,15 +207,28 @@ impl Store {
             return Err(refused("its meta speaks of another number of shards"));
         }
         let index = self.blob(&index_digest).await?;
-        let paths = match index.is_empty() {
-            true => None,
-            false => Some(PathIndex::parse(BlobBytes(index)).map_err(|error| refused(&error.to_string()))?),
-        };
+        let (mut paths, mut keys) = (None, None);
+        match &meta.key {
+            // Without a record there is no header to find the key by.
+            Some(_) if meta.shards.is_empty() => {}
+            Some(key) => {
+                keys = Some(Keys {
+                    index: KeyIndex::parse(BlobBytes(index)).map_err(|error| refused(&error.to_string()))?,
+                    extract: Extract::of(&meta, key).map_err(|error| refused(&error.to_string()))?,
+                });
+            }
+            None if index.is_empty() => {}
+            None => {
+                let index = PathIndex::parse(BlobBytes(index));
+                paths = Some(index.map_err(|error| refused(&error.to_string()))?);
+            }
+        }
         let dataset = Arc::new(Dataset {
             digest: *digest,
             meta,
             shards: shards.iter().map(|bytes| Digest::from_bytes(*bytes)).collect(),
             paths,
+            keys,
             parts: [meta_digest, index_digest],
         });
         self.datasets().insert(*digest, dataset.clone());

@@ -11,7 +11,7 @@ use crate::cut::CutError;
 pub enum StoreError {
     #[error("{} is in use by another nearfield process: stop it, or choose another --data-dir", .0.display())]
     InUse(PathBuf),
-    #[error("{} has store format {found}; this build reads format {known}: upgrade nearfield", path.display())]
+    #[error("{} has store format {found}; this build reads format {known}: use the nearfield that wrote it, or the newest", path.display())]
     Format { path: PathBuf, found: u32, known: u32 },
     #[error("no blob {0} in this store")]
     Missing(Digest),

@@ -12,6 +12,7 @@ use nearfield_protocol::{Digest, PartName, Split};
 use crate::cut::ends_record;
 use crate::dataset::Dataset;
 use crate::error::StoreError;
+use crate::keyed::Keyed;
 use crate::path_index::{Entry, EntryKind, PathIndex, PathIndexBuilder};
 
 /// Where what is put goes.
@@ -66,6 +67,8 @@ pub(crate) struct Layout {
     pub split: Split,
     pub shard_size_bytes: u32,
     pub folder: bool,
+    /// Of a dataset that is sorted; it has one part.
+    pub keyed: Option<Keyed>,
     pub parts: Vec<LaidPart>,
 }
 
@@ -113,6 +116,7 @@ impl Layout {
             split: meta.split,
             shard_size_bytes: meta.shard_size_bytes,
             folder: meta.folder,
+            keyed: None,
             parts: parts.collect(),
         }
     }
@@ -163,7 +167,7 @@ impl Layout {
         self.parts.insert(at, part);
     }
 
-    /// The meta and, of a folder, the path index.
+    /// The meta and the path index of a folder, or the key index of what is sorted.
     pub fn describe(&self) -> Result<(DatasetMeta, Option<Vec<u8>>), StoreError> {
         let mut meta = DatasetMeta {
             split: self.split,
@@ -175,6 +179,7 @@ impl Layout {
             headers: Vec::new(),
             shards: Vec::new(),
             parts: Vec::new(),
+            key: self.keyed.as_ref().map(|keyed| keyed.meta.clone()),
         };
         for shard in self.shards() {
             meta.size_bytes += shard.size_bytes;
@@ -205,9 +210,10 @@ impl Layout {
             });
             meta.parts = parts.collect();
         }
-        let index = match self.folder {
-            true => Some(self.index()?),
-            false => None,
+        let index = match &self.keyed {
+            Some(keyed) => Some(keyed.index.clone()),
+            None if self.folder => Some(self.index()?),
+            None => None,
         };
         Ok((meta, index))
     }
@@ -355,6 +361,7 @@ mod tests {
             split,
             shard_size_bytes: 100,
             folder: false,
+            keyed: None,
             parts: Vec::new(),
         }
     }

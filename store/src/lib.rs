@@ -11,6 +11,7 @@ mod dataset;
 mod decompress;
 mod error;
 mod in_place;
+mod keyed;
 mod layout;
 pub mod pack;
 pub mod path_index;

@@ -20,6 +20,7 @@ use crate::cut::{self, CutOptions, CutShard, ShardData};
 use crate::dataset::Dataset;
 use crate::error::StoreError;
 use crate::in_place::StagedInPlace;
+use crate::keyed::{self, Keyed};
 use crate::layout::{LaidPart, LaidShard, Layout, Paths, Placement, joined, joins};
 
 /// Bytes of shards that are cut but not yet imported.
@@ -45,6 +46,8 @@ pub struct PutRequest {
     /// The input is a tar stream of a folder, its paths in order.
     pub folder: bool,
     pub placement: Placement,
+    /// Sort the records by this column or JSON pointer.
+    pub key: Option<String>,
 }
 
 impl PutRequest {
@@ -130,10 +133,11 @@ impl Store {
             .map_err(|error| StoreError::Io(std::io::Error::other(error)))?;
         // A failed import ends the cutter with a broken pipe: the import's error is the cause.
         let imported = imported?;
-        let (split, index) = cut?;
+        let Cut { split, index, keyed } = cut?;
         Ok(StagedInput {
             split,
             index,
+            keyed,
             imported,
             in_place: None,
             request,
@@ -162,6 +166,7 @@ impl Store {
             Ok(StagedInput {
                 split: indexed.split,
                 index: indexed.index,
+                keyed: None,
                 imported: imported.collect(),
                 in_place: Some((indexed.staged, indexed.new)),
                 request,
@@ -180,6 +185,7 @@ impl Store {
         let StagedInput {
             split,
             index,
+            keyed,
             mut imported,
             in_place,
             request,
@@ -187,11 +193,15 @@ impl Store {
         let put_bytes = imported.iter().map(|one| one.size_bytes).sum();
         let base = base.filter(|_| request.placement != Placement::Whole);
         let mut layout = match &base {
-            Some(base) => Layout::of(base),
+            Some(base) => {
+                base.check_grows()?;
+                Layout::of(base)
+            }
             None => Layout {
                 split,
                 shard_size_bytes: request.shard_size(),
                 folder: request.folder,
+                keyed,
                 parts: Vec::new(),
             },
         };
@@ -306,7 +316,7 @@ impl Store {
         })
     }
 
-    /// Makes meta, path index and sequence.
+    /// Makes meta, index and sequence.
     async fn compose(
         &self,
         layout: Layout,
@@ -358,6 +368,8 @@ pub struct StagedInput {
     split: Split,
     /// Of a folder.
     index: Option<Vec<u8>>,
+    /// Of what is sorted.
+    keyed: Option<Keyed>,
     imported: Vec<Imported>,
     /// Where the input stays where it is.
     in_place: Option<(StagedInPlace, SealReport)>,
@@ -368,7 +380,7 @@ pub struct StagedInput {
 pub struct StagedDataset {
     /// Distinct shards.
     shards: Vec<Staged>,
-    /// Meta, path index, sequence.
+    /// Meta, index, sequence.
     parts: Vec<Staged>,
     /// Shards that stay where they are, and how much of them was read now.
     in_place: Option<(StagedInPlace, SealReport)>,
@@ -386,13 +398,21 @@ struct Imported {
     bytes: Option<Bytes>,
 }
 
-/// Runs the cutter that the request asks for. Returns the split used and a folder's path index.
+/// What a cutter knows at the end.
+struct Cut {
+    split: Split,
+    /// Of a folder.
+    index: Option<Vec<u8>>,
+    keyed: Option<Keyed>,
+}
+
+/// Runs the cutter that the request asks for.
 fn cut_input(
     input: Box<dyn Read>,
     request: &PutRequest,
     spill_dir: std::path::PathBuf,
     emit: &mut dyn FnMut(CutShard) -> std::io::Result<()>,
-) -> Result<(Split, Option<Vec<u8>>), StoreError> {
+) -> Result<Cut, StoreError> {
     let options = |split| CutOptions {
         split,
         shard_size_bytes: request.shard_size(),
@@ -402,7 +422,11 @@ fn cut_input(
         let split = request.split.unwrap_or(Split::Files);
         let mut input = input;
         let index = cut::cut_folder(&mut input, &request.prefix(), &options(split), emit)?;
-        return Ok((split, Some(index.build())));
+        return Ok(Cut {
+            split,
+            index: Some(index.build()),
+            keyed: None,
+        });
     }
     let mut input = input;
     let split = match request.split {
@@ -415,14 +439,20 @@ fn cut_input(
             split
         }
     };
-    cut::cut_stream(
-        &mut input,
-        &request.source,
-        request.header.as_ref(),
-        &options(split),
-        emit,
-    )?;
-    Ok((split, None))
+    let (source, options) = (&request.source, options(split));
+    let keyed = match &request.key {
+        Some(key) => Some(keyed::cut_sorted(&mut input, source, key, &options, emit)?),
+        None => {
+            let header = request.header.as_ref();
+            cut::cut_stream(&mut input, source, header, &options, emit)?;
+            None
+        }
+    };
+    Ok(Cut {
+        split,
+        index: None,
+        keyed,
+    })
 }
 
 /// What of `head` can be decompressed: it is cut off, so the error at its end is expected.

@@ -193,12 +193,20 @@ impl Node {
         self.cli_with_input(arguments, &[])
     }
 
-    pub fn cli_with_input(&self, arguments: &[&str], input: &[u8]) -> Output {
-        let mut child = Command::new(binary())
+    /// A verb with this node as its node, not started yet.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command
             .args(arguments)
             .env("NEARFIELD_URL", &self.admin_url)
             .env("NEARFIELD_DATA", self.data.path())
-            .env_remove("NEARFIELD_TOKEN")
+            .env_remove("NEARFIELD_TOKEN");
+        command
+    }
+
+    pub fn cli_with_input(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut child = self
+            .command(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -267,3 +267,81 @@ fn what_nothing_refers_to_is_forgotten() {
         "the file itself is never touched"
     );
 }
+
+#[test]
+fn bytes_that_lie_in_two_places_are_read_where_they_are_right() {
+    let (node, _dir, folder) = start();
+    let content = text(31, 2_000_000);
+    for name in ["a", "b"] {
+        fs::write(folder.join(name), &content).unwrap();
+        settled(&folder.join(name));
+    }
+    put(&node, &folder, "twins");
+    assert!(bytes_of(&node, "twins/a") == content);
+    let mut flipped = content.clone();
+    flipped[1_000_000] ^= 1;
+    fs::write(folder.join("a"), &flipped).unwrap();
+    for _ in 0..2 {
+        assert!(bytes_of(&node, "twins/a") == content, "the other file has it");
+        assert!(bytes_of(&node, "twins/b") == content);
+    }
+    put(&node, &folder, "twins");
+    assert!(bytes_of(&node, "twins/a") == flipped);
+    assert!(bytes_of(&node, "twins/b") == content);
+}
+
+#[test]
+fn a_log_may_be_rotated_often() {
+    let (node, _dir, folder) = start();
+    let name = |age: usize| match age {
+        0 => folder.join("log"),
+        age => folder.join(format!("log.{age}")),
+    };
+    let mut logs: Vec<Vec<u8>> = Vec::new();
+    for round in 0..12 {
+        for age in (0..logs.len()).rev() {
+            fs::rename(name(age), name(age + 1)).unwrap();
+        }
+        logs.insert(0, text(200 + round, 150_000));
+        fs::write(name(0), &logs[0]).unwrap();
+        settled(&name(0));
+        let read = put(&node, &folder, "logs")["new_bytes"].as_u64().unwrap();
+        assert_eq!(
+            read,
+            logs[0].len() as u64,
+            "round {round}: only the new file is read"
+        );
+        for (age, log) in logs.iter().enumerate() {
+            let file = name(age);
+            let path = format!("logs/{}", file.file_name().unwrap().to_str().unwrap());
+            assert!(bytes_of(&node, &path) == *log, "round {round}, age {age}");
+        }
+    }
+}
+
+#[test]
+fn whoever_asks_for_what_has_changed_is_told() {
+    let (node, _dir, folder) = start();
+    let file = folder.join("log");
+    fs::write(&file, text(41, 300_000)).unwrap();
+    settled(&file);
+    let stored = put(&node, &file, "log");
+    fs::write(&file, text(42, 300_000)).unwrap();
+    let got = node.cli(&["get", "log"]);
+    fails(&got, 1, file.to_str().unwrap());
+    fails(&got, 1, "put it again");
+    let digest = stored["digest"].as_str().unwrap();
+    let folder_put = put(&node, &folder, "folder");
+    fs::write(&file, text(43, 300_000)).unwrap();
+    fails(&node.cli(&["get", "folder"]), 1, file.to_str().unwrap());
+    let path = format!(
+        "/b3/{}/log",
+        folder_put["digest"].as_str().unwrap().trim_start_matches("b3:")
+    );
+    let reply = node.get_as_admin(&path);
+    assert_eq!(
+        (reply.status, reply.problem().as_str()),
+        (409, "source-changed"),
+        "{digest}"
+    );
+}

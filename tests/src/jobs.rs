@@ -154,6 +154,33 @@ fn results_outlive_a_kill_and_a_job_goes_on() {
     );
 }
 
+/// The order in which shards run, and with what beside them, leaves no trace.
+#[test]
+fn the_order_of_shards_does_not_matter() {
+    let text = prose(21, 1_200_000);
+    let outcome = |workers: &str, first: &[u64]| {
+        let flags = ["--job-workers", workers];
+        let node = Node::start_in(tempfile::tempdir().unwrap(), &flags);
+        let shards = number(&put(&node, "text", &text)["shards"]);
+        node.deploy("wordcount", "wordcount", "");
+        for step in first {
+            // A number without a common divisor with the shards' goes through all of them.
+            let shard = (step * 7) % shards;
+            run(
+                &node,
+                &["wordcount", "--over", "text", "--only", &shard.to_string()],
+            );
+        }
+        let done = run(&node, &["wordcount", "--over", "text"]);
+        (done["digest"].clone(), done["fuel"].clone())
+    };
+    let forwards = outcome("1", &[]);
+    let all: Vec<u64> = (0..20).collect();
+    assert_eq!(outcome("1", &all), forwards);
+    assert_eq!(outcome("2", &all[5..12]), forwards);
+    assert_eq!(outcome("7", &[]), forwards);
+}
+
 #[test]
 fn an_edit_costs_what_it_touched() {
     let node = Node::start();
@@ -372,8 +399,15 @@ fn a_purge_forgets_what_was_computed() {
     put(&node, "text", &text);
     node.deploy("wordcount", "wordcount", "");
     run(&node, &["wordcount", "--over", "text"]);
+    put(&node, "copy", &text[..text.len() / 2]);
     let removed = node.json(&["rm", "dataset/text", "--purge"]);
     assert!(number(&removed["forgotten_results"]) > 0);
+    let remaining = removed["remaining"].as_array().unwrap();
+    assert_eq!(
+        (remaining.len(), &remaining[0]["held_by"]),
+        (1, &json!("dataset/copy"))
+    );
+    assert!(number(&remaining[0]["shards"]) > 0 && number(&remaining[0]["bytes"]) > 0);
     put(&node, "text", &text);
     let again = run(&node, &["wordcount", "--over", "text"]);
     assert_eq!(number(&again["remembered"]), 0);

@@ -174,17 +174,7 @@ impl Node {
 
     /// A line of `/proc/PID/status` in bytes, such as `VmRSS`.
     pub fn memory(&self, field: &str) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))
-            .context("reading the node's memory, which needs Linux")?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
-        let kib: u64 = kib
-            .with_context(|| format!("no {field} of the node"))?
-            .trim()
-            .parse()?;
-        Ok(kib << 10)
+        memory_of(self.id(), field)
     }
 
     /// Lets the peak of its memory begin anew from what it holds now.
@@ -219,6 +209,21 @@ impl Answer {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
+}
+
+/// A line of a process's `/proc/PID/status` in bytes.
+pub fn memory_of(pid: u32, field: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))
+        .context("reading a process's memory, which needs Linux")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
+    let kib: u64 = kib
+        .with_context(|| format!("no {field} of process {pid}"))?
+        .trim()
+        .parse()?;
+    Ok(kib << 10)
 }
 
 /// Waits until a server says 200, and gives the time that took.

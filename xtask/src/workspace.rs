@@ -42,6 +42,15 @@ pub fn bare_server() -> Result<PathBuf> {
     )
 }
 
+/// Builds and gives the path of the S3 server that fails now and then.
+pub fn s3_server(profile: Profile) -> Result<PathBuf> {
+    match profile {
+        // It came with the tests, as the debug binary does.
+        Profile::Debug => built("debug", "s3-server"),
+        Profile::Release => build(profile, &["nearfield-s3-server"], "s3-server"),
+    }
+}
+
 /// Builds and gives the path of the word count without a host that `bench jobs` compares with.
 pub fn native_wordcount() -> Result<PathBuf> {
     step("building the native word count");

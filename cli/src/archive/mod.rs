@@ -3,5 +3,5 @@
 mod pack;
 mod unpack;
 
-pub use pack::Folder;
+pub use pack::{Contents, Entry, Folder, Kind};
 pub use unpack::unpack;

@@ -11,21 +11,36 @@ use tar::{Builder, EntryType, Header};
 use walkdir::WalkDir;
 
 /// A folder's entries, checked and sorted; nothing of their content is read yet.
-pub struct Folder {
-    root: PathBuf,
+pub struct Folder<C = OnDisk> {
+    contents: C,
     /// In byte order of the full path: `a`, `a.txt`, `a/b`. A folder's digest must not depend on who sends it.
     entries: Vec<Entry>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Entry {
-    /// Below the root, `/` between parts.
-    path: String,
-    kind: Kind,
+/// Where the bytes of a folder's files come from.
+pub trait Contents: Send + 'static {
+    /// Files are asked for one after the other, in the order of the entries, and read to the end of their size.
+    fn open(&mut self, path: &str) -> io::Result<impl Read>;
+}
+
+/// Files below a folder.
+pub struct OnDisk(PathBuf);
+
+impl Contents for OnDisk {
+    fn open(&mut self, path: &str) -> io::Result<impl Read> {
+        File::open(self.0.join(path))
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Kind {
+pub struct Entry {
+    /// Below the root, `/` between parts.
+    pub path: String,
+    pub kind: Kind,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Kind {
     File { size_bytes: u64, executable: bool },
     Symlink { target: PathBuf },
     EmptyDir,
@@ -48,10 +63,14 @@ impl Folder {
         }
         entries.retain(|entry| entry.kind != Kind::EmptyDir || !with_children.contains(&entry.path));
         entries.sort_unstable_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
-        Ok(Folder {
-            root: root.to_owned(),
-            entries,
-        })
+        Ok(Folder::of(entries, OnDisk(root.to_owned())))
+    }
+}
+
+impl<C: Contents> Folder<C> {
+    /// `entries` are checked and sorted already.
+    pub fn of(entries: Vec<Entry>, contents: C) -> Self {
+        Folder { contents, entries }
     }
 
     /// Of the tar stream, but for the rare headers that long names add.
@@ -74,11 +93,11 @@ impl Folder {
         })
     }
 
-    fn write(self, out: PipeWriter) -> Result<()> {
+    fn write(mut self, out: PipeWriter) -> Result<()> {
         // The builder writes small headers and copies of 8 KiB: one larger write costs fewer wake-ups.
         let mut tar = Builder::new(io::BufWriter::with_capacity(256 << 10, out));
         for entry in &self.entries {
-            self.append(&mut tar, entry)
+            append(&mut tar, entry, &mut self.contents)
                 .with_context(|| format!("packing `{}`", entry.path))?;
         }
         tar.into_inner()?
@@ -86,41 +105,37 @@ impl Folder {
             .map_err(|error| error.into_error())?;
         Ok(())
     }
+}
 
-    fn append(&self, tar: &mut Builder<impl io::Write>, entry: &Entry) -> Result<()> {
-        let mut header = Header::new_gnu();
-        match &entry.kind {
-            Kind::File {
-                size_bytes,
-                executable,
-            } => {
-                header.set_mode(if *executable { 0o755 } else { 0o644 });
-                header.set_size(*size_bytes);
-                let file = File::open(self.root.join(&entry.path))?;
-                tar.append_data(
-                    &mut header,
-                    &entry.path,
-                    Exactly {
-                        file,
-                        left: *size_bytes,
-                    },
-                )?;
-            }
-            Kind::Symlink { target } => {
-                header.set_entry_type(EntryType::Symlink);
-                header.set_mode(0o777);
-                header.set_size(0);
-                tar.append_link(&mut header, &entry.path, target)?;
-            }
-            Kind::EmptyDir => {
-                header.set_entry_type(EntryType::Directory);
-                header.set_mode(0o755);
-                header.set_size(0);
-                tar.append_data(&mut header, format!("{}/", entry.path), io::empty())?;
-            }
+fn append(tar: &mut Builder<impl io::Write>, entry: &Entry, contents: &mut impl Contents) -> Result<()> {
+    let mut header = Header::new_gnu();
+    match &entry.kind {
+        Kind::File {
+            size_bytes,
+            executable,
+        } => {
+            header.set_mode(if *executable { 0o755 } else { 0o644 });
+            header.set_size(*size_bytes);
+            let content = Exactly {
+                content: contents.open(&entry.path)?,
+                left: *size_bytes,
+            };
+            tar.append_data(&mut header, &entry.path, content)?;
         }
-        Ok(())
+        Kind::Symlink { target } => {
+            header.set_entry_type(EntryType::Symlink);
+            header.set_mode(0o777);
+            header.set_size(0);
+            tar.append_link(&mut header, &entry.path, target)?;
+        }
+        Kind::EmptyDir => {
+            header.set_entry_type(EntryType::Directory);
+            header.set_mode(0o755);
+            header.set_size(0);
+            tar.append_data(&mut header, format!("{}/", entry.path), io::empty())?;
+        }
     }
+    Ok(())
 }
 
 /// The tar stream of a folder. It ends with an error, never early, if the folder could not be read to its end.
@@ -138,7 +153,8 @@ impl Read for Packed {
         {
             match worker.join() {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(io::Error::other(format!("{error:#}"))),
+                // As it is: its exit code and next step are found in it.
+                Ok(Err(error)) => return Err(io::Error::other(error)),
                 Err(_) => return Err(io::Error::other("the packing thread panicked")),
             }
         }
@@ -147,15 +163,15 @@ impl Read for Packed {
 }
 
 /// As many bytes as the header promised: a file that changes meanwhile must not shift what follows it.
-struct Exactly {
-    file: File,
+struct Exactly<R> {
+    content: R,
     left: u64,
 }
 
-impl Read for Exactly {
+impl<R: Read> Read for Exactly<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let read = self.file.read(&mut buffer[..wanted])?;
+        let read = self.content.read(&mut buffer[..wanted])?;
         if read == 0 && wanted > 0 {
             return Err(io::Error::other("it became shorter while it was read"));
         }
@@ -268,12 +284,8 @@ mod tests {
         std::fs::write(root.path().join("log"), vec![7; 4096]).unwrap();
         let folder = Folder::read(root.path()).unwrap();
         std::fs::write(root.path().join("log"), "short").unwrap();
-        let error = folder
-            .pack()
-            .unwrap()
-            .read_to_end(&mut Vec::new())
-            .unwrap_err()
-            .to_string();
+        let error = folder.pack().unwrap().read_to_end(&mut Vec::new()).unwrap_err();
+        let error = format!("{:#}", anyhow::Error::new(error));
         assert!(error.contains("`log`") && error.contains("shorter"), "{error}");
     }
 }

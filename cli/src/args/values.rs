@@ -2,8 +2,11 @@
 
 use std::str::FromStr;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use nearfield_protocol::units::parse_count;
 use nearfield_protocol::{DatasetName, Digest, FunctionName, JobId, ParseSplitError, Split};
+
+use crate::source::Source;
 
 /// `KIND/NAME`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +88,11 @@ pub(super) fn split(text: &str) -> Result<String, ParseSplitError> {
         text.parse::<Split>()?;
     }
     Ok(text.to_owned())
+}
+
+/// Paths need not be UTF-8; URLs must be.
+pub(super) fn source() -> impl TypedValueParser<Value = Source> {
+    OsStringValueParser::new().try_map(Source::parse)
 }
 
 pub(super) fn header(text: &str) -> Result<(String, String), String> {

@@ -62,9 +62,25 @@ pub fn rm(session: &Session, thing: Thing, purge: bool) -> Result<()> {
     session
         .out
         .show_as(&removed, || match removed["released_bytes"].as_u64() {
-            Some(bytes) => format!("{name} removed, {} released", format_bytes(bytes)),
+            Some(bytes) => format!(
+                "{name} removed, {} released{}",
+                format_bytes(bytes),
+                remaining(&removed)
+            ),
             None => format!("{name} removed"),
         })
+}
+
+/// What a purge could not remove, a line each.
+fn remaining(removed: &Value) -> String {
+    let remaining = removed["remaining"].as_array().map_or(&[][..], Vec::as_slice);
+    let line = |one: &Value| {
+        let shards = counted(one["shards"].as_u64().unwrap_or(0), "shard");
+        let bytes = format_bytes(one["bytes"].as_u64().unwrap_or(0));
+        let held_by = one["held_by"].as_str().unwrap_or_default();
+        format!("\nnot removed: {shards}, {bytes}: {held_by}")
+    };
+    remaining.iter().map(line).collect()
 }
 
 pub fn prune(session: &Session, args: PruneArgs) -> Result<()> {

@@ -1,5 +1,3 @@
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 use std::time::Instant;
 
@@ -9,11 +7,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Session;
-use crate::archive::Folder;
 use crate::args::PutArgs;
 use crate::client::segment;
 use crate::failure::{Exit, Failure};
 use crate::output::counted;
+use crate::source::Source;
 
 #[derive(Deserialize)]
 struct Stored {
@@ -32,11 +30,14 @@ pub fn run(session: &Session, args: PutArgs) -> Result<()> {
     let mut path = format!(
         "/v1/datasets/{}?source={}&split={}",
         segment(args.name.as_str()),
-        segment(&source(&args.path)?),
+        segment(&args.source.name()?),
         segment(&args.split),
     );
     if let Some(bytes) = args.shard_size {
         path.push_str(&format!("&shard-size={bytes}"));
+    }
+    if let Some(key) = &args.key {
+        path.push_str(&format!("&key={}", segment(key)));
     }
     if args.append {
         path.push_str("&append=true");
@@ -48,10 +49,10 @@ pub fn run(session: &Session, args: PutArgs) -> Result<()> {
         path.push_str(&format!("&if-version={version}"));
     }
     let stored = match args.in_place {
-        true => in_place(session, &args.path, path),
-        false => upload(session, &args.path, path),
+        true => in_place(session, &args.source, path),
+        false => upload(session, &args.source, args.insecure_source, path),
     };
-    let stored = stored.with_context(|| format!("putting {} as `{}`", args.path.display(), args.name))?;
+    let stored = stored.with_context(|| format!("putting {} as `{}`", args.source, args.name))?;
     session.out.show(&stored, |stored: Stored| {
         let seconds = started.elapsed().as_secs_f64();
         session.out.notice(&format!(
@@ -72,8 +73,8 @@ pub fn run(session: &Session, args: PutArgs) -> Result<()> {
     })
 }
 
-fn upload(session: &Session, input: &Path, mut path: String) -> Result<Value> {
-    let input = open(input)?;
+fn upload(session: &Session, source: &Source, insecure: bool, mut path: String) -> Result<Value> {
+    let input = source.open(insecure)?;
     path.push_str(&format!("&folder={}", input.folder));
     let bar = session.out.bytes_bar(input.bytes);
     let stored = session.client.upload(path, bar.wrap_read(input.read));
@@ -82,7 +83,17 @@ fn upload(session: &Session, input: &Path, mut path: String) -> Result<Value> {
 }
 
 /// Only the path goes to the node, which reads the files itself.
-fn in_place(session: &Session, input: &Path, mut path: String) -> Result<Value> {
+fn in_place(session: &Session, source: &Source, mut path: String) -> Result<Value> {
+    let input = match source {
+        Source::Path(path) => path.as_path(),
+        Source::Stdin => Path::new("-"),
+        Source::Remote(remote) => {
+            let what = format!("--in-place reads files of the node's own machine, not {remote}");
+            return Err(Failure::new(Exit::Usage, what)
+                .next("put it without --in-place, as a copy")
+                .into());
+        }
+    };
     let full = input
         .canonicalize()
         .with_context(|| format!("finding {}", input.display()))?;
@@ -94,64 +105,4 @@ fn in_place(session: &Session, input: &Path, mut path: String) -> Result<Value> 
     let stored = session.client.change("POST", path, &Value::Null);
     spinner.finish_and_clear();
     stored
-}
-
-struct Input {
-    read: Box<dyn Read>,
-    /// Unknown for pipes.
-    bytes: Option<u64>,
-    folder: bool,
-}
-
-fn open(path: &Path) -> Result<Input> {
-    if path == Path::new("-") {
-        return Ok(Input {
-            read: Box::new(io::stdin()),
-            bytes: None,
-            folder: false,
-        });
-    }
-    let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            Failure::new(Exit::NotFound, format!("there is no {}", path.display())).into()
-        }
-        _ => anyhow::Error::new(error).context(format!("reading {}", path.display())),
-    })?;
-    if metadata.is_dir() {
-        let folder = Folder::read(path)?;
-        let bytes = Some(folder.tar_bytes());
-        return Ok(Input {
-            read: Box::new(folder.pack()?),
-            bytes,
-            folder: true,
-        });
-    }
-    let file = File::open(path).with_context(|| format!("reading {}", path.display()))?;
-    let bytes = metadata.is_file().then_some(metadata.len());
-    Ok(Input {
-        read: Box::new(file),
-        bytes,
-        folder: false,
-    })
-}
-
-/// The file's own name: what the node guesses the split from, and what it tells functions.
-fn source(path: &Path) -> Result<String> {
-    if path == Path::new("-") {
-        return Ok("-".to_owned());
-    }
-    // `.` and `photos/..` have no name of their own.
-    let named = if path.file_name().is_some() {
-        path.to_owned()
-    } else {
-        path.canonicalize()?
-    };
-    match named.file_name().map(|name| name.to_str()) {
-        Some(Some(name)) => Ok(name.to_owned()),
-        Some(None) => bail!(
-            "the name of {} is not UTF-8; rename it, or put it from standard input",
-            path.display()
-        ),
-        None => Ok("/".to_owned()),
-    }
 }

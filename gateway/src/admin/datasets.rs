@@ -73,7 +73,20 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
             (false, Some(part)) => Placement::Part(part),
             (false, None) => Placement::Whole,
         },
+        key: asked.parameter("key").map(str::to_owned),
     };
+    let refused = |text: &str| Err(Problem::new(ProblemKind::BadRequest, text));
+    if request.key.is_some() {
+        if request.placement != Placement::Whole {
+            return refused("what is sorted by a key is put whole: leave out `append` and `part`");
+        }
+        if request.folder {
+            return refused("a folder is not sorted by a key: put one file, or the output of `cat`");
+        }
+        if asked.parameter("in-place").is_some() {
+            return refused("sorting by a key makes a copy: leave out `in-place`");
+        }
+    }
     let if_version = asked.parsed::<u64>("if-version")?;
     let fault = BodyFault::default();
     if let Some(path) = asked.parameter("in-place") {
@@ -128,11 +141,13 @@ pub async fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, P
         .map(|header| String::from_utf8_lossy(header))
         .collect();
     let shards: Vec<_> = (0..)
-        .map_while(|index| dataset.shard(index))
+        .map_while(|index| Some((index, dataset.shard(index)?)))
         .take(MAX_LISTED)
-        .map(|(shard, digest)| {
+        .map(|(index, (shard, digest))| {
             let source = shard.source.and_then(|source| meta.sources.get(source as usize));
-            json!({ "digest": digest, "size_bytes": shard.size_bytes, "source": source })
+            let range = meta.key.as_ref().and_then(|key| key.ranges.get(index as usize));
+            let keys = range.map(|range| [&range.min, &range.max].map(|key| String::from_utf8_lossy(key)));
+            json!({ "digest": digest, "size_bytes": shard.size_bytes, "source": source, "keys": keys })
         })
         .collect();
     Ok(reply::json(
@@ -146,6 +161,7 @@ pub async fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, P
                 "shard_size_bytes": meta.shard_size_bytes,
                 "headers": headers,
                 "sources": meta.sources.iter().take(MAX_LISTED_SOURCES).collect::<Vec<_>>(),
+                "key": meta.key.as_ref().map(|key| &key.name),
                 "parts": meta.parts.iter().take(MAX_LISTED).collect::<Vec<_>>(),
             },
             "shards": shards,
@@ -155,13 +171,14 @@ pub async fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, P
 
 pub async fn remove(gateway: &Gateway, name: &str, purge: bool) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
-    let (released_bytes, forgotten_results) = gateway.catalog.remove_dataset(&name, purge).await?;
+    let removed = gateway.catalog.remove_dataset(&name, purge).await?;
     Ok(reply::json(
         StatusCode::OK,
         &json!({
             "removed": name,
-            "released_bytes": released_bytes,
-            "forgotten_results": forgotten_results,
+            "released_bytes": removed.released_bytes,
+            "forgotten_results": removed.forgotten_results,
+            "remaining": removed.remaining,
         }),
     ))
 }
@@ -215,7 +232,7 @@ pub async fn content(gateway: &Gateway, asked: &Asked) -> Result<Response<Body>,
     let (method, headers) = (asked.request.method(), asked.request.headers());
     let whole = match (dataset, asked.parameter("path")) {
         (Some(dataset), Some(path)) => Content::file(&dataset, path)?,
-        (Some(dataset), None) if dataset.meta.folder => return Ok(folder_tar(store, dataset)),
+        (Some(dataset), None) if dataset.meta.folder => return folder_tar(store, dataset).await,
         (Some(dataset), None) => Content::whole(&dataset),
         (None, None) => Content::blob(store, digest)?,
         (None, Some(_)) => {
@@ -225,7 +242,7 @@ pub async fn content(gateway: &Gateway, asked: &Asked) -> Result<Response<Body>,
             ));
         }
     };
-    Ok(content::respond(store, &whole, method, headers))
+    Ok(content::respond(store, &whole, method, headers).await)
 }
 
 pub fn pins(gateway: &Gateway) -> Result<Response<Body>, Problem> {
@@ -249,16 +266,17 @@ fn parse_name(name: &str) -> Result<DatasetName, Problem> {
 }
 
 /// A folder as one tar stream.
-fn folder_tar(store: &Store, dataset: Arc<Dataset>) -> Response<Body> {
+async fn folder_tar(store: &Store, dataset: Arc<Dataset>) -> Result<Response<Body>, Problem> {
     let (store, runtime, digest) = (store.clone(), Handle::current(), dataset.digest);
     let mut response = streamed::tar(digest.to_string(), move |out| {
         write_tar(&store, &runtime, &dataset, out)
-    });
+    })
+    .await?;
     if let Ok(value) = HeaderValue::from_str(&digest.to_string()) {
         let headers = response.headers_mut();
         headers.insert(HeaderName::from_static("nearfield-digest"), value);
     }
-    response
+    Ok(response)
 }
 
 fn write_tar(store: &Store, runtime: &Handle, dataset: &Dataset, out: &mut dyn Write) -> io::Result<()> {

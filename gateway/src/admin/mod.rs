@@ -63,6 +63,11 @@ impl Asked {
             .map(|(_, value)| value.as_str())
     }
 
+    /// Whether records or data may change. The replay of a shard is a run that nobody waits for without a client.
+    fn changes(&self) -> bool {
+        self.method != http::Method::GET && self.segments.last().is_none_or(|last| last != "replay")
+    }
+
     /// A parameter that must parse if it is there.
     fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Option<T>, Problem> {
         self.parameter(name)
@@ -130,9 +135,21 @@ async fn open(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Result<Resp
         }
         _ => {
             gateway.auth.admin(request.headers())?;
-            admitted(gateway, Asked::new(request)?).await
+            let asked = Asked::new(request)?;
+            match asked.changes() {
+                true => to_its_end(gateway.clone(), asked).await,
+                false => admitted(gateway, asked).await,
+            }
         }
     }
+}
+
+/// A change goes on when its client goes away: one that stopped between data and record, or between the record's disk
+/// and our memory of it, would show only after the next start.
+async fn to_its_end(gateway: Arc<Gateway>, asked: Asked) -> Result<Response<Body>, Problem> {
+    let task = tokio::spawn(async move { admitted(&gateway, asked).await });
+    let ended = task.await;
+    ended.unwrap_or_else(|error| Err(Problem::new(ProblemKind::Internal, format!("a change: {error}"))))
 }
 
 async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>, Problem> {

@@ -102,9 +102,7 @@ pub async fn parcel(
     let store = gateway.catalog.store.clone();
     let parcel = Parcel::new(&store, shard, remembered, max_input_bytes).await?;
     let runtime = Handle::current();
-    Ok(streamed::tar(what, move |out| {
-        parcel.write(&store, &runtime, out)
-    }))
+    streamed::tar(what, move |out| parcel.write(&store, &runtime, out)).await
 }
 
 async fn find(gateway: &Gateway, id: &str, index: &str) -> Result<JobShard, Problem> {

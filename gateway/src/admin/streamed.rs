@@ -8,22 +8,24 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use nearfield_protocol::{Problem, ProblemKind};
+use nearfield_store::StoreError;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::body::Body;
+use crate::reply::store_problem;
 
 /// A tar stream's pieces on their way out.
 const PIECE_BYTES: usize = 256 << 10;
 /// Pieces that may wait for a slow client.
 const PIECES: usize = 8;
 
-/// A tar that `write` makes, on a thread that may block. A failure on the way resets the stream.
-pub fn tar(
+/// A tar that `write` makes, on a thread that may block. What fails at once is told; later it resets the stream.
+pub async fn tar(
     what: String,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
-) -> Response<Body> {
-    let (pieces, received) = mpsc::channel(PIECES);
+) -> Result<Response<Body>, Problem> {
+    let (pieces, mut received) = mpsc::channel(PIECES);
     tokio::task::spawn_blocking(move || {
         let mut out = PieceWriter {
             pieces: pieces.clone(),
@@ -31,16 +33,26 @@ pub fn tar(
         };
         let written = write(&mut out).and_then(|()| out.flush());
         if let Err(error) = written {
-            let problem = Problem::new(ProblemKind::Internal, format!("reading {what}: {error}"));
+            let problem = match error.downcast::<StoreError>() {
+                Ok(error) => store_problem(error),
+                Err(error) => Problem::new(ProblemKind::Internal, format!("reading {what}: {error}")),
+            };
             // The client may be gone, which may well be the error.
             let _ = pieces.blocking_send(Err(problem));
         }
     });
-    let frames = futures_util::stream::unfold(received, |mut received| async move {
-        let piece: Result<Bytes, Problem> = received.recv().await?;
-        Some((piece.map(Frame::data), received))
+    let first: Option<Bytes> = received.recv().await.transpose()?;
+    let frames = futures_util::stream::unfold((first, received), |(first, mut received)| async move {
+        let piece: Result<Bytes, Problem> = match first {
+            Some(first) => Ok(first),
+            None => received.recv().await?,
+        };
+        Some((piece.map(Frame::data), (None, received)))
     });
-    response(StreamBody::new(frames).boxed_unsync(), "application/x-tar")
+    Ok(response(
+        StreamBody::new(frames).boxed_unsync(),
+        "application/x-tar",
+    ))
 }
 
 /// One JSON value a line as they come: those that are there, and further ones until `ended`.

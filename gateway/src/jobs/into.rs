@@ -25,6 +25,7 @@ pub async fn put(catalog: &Catalog, name: &DatasetName, blobs: Vec<Bytes>) -> Re
         shard_size_bytes: None,
         header: None,
         folder: true,
+        key: None,
         placement: Placement::Whole,
     };
     let tar = written::Tar::new(blobs);

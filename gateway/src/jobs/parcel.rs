@@ -118,6 +118,7 @@ fn describe(dataset: &Dataset, shards: std::ops::Range<u32>) -> Value {
         "digest": dataset.digest,
         "format": dataset.meta.split.to_string(),
         "headers": dataset.meta.headers,
+        "key": dataset.meta.key.as_ref().map(|key| &key.name),
         "shards": shards,
     })
 }

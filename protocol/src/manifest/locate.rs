@@ -1,21 +1,43 @@
-//! Which file a call is about, and so where it runs.
+//! Which file or record a call is about, and so where it runs.
 
 use serde::{Deserialize, Serialize};
 
-/// Run where the shard of this file is.
+/// Run where the shard of this file, or of this key, is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Locate {
     /// A name from `inputs`.
     pub input: String,
     /// The file's path in it: text with `{rest}` (the path below the route) and `{query.NAME}`.
-    pub path: PathTemplate,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Template>,
+    /// The key in a dataset that was put with one, in the same way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Template>,
+}
+
+/// What a [`Locate`] asks for.
+#[derive(Debug, Clone, Copy)]
+pub enum Sought<'a> {
+    Path(&'a Template),
+    Key(&'a Template),
+}
+
+impl Locate {
+    /// `None` unless it has either a path or a key, which a manifest's check makes sure of.
+    pub fn sought(&self) -> Option<Sought<'_>> {
+        match (&self.path, &self.key) {
+            (Some(path), None) => Some(Sought::Path(path)),
+            (None, Some(key)) => Some(Sought::Key(key)),
+            _ => None,
+        }
+    }
 }
 
 /// Text with holes that a request fills.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct PathTemplate {
+pub struct Template {
     text: String,
     parts: Vec<TemplatePart>,
 }
@@ -27,7 +49,7 @@ enum TemplatePart {
     Query(String),
 }
 
-impl PathTemplate {
+impl Template {
     /// Fills the holes: `rest` is the decoded path below the route without its first `/`.
     /// `None` when the request lacks a query parameter that is named.
     pub fn fill<'a>(
@@ -47,7 +69,7 @@ impl PathTemplate {
     }
 }
 
-impl TryFrom<String> for PathTemplate {
+impl TryFrom<String> for Template {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -74,12 +96,12 @@ impl TryFrom<String> for PathTemplate {
         if !left.is_empty() {
             parts.push(TemplatePart::Text(left.to_owned()));
         }
-        Ok(PathTemplate { text, parts })
+        Ok(Template { text, parts })
     }
 }
 
-impl From<PathTemplate> for String {
-    fn from(template: PathTemplate) -> String {
+impl From<Template> for String {
+    fn from(template: Template) -> String {
         template.text
     }
 }

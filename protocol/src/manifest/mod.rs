@@ -16,7 +16,7 @@ use crate::limits;
 
 pub use file::{ComponentSource, FunctionEntry, ManifestError, ManifestFile};
 pub use grants::{Allow, HostPort, Input};
-pub use locate::{Locate, PathTemplate};
+pub use locate::{Locate, Sought, Template};
 pub use quantities::{ByteSize, Limits, Timeout};
 pub use route::{RESERVED_ROUTES, Route};
 
@@ -82,6 +82,11 @@ impl FunctionManifest {
             limits.timeout.0.as_millis() as u64,
             limits::MAX_CALL_TIMEOUT.as_millis() as u64,
         )?;
+        if let Some(locate) = &self.locate
+            && locate.sought().is_none()
+        {
+            return Err("locate needs either a `path` or a `key`".to_owned());
+        }
         if let Some(locate) = &self.locate
             && !self.inputs.contains_key(&locate.input)
         {

@@ -38,16 +38,29 @@ fn errors_name_the_place() {
     assert_eq!(place("\n[function.a]\nlimits = { fuel = 0 }"), Some((2, 1)));
     assert_eq!(place("[function.\"a b\"]"), Some((1, 11)));
     assert!(place("[function.a]\nlocate = { input = \"x\", path = \"{rest}\" }").is_some());
+    let locate = |sought: &str| {
+        ManifestFile::parse(&format!(
+            "[function.a]\ninputs = {{ x = \"d\" }}\nlocate = {{ input = \"x\"{sought} }}"
+        ))
+    };
+    assert!(locate(", key = \"{query.id}\"").is_ok());
+    assert!(
+        locate("")
+            .unwrap_err()
+            .to_string()
+            .contains("either a `path` or a `key`")
+    );
+    assert!(locate(", key = \"{rest}\", path = \"{rest}\"").is_err());
 }
 
 #[test]
 fn templates_fill() {
-    let template = PathTemplate::try_from("logs/{rest}-{query.day}".to_owned()).unwrap();
+    let template = Template::try_from("logs/{rest}-{query.day}".to_owned()).unwrap();
     let query = |name: &str| (name == "day").then_some("1".into());
     assert_eq!(template.fill("a/b", query).as_deref(), Some("logs/a/b-1"));
     assert_eq!(template.fill("a", |_| None), None);
-    assert!(PathTemplate::try_from("{else}".to_owned()).is_err());
-    assert!(PathTemplate::try_from("{rest".to_owned()).is_err());
+    assert!(Template::try_from("{else}".to_owned()).is_err());
+    assert!(Template::try_from("{rest".to_owned()).is_err());
 }
 
 #[test]

@@ -28,16 +28,19 @@ impl Dataset {
     }
 
     pub(crate) fn by_path(&self, path: &str) -> Result<Option<Location>, DataError> {
-        let found = self.0.by_path(path)?;
-        Ok(found.map(|(shard, offset, length)| Location {
-            shard,
-            offset,
-            length,
-        }))
+        Ok(self.0.by_path(path)?.map(location))
     }
 
-    pub(crate) fn by_key(&self, key: &str) -> Result<Option<u32>, DataError> {
-        Ok(self.0.by_key(key)?)
+    pub(crate) fn by_key(&self, key: &str) -> Result<Option<Location>, DataError> {
+        Ok(self.0.by_key(key)?.map(location))
+    }
+}
+
+fn location((shard, offset, length): (u32, u64, u64)) -> Location {
+    Location {
+        shard,
+        offset,
+        length,
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use super::keys;
 use crate::{DataError, Digest, Location};
 
 /// A dataset of a test.
@@ -19,7 +19,8 @@ pub struct Dataset {
     shard_bytes: usize,
     pub(crate) shards: Vec<Shard>,
     pub(crate) paths: Vec<(String, Location)>,
-    pub(crate) keys: Vec<RangeInclusive<String>>,
+    /// What it is sorted by.
+    key: Option<String>,
 }
 
 pub(crate) struct Shard {
@@ -43,14 +44,14 @@ pub(crate) enum Content {
 impl Dataset {
     /// An empty dataset of a split: `lines`, `csv`, `ndjson`, `fixed:N`, `files`, `bytes` or `none`.
     pub fn new(format: &str) -> Self {
-        let (shards, paths, keys) = Default::default();
+        let (shards, paths) = Default::default();
         Self {
             kept: None,
             format: format.to_owned(),
             shard_bytes: usize::MAX,
             shards,
             paths,
-            keys,
+            key: None,
         }
     }
 
@@ -60,9 +61,19 @@ impl Dataset {
         self
     }
 
+    /// Sorts the file that is added next by a CSV column or a JSON pointer, as `put --key` does.
+    pub fn key(mut self, key: &str) -> Self {
+        self.key = Some(key.to_owned());
+        self
+    }
+
     /// Adds a file.
+    ///
+    /// # Panics
+    ///
+    /// When it has no such [`key`](Self::key), or is not the only one that is sorted.
     pub fn file(mut self, path: &str, bytes: impl Into<Vec<u8>>) -> Self {
-        let bytes = bytes.into();
+        let mut bytes = bytes.into();
         if self.format == "files" {
             self.pack(path, &bytes);
             return self;
@@ -75,6 +86,10 @@ impl Dataset {
                 .to_vec(),
             _ => Vec::new(),
         };
+        if let Some(key) = &self.key {
+            assert!(self.shards.is_empty(), "one file is sorted by a key");
+            bytes = keys::sorted(&self.format, key, &bytes, &header);
+        }
         let location = Location {
             shard: self.shards.len() as u32,
             offset: 0,
@@ -83,7 +98,7 @@ impl Dataset {
         self.paths.push((path.to_owned(), location));
         let mut rest = &bytes[..];
         loop {
-            let (piece, later) = rest.split_at(self.piece(rest));
+            let (piece, later) = rest.split_at(self.piece_by_key(rest, &header));
             self.shards.push(Shard {
                 format: self.format.clone(),
                 header: header.clone(),
@@ -121,32 +136,42 @@ impl Dataset {
         self
     }
 
-    /// Says which keys each shard holds, from its first to its last, in the shards' order.
-    pub fn keys<'a>(mut self, ranges: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        self.keys = ranges
-            .into_iter()
-            .map(|(first, last)| first.to_owned()..=last.to_owned())
-            .collect();
-        self
-    }
-
     /// A dataset that a real host has.
     pub(super) fn kept(
         digest: Digest,
         format: String,
         shards: Vec<Shard>,
         paths: Vec<(String, Location)>,
+        key: Option<String>,
     ) -> Self {
         Self {
             kept: Some(digest),
             shards,
             paths,
+            key,
             ..Self::new(&format)
         }
     }
 
-    pub(super) fn is_kept(&self) -> bool {
-        self.kept.is_some()
+    /// Where the records of `key` lie: the outer `None` is a dataset without keys.
+    pub(super) fn by_key(&self, key: &str) -> Result<Option<Option<Location>>, DataError> {
+        let Some(name) = &self.key else {
+            return Ok(None);
+        };
+        for (index, shard) in self.shards.iter().enumerate() {
+            let bytes = shard.content.whole()?;
+            let records = keys::records(&self.format, name, &bytes, &shard.header);
+            let mut ranges = records.into_iter().filter(|(known, _)| known == key);
+            if let Some((_, first)) = ranges.next() {
+                let end = ranges.next_back().map_or(first.end, |(_, last)| last.end);
+                return Ok(Some(Some(Location {
+                    shard: index as u32,
+                    offset: first.start as u64,
+                    length: (end - first.start) as u64,
+                })));
+            }
+        }
+        Ok(Some(None))
     }
 
     pub(crate) fn digest(&self) -> Digest {
@@ -155,6 +180,18 @@ impl Dataset {
         }
         let all: Vec<u8> = self.shards.iter().flat_map(|shard| shard.digest().0).collect();
         stand_in(&all)
+    }
+
+    /// [`piece`](Self::piece), moved to where a key begins.
+    fn piece_by_key(&self, rest: &[u8], header: &[u8]) -> usize {
+        let end = self.piece(rest);
+        let Some(key) = &self.key else {
+            return end;
+        };
+        let records = keys::records(&self.format, key, rest, header);
+        let begins = records.windows(2).filter(|pair| pair[0].0 != pair[1].0);
+        let mut begins = begins.map(|pair| pair[1].1.start);
+        begins.find(|at| *at >= end).unwrap_or(rest.len())
     }
 
     /// How many of a file's remaining bytes the next shard has.
@@ -236,6 +273,15 @@ impl Content {
         match self {
             Self::Made(bytes) => bytes.len() as u64,
             Self::Kept { size, .. } => *size,
+        }
+    }
+
+    fn whole(&self) -> Result<Vec<u8>, DataError> {
+        match self {
+            Self::Made(bytes) => Ok(bytes.clone()),
+            Self::Kept { file, .. } => {
+                fs::read(file).map_err(|error| DataError::Io(format!("{}: {error}", file.display())))
+            }
         }
     }
 
@@ -354,14 +400,33 @@ mod tests {
     }
 
     #[test]
-    fn keys_lead_to_their_shard() {
-        let data = Dataset::new("lines")
-            .file("t", "a\nm\n")
-            .keys([("a", "l"), ("m", "z")]);
-        Host::new().dataset("data", data).run(|| {
+    fn keys_lead_to_their_records() {
+        let csv = Dataset::new("csv")
+            .shard_bytes(12)
+            .key("id")
+            .file("t.csv", "id,n\nm,1\na,\"2\n\"\nm,3\nb,4");
+        let ndjson = Dataset::new("ndjson")
+            .key("/a/0")
+            .file("t", "{\"a\":[2]}\n\n{\"a\":[1]}\n");
+        let host = Host::new().dataset("csv", csv).dataset("ndjson", ndjson);
+        host.run(|| {
+            let data = crate::Dataset::open("csv").unwrap();
+            assert!(data.len() > 1);
+            let found = |key| data.records(key).unwrap().map(|records| records.bytes().to_vec());
+            assert_eq!(found("m").unwrap(), b"m,1\nm,3\n");
+            assert_eq!(found("a").unwrap(), b"a,\"2\n\"\n");
+            assert_eq!(found("b").unwrap(), b"b,4\n");
+            assert_eq!(found("c"), None);
+            let mut csv = data.records("m").unwrap().unwrap().csv();
+            let rows: Vec<(String, u32)> = csv.deserialize().map(Result::unwrap).collect();
+            assert_eq!(rows, [("m".to_owned(), 1), ("m".to_owned(), 3)]);
+            let data = crate::Dataset::open("ndjson").unwrap();
+            assert_eq!(data.records("1").unwrap().unwrap().bytes(), b"{\"a\":[1]}\n");
+        });
+        let none = Dataset::new("lines").file("t", "a\n");
+        Host::new().dataset("data", none).run(|| {
             let data = crate::Dataset::open("data").unwrap();
-            assert_eq!(data.by_key("mango").unwrap(), Some(1));
-            assert_eq!(data.by_key("0").unwrap(), None);
+            assert!(matches!(data.by_key("a"), Err(DataError::Invalid(_))));
         });
     }
 }

@@ -153,17 +153,10 @@ impl Dataset {
             .map(|&(_, location)| location))
     }
 
-    pub(crate) fn by_key(&self, key: &str) -> Result<Option<u32>, DataError> {
-        if self.0.is_kept() {
-            // What a real host says; ranges are a test's own.
-            return Err(DataError::Invalid(
-                "this dataset was put without a key".to_owned(),
-            ));
-        }
-        let holds = |range: &std::ops::RangeInclusive<String>| {
-            range.start().as_str() <= key && key <= range.end().as_str()
-        };
-        Ok(self.0.keys.iter().position(holds).map(|index| index as u32))
+    pub(crate) fn by_key(&self, key: &str) -> Result<Option<Location>, DataError> {
+        self.0.by_key(key)?.ok_or_else(|| {
+            DataError::Invalid("the dataset was put without a key: put it with `--key`".to_owned())
+        })
     }
 }
 

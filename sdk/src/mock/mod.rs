@@ -23,6 +23,7 @@
 mod dataset;
 pub(crate) mod host;
 mod job;
+mod keys;
 mod replay;
 
 use std::collections::HashMap;

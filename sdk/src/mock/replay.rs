@@ -40,6 +40,8 @@ struct Described {
     digest: Digest,
     format: String,
     headers: Vec<Vec<u8>>,
+    #[serde(default)]
+    key: Option<String>,
     shards: Vec<DescribedShard>,
 }
 
@@ -122,6 +124,7 @@ fn dataset(folder: &Path, described: Described, paths: Vec<(String, Location)>) 
         digest,
         format,
         headers,
+        key,
         shards,
     } = described;
     let shard = |shard: DescribedShard| {
@@ -142,7 +145,7 @@ fn dataset(folder: &Path, described: Described, paths: Vec<(String, Location)>) 
         })
     };
     let shards = shards.into_iter().map(shard).collect::<io::Result<_>>()?;
-    Ok(Dataset::kept(digest, format.clone(), shards, paths))
+    Ok(Dataset::kept(digest, format.clone(), shards, paths, key))
 }
 
 /// The paths of an input, from as many files as there are.

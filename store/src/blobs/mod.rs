@@ -177,6 +177,11 @@ impl Store {
     }
 
     /// Whether the blob is sealed and may be served.
+    /// Whether there is a place, outside the store, with these bytes.
+    pub fn lies_in_place(&self, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(self.in_place().size_of(digest)?.is_some())
+    }
+
     pub fn has(&self, digest: &Digest) -> bool {
         self.size_of(digest).is_ok()
     }

@@ -7,8 +7,8 @@
 //! Memory: two windows of four times the shard size, 32 MiB for the largest, plus what a decompressor needs.
 
 mod folder;
-mod records;
-mod stream;
+pub(crate) mod records;
+pub(crate) mod stream;
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -54,7 +54,7 @@ pub type Emit<'a> = dyn FnMut(CutShard) -> io::Result<()> + 'a;
 pub enum CutError {
     #[error("cannot read `{name}`: {error}; check that it is whole and put it again")]
     Read { name: String, error: io::Error },
-    #[error("cannot write a large shard to the spill folder: {0}; free some space there and put it again")]
+    #[error("cannot use the spill folder: {0}; free some space there and put it again")]
     Io(io::Error),
     #[error("cannot keep a shard: {0}")]
     Emit(io::Error),
@@ -70,6 +70,28 @@ pub enum CutError {
         HEADER_BYTES >> 10
     )]
     HeaderTooLong { name: String },
+    #[error("`{name}` cannot be sorted: it has no column `{key}`: it has {columns}")]
+    NoColumn {
+        name: String,
+        key: String,
+        columns: String,
+    },
+    #[error(
+        "`{name}` cannot be sorted: record {record}, at byte {offset}, {reason}; mend it, or choose another key"
+    )]
+    Key {
+        name: String,
+        record: u64,
+        offset: u64,
+        reason: String,
+    },
+    #[error("`{name}` is cut as `{split}`: only csv or ndjson has keys; say which with `--split`")]
+    NoKeys { name: String, split: Split },
+    #[error(
+        "the records of `{name}` with the key `{key}` are more than {} MiB: choose a key that tells them apart",
+        limits::KEY_RECORDS_BYTES >> 20
+    )]
+    KeyTooCommon { name: String, key: String },
     #[error("cannot read the folder's tar stream: {0}; send a whole, uncompressed tar archive")]
     Tar(String),
     #[error("the path `{path}` {reason}; rename it or leave it out")]

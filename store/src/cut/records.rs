@@ -8,7 +8,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Where a search came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Search {
+pub(crate) enum Search {
     /// A record ends before this index.
     End(usize),
     /// No record ends in what was searched, this many bytes. The next search begins behind them.
@@ -17,11 +17,11 @@ pub(super) enum Search {
 
 /// A record is over the limit; it begins at this offset of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TooLong(pub(super) u64);
+pub(crate) struct TooLong(pub(crate) u64);
 
 /// Follows one file from its start. A clone may search ahead.
 #[derive(Debug, Clone)]
-pub(super) struct Records {
+pub(crate) struct Records {
     kind: Kind,
     /// The file offset behind the bytes searched so far.
     position: u64,
@@ -43,7 +43,7 @@ enum Kind {
 
 impl Records {
     /// None for the splits that do not cut inside a file.
-    pub(super) fn new(split: Split) -> Option<Self> {
+    pub(crate) fn new(split: Split) -> Option<Self> {
         let kind = match split {
             Split::Bytes => Kind::Bytes,
             Split::Lines | Split::Ndjson => Kind::Lines,
@@ -62,7 +62,7 @@ impl Records {
     }
 
     /// From now on no record end is one before a record that equals `header`.
-    pub(super) fn set_header(&mut self, bytes: Bytes) {
+    pub(crate) fn set_header(&mut self, bytes: Bytes) {
         if let Kind::Csv { header, .. } = &mut self.kind {
             *header = Some(bytes);
         }
@@ -70,7 +70,7 @@ impl Records {
 
     /// Looks for the first record end at or behind index `from` of `bytes`. `from` is at least 1 where a
     /// shard begins and 0 where a search goes on. `ended` says that no bytes follow these.
-    pub(super) fn search(&mut self, bytes: &[u8], from: usize, ended: bool) -> Result<Search, TooLong> {
+    pub(crate) fn search(&mut self, bytes: &[u8], from: usize, ended: bool) -> Result<Search, TooLong> {
         let found = match &self.kind {
             Kind::Bytes => Search::End(from),
             Kind::Lines => self.search_lines(bytes, from),

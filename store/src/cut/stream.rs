@@ -125,14 +125,14 @@ fn keep_whole(
 
 /// What fastcdc is told, in bytes. All even, as it demands.
 #[derive(Debug, Clone, Copy)]
-struct Sizes {
-    min: usize,
+pub(crate) struct Sizes {
+    pub min: usize,
     average: usize,
-    max: usize,
+    pub max: usize,
 }
 
 impl Sizes {
-    fn new(shard_size_bytes: u32) -> Self {
+    pub fn new(shard_size_bytes: u32) -> Self {
         let average = shard_size_bytes as usize & !7;
         Sizes {
             min: average / 4,
@@ -142,7 +142,7 @@ impl Sizes {
     }
 
     /// The cut in `window`; its end where none is found before.
-    fn cut(self, window: &[u8]) -> usize {
+    pub fn cut(self, window: &[u8]) -> usize {
         FastCDC::new(window, self.min, self.average, self.max)
             .cut(0, window.len())
             .1

@@ -12,6 +12,7 @@ mod table;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nearfield_protocol::Digest;
 
@@ -24,6 +25,8 @@ pub use self::source::SourceError;
 
 /// Files held open at once.
 const MAX_OPEN_FILES: u64 = 256;
+/// How long a file that nobody reads stays open: deleted meanwhile, it keeps its room on the disk.
+const OPEN_IDLE: Duration = Duration::from_secs(30);
 /// Bytes of groups held of shards that were read lately.
 const MAX_OPEN_BYTES: u64 = 64 << 20;
 
@@ -43,7 +46,10 @@ impl InPlace {
         Ok(InPlace {
             table: Table::open(&dir.join("in-place.redb"))?,
             allowed: Allowed::open(allow_paths)?,
-            open: moka::sync::Cache::new(MAX_OPEN_FILES),
+            open: moka::sync::Cache::builder()
+                .max_capacity(MAX_OPEN_FILES)
+                .time_to_idle(OPEN_IDLE)
+                .build(),
             shards: moka::sync::Cache::builder()
                 .max_capacity(MAX_OPEN_BYTES)
                 .weigher(|_, shard: &Arc<InPlaceShard>| shard.held_bytes())

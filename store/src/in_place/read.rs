@@ -1,9 +1,13 @@
 //! Reading shards where they lie: each range is read into memory of ours, then checked, then given away. A map would change
 //! under its reader.
+//!
+//! The same bytes may lie in many places, and a place may be stale. A read tries one after the other; those that no
+//! longer hold the shard are forgotten, and the file is read again at the next put.
 
+use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
 use nearfield_protocol::Digest;
@@ -14,12 +18,22 @@ use super::source::{Source, SourceError};
 use super::table::Place;
 use crate::error::StoreError;
 
-/// A shard in a file that belongs to somebody else.
+/// A shard in files that belong to somebody else.
 pub struct InPlaceShard {
     digest: Digest,
     groups: Groups,
-    place: Place,
+    /// Where it may lie, what is tried first in front; never empty. The lock is held to copy the pointer.
+    places: RwLock<Arc<[Place]>>,
     in_place: Arc<InPlace>,
+}
+
+/// What came of reading in one place.
+enum Outcome {
+    Read(Bytes),
+    /// Other bytes are there, or none.
+    Changed,
+    /// Nothing can be said of the bytes.
+    Failed(StoreError),
 }
 
 impl InPlaceShard {
@@ -33,13 +47,57 @@ impl InPlaceShard {
 
     /// What it takes in memory, roughly.
     pub fn held_bytes(&self) -> u32 {
-        u32::try_from(self.groups.values().len() + self.place.path.len() + 256).unwrap_or(u32::MAX)
+        let places: usize = self.places().iter().map(|place| place.path.len() + 64).sum();
+        u32::try_from(self.groups.values().len() + places + 256).unwrap_or(u32::MAX)
     }
 
     /// The bytes `range`, which must lie within: those that were put, or an error that names the file.
     pub fn read(&self, range: Range<u64>) -> Result<Bytes, StoreError> {
         let around = self.groups.around(&range);
-        let path = Path::new(&self.place.path);
+        let (mut tried, mut changed, mut failed) = (Vec::new(), Vec::new(), None);
+        loop {
+            let places = self.places();
+            for place in places.iter() {
+                if tried.contains(place) {
+                    continue;
+                }
+                tried.push(place.clone());
+                match self.read_at(place, &around) {
+                    Outcome::Read(bytes) => {
+                        if !changed.is_empty() {
+                            self.in_place.table.drop_places(&self.digest, &changed)?;
+                            self.put_first(place, &changed);
+                        }
+                        let start = (range.start - around.start) as usize;
+                        let len = (range.end - range.start) as usize;
+                        return Ok(bytes.slice(start..start + len));
+                    }
+                    Outcome::Changed => changed.push(place.clone()),
+                    Outcome::Failed(error) => failed = Some(error),
+                }
+            }
+            // A put since this was opened may have found it elsewhere.
+            self.in_place.table.drop_places(&self.digest, &changed)?;
+            let known = self.in_place.table.shard(&self.digest)?.map(|(_, places)| places);
+            match known {
+                Some(known) if known.iter().any(|place| !tried.contains(place)) => self.set_places(known),
+                _ => break,
+            }
+        }
+        self.in_place.shards.invalidate(&self.digest);
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let path = tried.into_iter().next().map_or(String::new(), |place| place.path);
+        tracing::warn!(%path, digest = %self.digest.short(), "a file that was put in place has changed");
+        Err(StoreError::SourceChanged {
+            path,
+            digest: self.digest,
+        })
+    }
+
+    fn read_at(&self, place: &Place, around: &Range<u64>) -> Outcome {
+        let path = Path::new(&place.path);
         // A file that was opened before it was replaced is opened once more.
         for fresh in [false, true] {
             if fresh {
@@ -47,33 +105,56 @@ impl InPlaceShard {
             }
             let source = match self.in_place.source(path) {
                 Ok(source) => source,
-                // It is not the file that has changed.
-                Err(StoreError::Source(error @ SourceError::NotAllowed { .. })) => return Err(error.into()),
-                Err(_) => continue,
+                Err(error) if is_gone(&error) => return Outcome::Changed,
+                Err(error) => return Outcome::Failed(error.into()),
             };
-            if let Some(bytes) = self.checked(&source, &around) {
-                let start = (range.start - around.start) as usize;
-                let len = (range.end - range.start) as usize;
-                return Ok(bytes.slice(start..start + len));
+            match source.read(place.offset + around.start, place.offset + around.end) {
+                Ok(Some(bytes)) if self.groups.check(around.start, &bytes) => {
+                    return Outcome::Read(bytes.into());
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let path = path.to_owned();
+                    return Outcome::Failed(SourceError::Io { path, error }.into());
+                }
             }
         }
-        self.in_place.shards.invalidate(&self.digest);
-        self.in_place.table.distrust(&self.place.path)?;
-        Err(StoreError::SourceChanged {
-            path: self.place.path.clone(),
-            digest: self.digest,
-        })
+        Outcome::Changed
     }
 
-    fn checked(&self, source: &Source, around: &Range<u64>) -> Option<Bytes> {
-        let at = |within| self.place.offset + within;
-        let bytes = source.read(at(around.start), at(around.end)).ok()??;
-        self.groups.check(around.start, &bytes).then(|| bytes.into())
+    fn places(&self) -> Arc<[Place]> {
+        self.places.read().expect("no panic under this lock").clone()
+    }
+
+    fn set_places(&self, places: Vec<Place>) {
+        *self.places.write().expect("no panic under this lock") = places.into();
+    }
+
+    fn put_first(&self, first: &Place, changed: &[Place]) {
+        let all = self.places();
+        let others = all
+            .iter()
+            .filter(|place| *place != first && !changed.contains(place));
+        self.set_places([first].into_iter().chain(others).cloned().collect());
+    }
+}
+
+/// Whether something else, or nothing, stands where the file was.
+fn is_gone(error: &SourceError) -> bool {
+    match error {
+        SourceError::Io { error, .. } => {
+            matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory
+            )
+        }
+        SourceError::Leads(_) | SourceError::NotAFile { .. } | SourceError::Shrank(_) => true,
+        SourceError::NotAllowed { .. } | SourceError::Name(_) => false,
     }
 }
 
 impl InPlace {
-    /// The shard, in the first of its places that seems to hold it still.
+    /// The shard, if it is known. Whether a place holds it still is seen when it is read.
     pub fn shard(self: &Arc<Self>, digest: &Digest) -> Result<Option<Arc<InPlaceShard>>, StoreError> {
         if let Some(open) = self.opened(digest) {
             return Ok(Some(open));
@@ -81,31 +162,17 @@ impl InPlace {
         let Some((groups, places)) = self.table.shard(digest)? else {
             return Ok(None);
         };
-        let mut shards = places.into_iter().map(|place| InPlaceShard {
+        if places.is_empty() {
+            return Ok(None);
+        }
+        let shard = Arc::new(InPlaceShard {
             digest: *digest,
-            groups: groups.clone(),
-            place,
+            groups,
+            places: RwLock::new(places.into()),
             in_place: self.clone(),
         });
-        let Some(first) = shards.next() else {
-            return Ok(None);
-        };
-        let size = groups.size_bytes();
-        // Its ends, which an edit before them or a truncation would move.
-        let holds = |shard: &InPlaceShard| {
-            shard.read(0..size.min(1)).is_ok() && shard.read(size.saturating_sub(1)..size).is_ok()
-        };
-        let found = match holds(&first) {
-            true => first,
-            false => match shards.find(holds) {
-                Some(found) => found,
-                // None has it: reading it from where it was first tells which file changed.
-                None => return Ok(Some(Arc::new(first))),
-            },
-        };
-        let found = Arc::new(found);
-        self.shards.insert(*digest, found.clone());
-        Ok(Some(found))
+        self.shards.insert(*digest, shard.clone());
+        Ok(Some(shard))
     }
 
     /// The shard if it was read lately.
@@ -113,7 +180,7 @@ impl InPlace {
         self.shards.get(digest)
     }
 
-    fn source(&self, path: &Path) -> Result<Arc<Source>, StoreError> {
+    fn source(&self, path: &Path) -> Result<Arc<Source>, SourceError> {
         if let Some(source) = self.open.get(path) {
             return Ok(source);
         }

@@ -103,14 +103,19 @@ pub enum Kind {
 
 impl Allowed {
     /// Opens the folders; they must be there.
-    pub fn open(folders: &[PathBuf]) -> io::Result<Self> {
+    pub fn open(folders: &[PathBuf]) -> Result<Self, SourceError> {
         let open = |folder: &PathBuf| {
-            let folder = folder.canonicalize()?;
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let fd = rustix::fs::open(&folder, flags, Mode::empty())?;
-            Ok((folder, fd))
+            let opened = folder.canonicalize().and_then(|folder| {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let fd = rustix::fs::open(&folder, flags, Mode::empty())?;
+                Ok((folder, fd))
+            });
+            opened.map_err(|error| SourceError::Io {
+                path: folder.clone(),
+                error,
+            })
         };
-        folders.iter().map(open).collect::<io::Result<_>>().map(Allowed)
+        folders.iter().map(open).collect::<Result<_, _>>().map(Allowed)
     }
 
     /// Opens a file. It is a regular one, whatever stood there a moment before.

@@ -3,10 +3,14 @@
 //! A shard's row says where its bytes were when they were hashed. They are checked at each read, so a row can be
 //! wrong, but never be believed wrongly.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use nearfield_protocol::{Digest, Split};
-use redb::{Database, MultimapTableDefinition, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, MultimapTable, MultimapTableDefinition, ReadableDatabase, ReadableMultimapTable, ReadableTable,
+    TableDefinition,
+};
 use serde::{Deserialize, Serialize};
 
 use super::groups::Groups;
@@ -23,8 +27,8 @@ const FILES: TableDefinition<(&str, &[u8]), &[u8]> = TableDefinition::new("files
 /// Device, inode → paths by which a file was read.
 const INODES: MultimapTableDefinition<(u64, u64), &str> = MultimapTableDefinition::new("inodes");
 
-/// Places of one shard that are tried: the same bytes may lie in many files.
-const MAX_PLACES: usize = 8;
+/// Places of one shard, and names of one inode, that are looked at in one go: the same bytes may lie in many files.
+const MAX_PLACES: usize = 64;
 
 /// What decides where a file is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,31 +150,74 @@ impl Table {
             }
             let mut places = tx.open_multimap_table(PLACES)?;
             let (mut rows, mut inodes) = (tx.open_table(FILES)?, tx.open_multimap_table(INODES)?);
+            let mut replaced = Vec::new();
             for file in files {
                 let path = file.path.as_str();
-                let mut offset = 0;
-                for (digest, size_bytes) in &file.shards {
+                for (digest, offset) in file.places() {
                     places.insert(digest.as_bytes(), (path, offset))?;
-                    offset += size_bytes;
                 }
-                let bytes = postcard::to_allocvec(file).expect("a row holds nothing that postcard refuses");
-                rows.insert((path, cut.encode().as_slice()), bytes.as_slice())?;
                 inodes.insert((file.identity.device, file.identity.inode), path)?;
+                let bytes = postcard::to_allocvec(file).expect("a row holds nothing that postcard refuses");
+                let old = rows.insert((path, cut.encode().as_slice()), bytes.as_slice())?;
+                let old = old.and_then(|old| postcard::from_bytes::<FileRow>(old.value()).ok());
+                replaced.extend(old.map(|old| (old, file)));
+            }
+            // When all new places are there: what a name held before may be found under another one now.
+            for (old, new) in replaced {
+                if (old.identity.device, old.identity.inode) != (new.identity.device, new.identity.inode) {
+                    inodes.remove((old.identity.device, old.identity.inode), old.path.as_str())?;
+                }
+                let kept: HashSet<_> = new.places().collect();
+                for (digest, offset) in old.places().filter(|place| !kept.contains(place)) {
+                    remove_place(&mut places, &digest, &old.path, offset)?;
+                }
             }
         }
         tx.commit()?;
         Ok(())
     }
 
-    /// Forgets what was noted of the file at `path`, so that it is read again. Its shards stay: they may be somewhere else.
-    pub fn distrust(&self, path: &str) -> Result<(), StoreError> {
+    /// Forgets places that do not hold a shard any more, and what was noted of the files that claim it there, so that
+    /// they are read again. The shard's last place stays: it names the file.
+    pub fn drop_places(&self, digest: &Digest, stale: &[Place]) -> Result<(), StoreError> {
+        if !self.has_any(digest, stale)? {
+            return Ok(());
+        }
         let tx = self.db.begin_write()?;
         {
+            let mut places = tx.open_multimap_table(PLACES)?;
             let mut rows = tx.open_table(FILES)?;
-            rows.retain_in((path, &[][..])..=(path, &[0xff; 32][..]), |_, _| false)?;
+            for place in stale {
+                remove_place(&mut places, digest, &place.path, place.offset)?;
+                rows.retain_in(every_cut(&place.path), |_, row| {
+                    !claims(row, digest, place.offset)
+                })?;
+            }
         }
         tx.commit()?;
         Ok(())
+    }
+
+    /// Whether there is anything to forget: reading a changed file over and over must not write.
+    fn has_any(&self, digest: &Digest, stale: &[Place]) -> Result<bool, StoreError> {
+        let tx = self.db.begin_read()?;
+        let (places, rows) = (tx.open_multimap_table(PLACES)?, tx.open_table(FILES)?);
+        let more_than_one = places.get(digest.as_bytes())?.len() > 1;
+        for place in stale {
+            if more_than_one {
+                for known in places.get(digest.as_bytes())? {
+                    if known?.value() == (place.path.as_str(), place.offset) {
+                        return Ok(true);
+                    }
+                }
+            }
+            for row in rows.range(every_cut(&place.path))? {
+                if claims(row?.1.value(), digest, place.offset) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Forgets shards and where they were.
@@ -197,6 +244,40 @@ impl Table {
         }
         Ok(digests)
     }
+}
+
+impl FileRow {
+    /// Each shard and its offset.
+    fn places(&self) -> impl Iterator<Item = (Digest, u64)> {
+        self.shards.iter().scan(0, |end, (digest, size_bytes)| {
+            let offset = *end;
+            *end += size_bytes;
+            Some((*digest, offset))
+        })
+    }
+}
+
+/// All rows of a path.
+fn every_cut(path: &str) -> std::ops::RangeInclusive<(&str, &[u8])> {
+    (path, &[][..])..=(path, &[0xff; 32][..])
+}
+
+/// Whether a file was noted with this shard at this offset.
+fn claims(row: &[u8], digest: &Digest, offset: u64) -> bool {
+    let row = postcard::from_bytes::<FileRow>(row);
+    row.is_ok_and(|row| row.places().any(|place| place == (*digest, offset)))
+}
+
+fn remove_place(
+    places: &mut MultimapTable<'_, [u8; 32], (&'static str, u64)>,
+    digest: &Digest,
+    path: &str,
+    offset: u64,
+) -> Result<(), StoreError> {
+    if places.get(digest.as_bytes())?.len() > 1 {
+        places.remove(digest.as_bytes(), (path, offset))?;
+    }
+    Ok(())
 }
 
 impl Cut {

@@ -71,8 +71,8 @@ pub fn run(options: &Options) -> Result<()> {
             step(&format!("round {round} of {ROUNDS}: {}", contestant.name));
             let running = setting.start(&contestant.server, folder.path())?;
             // Compiled code is loaded, memory touched, connections' paths warm.
-            wrk::run(running.url(), 1)?;
-            loads.push(wrk::run(running.url(), options.seconds)?);
+            wrk::Run::new(running.url(), 1).measure()?;
+            loads.push(wrk::Run::new(running.url(), options.seconds).measure()?);
         }
     }
     let results: Vec<_> = contestants

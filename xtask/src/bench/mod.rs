@@ -4,4 +4,4 @@ pub mod data;
 pub mod http;
 pub mod jobs;
 mod peers;
-mod wrk;
+pub mod wrk;

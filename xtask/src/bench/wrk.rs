@@ -1,5 +1,6 @@
 //! Load by `wrk`, from a core of its own.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -25,13 +26,38 @@ pub fn set_up() -> Result<()> {
     bail!("this needs wrk and taskset: on Debian, apt-get install wrk util-linux")
 }
 
-/// Loads a URL for so many seconds; an answer that is not 2xx is an error.
-pub fn run(url: &str, seconds: u32) -> Result<Load> {
-    let mut wrk = Command::new("taskset");
-    wrk.args(["--cpu-list", CORE, "wrk", "--latency", "--threads", "1"])
-        .args(["--connections", &CONNECTIONS.to_string()])
-        .args(["--duration", &format!("{seconds}s"), url]);
-    parse(&String::from_utf8(output(&mut wrk)?)?).with_context(|| format!("loading {url}"))
+/// What is loaded, and how.
+pub struct Run<'a> {
+    pub url: &'a str,
+    pub seconds: u32,
+    pub connections: u32,
+    /// Lua, for requests that differ.
+    pub script: Option<&'a Path>,
+}
+
+impl<'a> Run<'a> {
+    /// A URL for so many seconds.
+    pub fn new(url: &'a str, seconds: u32) -> Self {
+        Run {
+            url,
+            seconds,
+            connections: CONNECTIONS,
+            script: None,
+        }
+    }
+
+    /// Loads it; an answer that is not 2xx is an error.
+    pub fn measure(&self) -> Result<Load> {
+        let mut wrk = Command::new("taskset");
+        wrk.args(["--cpu-list", CORE, "wrk", "--latency", "--threads", "1"])
+            .args(["--connections", &self.connections.to_string()])
+            .args(["--duration", &format!("{}s", self.seconds)]);
+        if let Some(script) = self.script {
+            wrk.arg("--script").arg(script);
+        }
+        let said = output(wrk.arg(self.url))?;
+        parse(&String::from_utf8(said)?).with_context(|| format!("loading {}", self.url))
+    }
 }
 
 fn parse(said: &str) -> Result<Load> {

@@ -6,7 +6,9 @@ mod crash;
 mod fsync;
 mod inputs;
 mod jobs;
+mod keyed;
 mod memory;
+mod sources;
 mod startup;
 
 use std::path::PathBuf;
@@ -39,9 +41,8 @@ impl Options {
                 name => {
                     let part = PARTS.iter().find(|part| part.0 == name);
                     options.parts.push(*part.with_context(|| {
-                        format!(
-                            "soak knows --quick, --debug and crash, memory, bytes, fsync, startup, jobs; not {name}"
-                        )
+                        let known: Vec<_> = PARTS.iter().map(|part| part.0).collect();
+                        format!("soak knows --quick, --debug and {}; not {name}", known.join(", "))
                     })?);
                 }
             }
@@ -58,6 +59,8 @@ pub struct Setting {
     /// Fewer rounds and smaller inputs, for CI.
     pub quick: bool,
     pub nearfield: PathBuf,
+    /// Which build of ours runs.
+    pub profile: Profile,
     /// The folder of the functions' components.
     pub components: PathBuf,
 }
@@ -67,18 +70,21 @@ pub type Finding = (String, String);
 
 type Part = (&'static str, fn(&Setting) -> Result<Vec<Finding>>);
 
-const PARTS: [Part; 6] = [
+const PARTS: &[Part] = &[
     ("crash", crash::run),
     ("memory", memory::run),
     ("bytes", bytes::run),
     ("fsync", fsync::run),
     ("startup", startup::run),
     ("jobs", jobs::run),
+    ("keyed", keyed::run),
+    ("sources", sources::run),
 ];
 
 pub fn run(options: &Options) -> Result<()> {
     let setting = Setting {
         quick: options.quick,
+        profile: options.profile,
         components: guests::build()?,
         nearfield: match options.profile {
             // After the tests, as CI does, it is there already.

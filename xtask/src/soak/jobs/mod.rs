@@ -7,7 +7,7 @@ mod incremental;
 mod reference;
 mod repeat;
 mod result;
-mod rig;
+pub mod rig;
 
 use anyhow::Result;
 
