@@ -365,7 +365,7 @@ impl Catalog {
     async fn release(&self, digests: Vec<Digest>) -> Result<u64, Problem> {
         let bytes = digests
             .iter()
-            .filter_map(|digest| self.store.size_of(digest).ok())
+            .filter_map(|digest| self.store.stored_bytes(digest).ok())
             .sum();
         if !digests.is_empty() {
             self.store.release(digests).await.map_err(store_problem)?;

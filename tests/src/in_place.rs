@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -343,5 +344,51 @@ fn whoever_asks_for_what_has_changed_is_told() {
         (reply.status, reply.problem().as_str()),
         (409, "source-changed"),
         "{digest}"
+    );
+}
+
+#[test]
+fn a_node_stops_though_a_put_has_much_to_read() {
+    let (node, _dir, folder) = start();
+    let file = folder.join("sparse");
+    fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
+    let mut put = node
+        .command(&[
+            "put",
+            file.to_str().unwrap(),
+            "--name",
+            "x",
+            "--in-place",
+            "--split",
+            "none",
+        ])
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    put.kill().unwrap();
+    put.wait().unwrap();
+    let begun = Instant::now();
+    assert_eq!(node.stop().1, Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn what_is_removed_takes_no_room_and_frees_none() {
+    let (node, _dir, folder) = start();
+    let file = folder.join("log");
+    let content = text(51, 3_000_000);
+    fs::write(&file, &content).unwrap();
+    settled(&file);
+    put(&node, &file, "log");
+    let held = node.json(&["du"])["datasets"][0]["held_bytes"].as_u64().unwrap();
+    assert!(held < 10_000, "{held} bytes are the meta and the sequence alone");
+    let released = node.json(&["rm", "dataset/log"])["released_bytes"]
+        .as_u64()
+        .unwrap();
+    assert!(released < 10_000, "{released}");
+    assert_eq!(
+        put(&node, &file, "log")["new_bytes"],
+        content.len(),
+        "nothing is known of it any more"
     );
 }

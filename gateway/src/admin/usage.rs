@@ -39,8 +39,7 @@ pub async fn usage(gateway: &Arc<Gateway>) -> Result<Response<Body>, Problem> {
         let mut held = Held::default();
         for (index, dataset) in blobs_of {
             for digest in dataset.blobs() {
-                // What is quarantined takes room, too, but nobody can say how much is of use.
-                held.note(index, digest, |digest| store.size_of(digest).unwrap_or(0));
+                held.note(index, digest, |digest| store.stored_bytes(digest).unwrap_or(0));
             }
         }
         held.by_dataset(datasets)

@@ -176,12 +176,18 @@ impl Store {
         }
     }
 
-    /// Whether the blob is sealed and may be served.
+    /// The bytes that a blob takes in this store: none where it lies in somebody else's file alone.
+    pub fn stored_bytes(&self, digest: &Digest) -> Result<u64, StoreError> {
+        let sealed = self.inner.state.get(digest)?;
+        Ok(sealed.map_or(0, |sealed| sealed.size_bytes))
+    }
+
     /// Whether there is a place, outside the store, with these bytes.
     pub fn lies_in_place(&self, digest: &Digest) -> Result<bool, StoreError> {
         Ok(self.in_place().size_of(digest)?.is_some())
     }
 
+    /// Whether the blob is sealed and may be served.
     pub fn has(&self, digest: &Digest) -> bool {
         self.size_of(digest).is_ok()
     }
@@ -256,6 +262,7 @@ impl Store {
 
     /// Waits until all is written; the folder may be opened again afterwards.
     pub async fn shutdown(&self) {
+        self.inner.in_place.stop();
         if let Err(error) = self.inner.fs.shutdown().await {
             tracing::warn!(%error, "the blob store did not shut down cleanly");
         }

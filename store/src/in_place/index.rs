@@ -214,6 +214,7 @@ impl Indexer<'_> {
             }
         } else {
             let mut input = Range {
+                in_place: self.in_place.clone(),
                 source,
                 at: start,
                 end,
@@ -293,7 +294,10 @@ impl Indexer<'_> {
         start: u64,
         end: u64,
     ) -> Result<(Digest, u64), StoreError> {
-        let read = |range: std::ops::Range<u64>| source.read(start + range.start, start + range.end);
+        let read = |range: std::ops::Range<u64>| {
+            self.in_place.going_on()?;
+            source.read(start + range.start, start + range.end)
+        };
         match Groups::read(end - start, read)? {
             Some(groups) => Ok(self.keep(groups)),
             None => Err(SourceError::Shrank(path.into()).into()),
@@ -336,6 +340,7 @@ struct Grown {
 
 /// A range of a file as a stream. A file that has become shorter is an error.
 struct Range<'a> {
+    in_place: Arc<InPlace>,
     source: &'a Source,
     at: u64,
     end: u64,
@@ -348,6 +353,7 @@ impl Read for Range<'_> {
         if wanted == 0 {
             return Ok(0);
         }
+        self.in_place.going_on()?;
         match self.source.file.read_at(&mut buffer[..wanted], self.at)? {
             0 => Err(std::io::Error::new(
                 std::io::ErrorKind::UnexpectedEof,

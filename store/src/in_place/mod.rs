@@ -10,7 +10,9 @@ mod source;
 mod table;
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,6 +41,8 @@ pub(crate) struct InPlace {
     shards: moka::sync::Cache<Digest, Arc<InPlaceShard>>,
     /// Shards of puts that are under way, each as often as they are. The lock is held for one look-up.
     staged: Mutex<HashMap<Digest, usize>>,
+    /// The node is about to end: a file of a terabyte is not read to its end first.
+    stopping: AtomicBool,
 }
 
 impl InPlace {
@@ -55,7 +59,23 @@ impl InPlace {
                 .weigher(|_, shard: &Arc<InPlaceShard>| shard.held_bytes())
                 .build(),
             staged: Mutex::default(),
+            stopping: AtomicBool::new(false),
         })
+    }
+
+    /// Ends the puts that are under way.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// An error once the node is about to end.
+    fn going_on(&self) -> io::Result<()> {
+        match self.stopping.load(Ordering::Relaxed) {
+            true => Err(io::Error::other(
+                "the node is stopping: put it again when it is up",
+            )),
+            false => Ok(()),
+        }
     }
 
     pub fn is_folder(&self, path: &Path) -> Result<bool, StoreError> {

@@ -220,15 +220,34 @@ impl Table {
         Ok(false)
     }
 
-    /// Forgets shards and where they were.
+    /// Forgets shards, where they were, and the files that were cut into them.
     pub fn forget(&self, digests: &[Digest]) -> Result<(), StoreError> {
         let tx = self.db.begin_write()?;
         {
             let mut shards = tx.open_table(SHARDS)?;
             let mut places = tx.open_multimap_table(PLACES)?;
+            let mut any = false;
             for digest in digests {
-                shards.remove(digest.as_bytes())?;
+                any |= shards.remove(digest.as_bytes())?.is_some();
                 places.remove_all(digest.as_bytes())?;
+            }
+            if any {
+                let gone: HashSet<_> = digests.iter().collect();
+                let mut names = Vec::new();
+                tx.open_table(FILES)?.retain(|(path, _), row| {
+                    let row = postcard::from_bytes::<FileRow>(row);
+                    let keep = row
+                        .as_ref()
+                        .is_ok_and(|row| !row.shards.iter().any(|(digest, _)| gone.contains(digest)));
+                    if !keep && let Ok(row) = row {
+                        names.push(((row.identity.device, row.identity.inode), path.to_owned()));
+                    }
+                    keep
+                })?;
+                let mut inodes = tx.open_multimap_table(INODES)?;
+                for (inode, path) in &names {
+                    inodes.remove(inode, path.as_str())?;
+                }
             }
         }
         tx.commit()?;
