@@ -44,8 +44,12 @@ impl Node {
 
     /// Starts it with so many workers for jobs.
     pub fn start_with_workers(workers: &str, binary: &Path, data: &Path) -> Result<Node> {
-        let options = ["--job-workers", workers];
-        Node::start_with(&mut Command::new(binary), binary, data, &options)
+        Node::start_with_options(&["--job-workers", workers], binary, data)
+    }
+
+    /// Starts it with more flags.
+    pub fn start_with_options(options: &[&str], binary: &Path, data: &Path) -> Result<Node> {
+        Node::start_with(&mut Command::new(binary), binary, data, options)
     }
 
     /// Starts it on one core.

@@ -29,7 +29,7 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     let (records, seconds) = if setting.quick {
         (2_000_000, 3)
     } else {
-        (56_000_000, 15)
+        (62_000_000, 15)
     };
     wrk::set_up()?;
     let folder = Folder::new("keyed")?;

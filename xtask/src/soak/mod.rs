@@ -4,6 +4,7 @@
 mod bytes;
 mod crash;
 mod fsync;
+mod in_place;
 mod inputs;
 mod jobs;
 mod keyed;
@@ -78,6 +79,7 @@ const PARTS: &[Part] = &[
     ("startup", startup::run),
     ("jobs", jobs::run),
     ("keyed", keyed::run),
+    ("in-place", in_place::run),
     ("sources", sources::run),
 ];
 
