@@ -132,6 +132,11 @@ impl Records {
         &self.bytes
     }
 
+    /// The header record of a CSV file, its line end included; empty for ndjson.
+    pub fn header(&self) -> Vec<u8> {
+        self.shard.header()
+    }
+
     /// `csv` or `ndjson`.
     pub fn format(&self) -> String {
         self.shard.format()

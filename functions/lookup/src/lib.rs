@@ -3,6 +3,8 @@
 //! The manifest's `locate` sends each call to a holder of the key's shard, so a look-up reads a few kilobytes of one
 //! file there, however large the dataset is.
 
+mod csv;
+
 use nearfield::{Body, Dataset, Error, HeaderValue, Records, Request, RequestExt, Response, Result, header};
 
 /// Answers with the records as JSON, one a line; those of CSV become objects of strings.
@@ -16,7 +18,7 @@ fn lookup(request: Request) -> Result<Response> {
         )));
     };
     let lines = match records.format().as_str() {
-        "csv" => objects(records)?,
+        "csv" => objects(&records)?,
         _ => records.bytes().to_vec(),
     };
     let mut response = Response::new(Body::from(lines));
@@ -28,12 +30,11 @@ fn lookup(request: Request) -> Result<Response> {
 }
 
 /// Each CSV record as an object, its members in the order of the columns.
-fn objects(records: Records) -> Result<Vec<u8>> {
-    let mut csv = records.csv();
-    let names = csv.headers()?.clone();
+fn objects(records: &Records) -> Result<Vec<u8>> {
+    let header = csv::records(&records.header());
+    let names = header.first().map_or(&[][..], Vec::as_slice);
     let mut lines = Vec::new();
-    for record in csv.records() {
-        let record = record?;
+    for record in csv::records(records.bytes()) {
         lines.push(b'{');
         for (index, (name, value)) in names.iter().zip(&record).enumerate() {
             if index > 0 {

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use csv_core::{ReadFieldResult, Terminator};
 use nearfield_protocol::Split;
 use nearfield_protocol::limits::KEY_BYTES;
 use nearfield_protocol::meta::{DatasetMeta, KeyMeta};
@@ -19,7 +18,7 @@ const MAX_LISTED: usize = 20;
 /// How to find a record's key.
 #[derive(Clone)]
 pub(crate) enum Extract {
-    Column(Box<Column>),
+    Column(Column),
     Pointer { tokens: Vec<String>, key: String },
 }
 
@@ -47,7 +46,7 @@ impl Extract {
         for delimiter in DELIMITERS {
             let columns = fields(header, delimiter);
             if let Some(index) = columns.iter().position(|column| column == name) {
-                return Ok(Extract::Column(Box::new(Column::new(delimiter, index))));
+                return Ok(Extract::Column(Column::new(delimiter, index)));
             }
             if columns.len() > most.len() {
                 most = columns;
@@ -77,7 +76,7 @@ impl Extract {
     }
 
     /// The key of `record`, or what is wrong with it.
-    pub fn key<'a>(&'a mut self, record: &[u8]) -> Result<&'a [u8], String> {
+    pub fn key<'a>(&'a mut self, record: &'a [u8]) -> Result<&'a [u8], String> {
         let key = match self {
             Extract::Column(column) => column.key(record)?,
             Extract::Pointer { tokens, key } => {
@@ -100,64 +99,79 @@ impl Extract {
     }
 }
 
-/// A column of a CSV file.
+/// A column of a CSV file. A reader of whole tables builds its own state first, which a look-up would do each time.
+#[derive(Clone)]
 pub(crate) struct Column {
-    reader: csv_core::Reader,
     delimiter: u8,
     index: usize,
-    field: Box<[u8]>,
-}
-
-impl Clone for Column {
-    /// By building it anew: a clone of csv-core's reader (0.1.13) lacks half of its tables.
-    fn clone(&self) -> Self {
-        Column::new(self.delimiter, self.index)
-    }
+    /// A key that stood in quotes.
+    unquoted: Vec<u8>,
 }
 
 impl Column {
     fn new(delimiter: u8, index: usize) -> Self {
-        let mut builder = csv_core::ReaderBuilder::new();
-        // The record ends where it was cut; a lone carriage return means itself.
-        builder.delimiter(delimiter).terminator(Terminator::Any(b'\n'));
         Column {
-            reader: builder.build(),
             delimiter,
             index,
-            field: vec![0; KEY_BYTES + 2].into(),
+            unquoted: Vec::new(),
         }
     }
 
-    fn key(&mut self, record: &[u8]) -> Result<&[u8], String> {
-        self.reader.reset();
-        let (mut rest, mut at, mut index) = (record, 0, 0);
-        loop {
-            let (result, read, written) = self.reader.read_field(rest, &mut self.field[at..]);
-            rest = &rest[read..];
-            at += written;
-            match result {
-                // With nothing left, the next turn tells the reader that the record ends.
-                ReadFieldResult::InputEmpty => {}
-                ReadFieldResult::OutputFull if index == self.index => {
-                    return Err(format!("has a key of more than {KEY_BYTES} bytes"));
-                }
-                ReadFieldResult::OutputFull => at = 0,
-                ReadFieldResult::Field { record_end } if index == self.index => {
-                    let key = &self.field[..at];
-                    return Ok(match record_end {
-                        true => key.strip_suffix(b"\r").unwrap_or(key),
-                        false => key,
-                    });
-                }
-                ReadFieldResult::Field { record_end: false } => (at, index) = (0, index + 1),
-                ReadFieldResult::Field { record_end: true } | ReadFieldResult::End => {
-                    return Err(format!(
-                        "has {} fields, and the key is field {}",
-                        index + 1,
-                        self.index + 1
-                    ));
+    fn key<'a>(&'a mut self, record: &'a [u8]) -> Result<&'a [u8], String> {
+        let record = record.strip_suffix(b"\n").unwrap_or(record);
+        let mut rest = record.strip_suffix(b"\r").unwrap_or(record);
+        for index in 0..=self.index {
+            let end = field_end(rest, self.delimiter);
+            if index == self.index {
+                let field = &rest[..end];
+                return Ok(match field.strip_prefix(b"\"") {
+                    Some(quoted) => {
+                        unquote(quoted, &mut self.unquoted);
+                        &self.unquoted
+                    }
+                    None => field,
+                });
+            }
+            match rest.get(end + 1..) {
+                Some(behind) => rest = behind,
+                None => {
+                    let (fields, key) = (index + 1, self.index + 1);
+                    return Err(format!("has {fields} fields, and the key is field {key}"));
                 }
             }
+        }
+        unreachable!("the loop returns at the key's index")
+    }
+}
+
+/// Where the field that `rest` begins with ends. A delimiter between quotes is a part of it.
+fn field_end(rest: &[u8], delimiter: u8) -> usize {
+    let find = |from: usize, wanted: u8| {
+        let found = rest[from..].iter().position(|&byte| byte == wanted);
+        found.map_or(rest.len(), |at| from + at)
+    };
+    if rest.first() != Some(&b'"') {
+        return find(0, delimiter);
+    }
+    let mut quote = find(1, b'"');
+    // A doubled quote closes nothing.
+    while rest.get(quote + 1) == Some(&b'"') {
+        quote = find(quote + 2, b'"');
+    }
+    find(rest.len().min(quote + 1), delimiter)
+}
+
+/// What stands in quotes, from behind the first one: doubled quotes are one, and what follows the last is taken as it is.
+fn unquote(field: &[u8], unquoted: &mut Vec<u8>) {
+    unquoted.clear();
+    let (mut open, mut bytes) = (true, field.iter().peekable());
+    while let Some(&byte) = bytes.next() {
+        if byte != b'"' || !open {
+            unquoted.push(byte);
+        } else if bytes.next_if_eq(&&b'"').is_some() {
+            unquoted.push(b'"');
+        } else {
+            open = false;
         }
     }
 }
@@ -285,7 +299,7 @@ mod tests {
         assert!(
             csv("id,name\n", "id", &long)
                 .unwrap_err()
-                .contains("more than 1024")
+                .contains("at most 1024")
         );
         let most = format!("{},x\n", "y".repeat(KEY_BYTES));
         assert_eq!(csv("id,name\n", "id", &most).unwrap().len(), KEY_BYTES);
