@@ -65,7 +65,8 @@ impl Asked {
 
     /// Whether records or data may change. The replay of a shard is a run that nobody waits for without a client.
     fn changes(&self) -> bool {
-        self.method != http::Method::GET && self.segments.last().is_none_or(|last| last != "replay")
+        let segments: Vec<&str> = self.segments.iter().map(String::as_str).collect();
+        self.method != http::Method::GET && !matches!(segments[..], ["v1", "jobs", _, "shards", _, "replay"])
     }
 
     /// A parameter that must parse if it is there.
