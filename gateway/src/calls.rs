@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use nearfield_protocol::call::CallReport;
 use nearfield_protocol::records::FunctionVersion;
-use nearfield_protocol::{CallId, NodeId};
+use nearfield_protocol::{CallId, Digest, NodeId};
 use serde_json::{Value, json};
 
 use crate::place::{Candidate, Standing};
@@ -33,6 +33,8 @@ pub struct Placement {
     pub inputs: usize,
     pub local: usize,
     pub moved_bytes: u64,
+    /// What the manifest's `locate` came to: a shard, or the dataset where it has no such path or key.
+    pub located: Option<Digest>,
 }
 
 /// The last 4,096 calls, oldest first. Looked through whole when somebody asks, which is seldom;
@@ -87,6 +89,7 @@ impl CallRecord {
                 "local": self.placement.local,
                 "inputs": self.placement.inputs,
                 "moved_bytes": self.placement.moved_bytes,
+                "located": self.placement.located,
             },
             "report": self.report,
         })

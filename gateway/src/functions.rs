@@ -258,6 +258,7 @@ fn choose(
         inputs: inputs.len(),
         local,
         moved_bytes,
+        located,
     }
 }
 

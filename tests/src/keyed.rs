@@ -1,5 +1,7 @@
 //! Datasets sorted by a key, and calls that find records in them.
 
+use serde_json::Value;
+
 use crate::harness::{Node, fails, until};
 
 const LOCATED: &str =
@@ -28,32 +30,26 @@ fn users(records: u32) -> (tempfile::TempDir, String, Vec<String>) {
 fn a_record_is_found_by_its_key() {
     let node = Node::start();
     let (_dir, path, sorted) = users(20_000);
-    let put = node.json(&[
-        "put",
-        &path,
-        "--name",
-        "users",
-        "--key",
-        "user_id",
-        "--shard-size",
-        "64KiB",
-    ]);
+    let put_sorted = || {
+        node.json(&[
+            "put",
+            &path,
+            "--name",
+            "users",
+            "--key",
+            "user_id",
+            "--shard-size",
+            "64KiB",
+        ])
+    };
+    let put = put_sorted();
     assert!(put["shards"].as_u64().unwrap() > 3, "{put}");
     let back = String::from_utf8(node.ok(&["get", "users"])).unwrap();
     assert!(
         back == format!("user_id,name\n{}", sorted.concat()),
         "sorted, nothing lost"
     );
-    let again = node.json(&[
-        "put",
-        &path,
-        "--name",
-        "users",
-        "--key",
-        "user_id",
-        "--shard-size",
-        "64KiB",
-    ]);
+    let again = put_sorted();
     assert_eq!(
         (&again["digest"], &again["new_shards"]),
         (&put["digest"], &0.into())
@@ -70,11 +66,17 @@ fn a_record_is_found_by_its_key() {
         assert_eq!(reply.status, 200, "{}", reply.text());
         let name = line[13..line.len() - 2].replace("\"\"", "\"");
         assert_eq!(reply.json(), serde_json::json!({ "user_id": id, "name": name }));
-        // It was placed by the key's shard, not by the dataset.
-        let id = reply.header("nearfield-id").unwrap().to_owned();
+        let shards = described["shards"].as_array().unwrap();
+        let holds = |shard: &&Value| {
+            shard["keys"][0].as_str().unwrap() <= id && id <= shard["keys"][1].as_str().unwrap()
+        };
+        let shard = shards.iter().find(holds).unwrap();
+        let call = format!("/v1/calls/{}", reply.header("nearfield-id").unwrap());
         until("the call is recorded", || {
-            node.admin("GET", &format!("/v1/calls/{id}"), &[]).status == 200
+            node.admin("GET", &call, &[]).status == 200
         });
+        let call = node.admin("GET", &call, &[]).json();
+        assert_eq!(call["placement"]["located"], shard["digest"], "placed by its key");
     }
     assert_eq!(node.get("/fn/lookup/nobody").status, 404);
     let reply = node.get(&format!("/fn/lookup/{}", &sorted[7][..11]));
