@@ -21,17 +21,7 @@ pub(super) fn cut_file(
     let Some(records) = Records::new(options.split) else {
         return keep_whole(input, source, options, emit);
     };
-    let sizes = Sizes::new(options.shard_size_bytes);
-    let mut cutter = Cutter {
-        input,
-        source,
-        options,
-        records,
-        sizes,
-        window: Bytes::new(),
-        window_bytes: sizes.max,
-        ended: false,
-    };
+    let mut cutter = Cutter::new(input, source, options, records);
     let header = match options.split {
         Split::Csv => cutter.read_header()?,
         _ => None,
@@ -47,26 +37,31 @@ pub(super) fn cut_rest(
     options: &CutOptions,
     emit: &mut Emit<'_>,
 ) -> Result<(), CutError> {
-    let Some(mut records) = Records::new(options.split) else {
+    let Some(records) = Records::new(options.split) else {
         return keep_whole(input, source, options, emit);
     };
-    let sizes = Sizes::new(options.shard_size_bytes);
-    let mut window_bytes = sizes.max;
+    let mut cutter = Cutter::new(input, source, options, records);
     if let Some(header) = &header {
-        records.set_header(header.clone());
-        window_bytes += header.len();
+        cutter.records.set_header(header.clone());
+        cutter.window_bytes += header.len();
     }
-    let cutter = Cutter {
-        input,
-        source,
-        options,
-        records,
-        sizes,
-        window: Bytes::new(),
-        window_bytes,
-        ended: false,
-    };
     cutter.cut(header, emit)
+}
+
+impl<'a> Cutter<'a> {
+    fn new(input: &'a mut dyn Read, source: &'a str, options: &'a CutOptions, records: Records) -> Self {
+        let sizes = Sizes::new(options.shard_size_bytes);
+        Cutter {
+            input,
+            source,
+            options,
+            records,
+            sizes,
+            window: Bytes::new(),
+            window_bytes: sizes.max,
+            ended: false,
+        }
+    }
 }
 
 impl Cutter<'_> {

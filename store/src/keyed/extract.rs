@@ -120,27 +120,21 @@ impl Column {
     fn key<'a>(&'a mut self, record: &'a [u8]) -> Result<&'a [u8], String> {
         let record = record.strip_suffix(b"\n").unwrap_or(record);
         let mut rest = record.strip_suffix(b"\r").unwrap_or(record);
-        for index in 0..=self.index {
-            let end = field_end(rest, self.delimiter);
-            if index == self.index {
-                let field = &rest[..end];
-                return Ok(match field.strip_prefix(b"\"") {
-                    Some(quoted) => {
-                        unquote(quoted, &mut self.unquoted);
-                        &self.unquoted
-                    }
-                    None => field,
-                });
-            }
-            match rest.get(end + 1..) {
-                Some(behind) => rest = behind,
-                None => {
-                    let (fields, key) = (index + 1, self.index + 1);
-                    return Err(format!("has {fields} fields, and the key is field {key}"));
-                }
-            }
+        for index in 0..self.index {
+            let behind = rest.get(field_end(rest, self.delimiter) + 1..);
+            rest = behind.ok_or_else(|| {
+                let (fields, key) = (index + 1, self.index + 1);
+                format!("has {fields} fields, and the key is field {key}")
+            })?;
         }
-        unreachable!("the loop returns at the key's index")
+        let field = &rest[..field_end(rest, self.delimiter)];
+        Ok(match field.strip_prefix(b"\"") {
+            Some(quoted) => {
+                unquote(quoted, &mut self.unquoted);
+                &self.unquoted
+            }
+            None => field,
+        })
     }
 }
 
