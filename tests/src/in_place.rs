@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Node, fails, lines};
+use crate::harness::{Node, fails, lines, until};
 
 /// A node that may read `folder`, and the folder.
 fn start() -> (Node, TempDir, PathBuf) {
@@ -352,6 +352,7 @@ fn a_node_stops_though_a_put_has_much_to_read() {
     let (node, _dir, folder) = start();
     let file = folder.join("sparse");
     fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
+    let before = node.cpu_ticks();
     let mut put = node
         .command(&[
             "put",
@@ -364,7 +365,7 @@ fn a_node_stops_though_a_put_has_much_to_read() {
         ])
         .spawn()
         .unwrap();
-    std::thread::sleep(Duration::from_millis(700));
+    until("the node reads", || node.cpu_ticks() > before + 30);
     put.kill().unwrap();
     put.wait().unwrap();
     let begun = Instant::now();
