@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use nearfield_net::remote::Remote;
 use nearfield_protocol::units::{parse_bytes, parse_duration};
 use nearfield_protocol::{CallId, DatasetName, FunctionName, PartName};
 
@@ -159,6 +160,9 @@ pub struct UpArgs {
     /// A folder whose files may be put in place: read where they are, never written; repeatable
     #[arg(long, value_name = "FOLDER")]
     pub allow_path: Vec<PathBuf>,
+    /// A URL that may be put in place, or all below it if it ends with /; s3://, https:// or http://; repeatable
+    #[arg(long, value_name = "URL")]
+    pub allow_source: Vec<Remote>,
     /// Most bytes that remembered results of jobs may take; the least used go first
     #[arg(long, value_parser = parse_bytes, value_name = "SIZE", default_value = "16GiB")]
     pub max_remembered: u64,
@@ -192,8 +196,9 @@ Examples:
   nearfield put s3://bucket/2024/events.csv.gz --name events
   nearfield put s3://bucket/photos/ --name photos           all objects below, as a folder
   nearfield put https://example.org/prices.csv --name prices
+  nearfield put s3://bucket/logs/ --name logs --in-place    with `up --allow-source s3://bucket/logs/`
 
-S3 is read from here, as AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,
+S3 is read from here, or with --in-place by the node, as AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,
 AWS_REGION and AWS_ENDPOINT_URL say; AWS_SKIP_SIGNATURE=true reads what everybody may.")]
 pub struct PutArgs {
     /// A file, a folder, - for standard input, or a URL: s3://, https:// or http://
@@ -211,7 +216,8 @@ pub struct PutArgs {
     /// Sort the records by a CSV column or a JSON pointer, so that functions find them by it
     #[arg(long, value_name = "COLUMN|/POINTER", conflicts_with_all = ["append", "part", "in_place"])]
     pub key: Option<String>,
-    /// Store no copy: index the file or folder where it is. The node must run here and be allowed to read it
+    /// Store no copy: index the files where they are. The node must be allowed to read them, and run here if they
+    /// are not behind a URL
     #[arg(long)]
     pub in_place: bool,
     /// Read a URL also over plain http from elsewhere than this machine

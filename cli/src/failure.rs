@@ -3,6 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
+use nearfield_net::remote::{Cause, RemoteError};
 use nearfield_protocol::{Problem, ProblemKind};
 
 use crate::project::BadManifest;
@@ -54,18 +55,32 @@ impl Exit {
         }
     }
 
+    fn of_remote(cause: Cause) -> Exit {
+        match cause {
+            Cause::Failed | Cause::Changed => Exit::Failed,
+            Cause::Usage => Exit::Usage,
+            Cause::NotFound => Exit::NotFound,
+            Cause::Unreachable => Exit::Unreachable,
+            Cause::NotAllowed => Exit::NotAllowed,
+            Cause::OverLimit => Exit::OverLimit,
+            Cause::TimedOut => Exit::TimedOut,
+        }
+    }
+
     pub fn of(error: &anyhow::Error) -> Exit {
         error.chain().find_map(known).unwrap_or(Exit::Failed)
     }
 }
 
 fn known(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
-    let failure = failure(cause).map(|failure| failure.exit);
-    failure.or_else(|| cause.downcast_ref::<Problem>().map(Exit::of_problem))
+    let failure = find::<Failure>(cause).map(|failure| failure.exit);
+    failure
+        .or_else(|| find::<RemoteError>(cause).map(|error| Exit::of_remote(error.cause)))
+        .or_else(|| cause.downcast_ref::<Problem>().map(Exit::of_problem))
 }
 
 /// Also one that came through `Read`: an `io::Error` is not the cause of itself, but holds it.
-fn failure<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a Failure> {
+fn find<'a, E: std::error::Error + 'static>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
     cause
         .downcast_ref()
         .or_else(|| cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref())
@@ -125,8 +140,11 @@ pub fn message(error: &anyhow::Error) -> String {
 }
 
 fn next_step(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
-    if let Some(failure) = failure(cause) {
+    if let Some(failure) = find::<Failure>(cause) {
         return failure.next.clone();
+    }
+    if let Some(remote) = find::<RemoteError>(cause) {
+        return remote.next.clone();
     }
     // Other problems say in their detail what helps; the node cannot know where this side takes its token from.
     let refused = cause.downcast_ref::<Problem>()?.kind == ProblemKind::Unauthorized;

@@ -15,9 +15,10 @@ use nearfield_gateway::{
     load_or_create_admin_token, serve,
 };
 use nearfield_host::{CompilerCommand, Host, HostOptions, Logs};
+use nearfield_net::remote::{Remote, RemoteObjects};
 use nearfield_net::{Identity, Node};
 use nearfield_protocol::Digest;
-use nearfield_store::{Remembered, Store, StoreOptions};
+use nearfield_store::{Objects, Remembered, Store, StoreOptions};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -92,6 +93,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     let store_options = StoreOptions {
         max_bytes: args.max_bytes,
         allow_paths: args.allow_path.clone(),
+        objects: remote_objects(&args.allow_source)?,
         ..StoreOptions::default()
     };
     let store = Store::open(data_dir, store_options).await?;
@@ -190,6 +192,17 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     // The writer ends with the last guest's log; a guest that never ends must not hold the node.
     log_writer.abort();
     Ok(())
+}
+
+/// What of other servers may be put in place.
+fn remote_objects(allowed: &[Remote]) -> anyhow::Result<Option<Arc<dyn Objects>>> {
+    if let Some(secret) = allowed.iter().find(|url| url.has_secrets()) {
+        bail!("--allow-source {secret} holds a password or a query, and it would be kept and shown");
+    }
+    Ok(match allowed {
+        [] => None,
+        some => Some(Arc::new(RemoteObjects::new(some.to_vec(), Handle::current()))),
+    })
 }
 
 /// Where everything is, on stdout: people read it, scripts parse it.

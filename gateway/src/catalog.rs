@@ -8,7 +8,6 @@
 use std::collections::HashSet;
 use std::io::Read;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use nearfield_net::{NetError, Node};
@@ -25,8 +24,8 @@ use crate::reply::store_problem;
 /// What is put.
 pub enum PutInput {
     Stream(Box<dyn Read + Send>),
-    /// A file or folder that stays where it is.
-    InPlace(PathBuf),
+    /// The path or URL of what stays where it is.
+    InPlace(String),
 }
 
 /// Writes data and the records that name it.
@@ -74,7 +73,7 @@ impl Catalog {
         let progress = Arc::new(PutProgress::default());
         let staged = match input {
             PutInput::Stream(stream) => self.store.stage_input(stream, request, progress).await,
-            PutInput::InPlace(path) => self.store.stage_in_place(path, request, progress).await,
+            PutInput::InPlace(place) => self.store.stage_in_place(place, request, progress).await,
         };
         let input = staged.map_err(store_problem)?;
         if grows {

@@ -5,6 +5,7 @@ use nearfield_protocol::Digest;
 use nearfield_protocol::meta::MetaError;
 
 use crate::cut::CutError;
+use crate::in_place::ObjectError;
 
 /// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,9 @@ pub enum StoreError {
 
 impl From<io::Error> for StoreError {
     fn from(error: io::Error) -> Self {
+        if let Some(object) = ObjectError::of(&error) {
+            return StoreError::Source(object.clone().into());
+        }
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::DiskFull,
             io::ErrorKind::FileTooLarge => StoreError::FileTooLarge,

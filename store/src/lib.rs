@@ -25,7 +25,7 @@ pub mod written;
 pub use blobs::{Blob, SealReport, Staged, Store, StoreOptions};
 pub use dataset::{BlobBytes, Dataset, Extent, Location};
 pub use error::StoreError;
-pub use in_place::SourceError;
+pub use in_place::{FoundObjects, Object, ObjectError, Objects, SourceError};
 pub use layout::Placement;
 pub use put::{PutProgress, PutReport, PutRequest, StagedDataset, StagedInput};
 pub use remembered::Remembered;

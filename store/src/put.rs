@@ -6,7 +6,6 @@
 
 use std::collections::HashSet;
 use std::io::Read;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -144,17 +143,16 @@ impl Store {
         })
     }
 
-    /// Indexes the file or folder at `path` where it lies. Only what is not known already is read.
+    /// Indexes what lies at `place`, a path or a URL, where it lies. Only what is not known already is read.
     pub async fn stage_in_place(
         &self,
-        path: PathBuf,
+        place: String,
         mut request: PutRequest,
         progress: Arc<PutProgress>,
     ) -> Result<StagedInput, StoreError> {
         let (in_place, spill_dir) = (self.in_place().clone(), self.spill_dir().to_owned());
         blocking_store(move || {
-            request.folder = in_place.is_folder(&path)?;
-            let indexed = in_place.index(&path, &request, spill_dir, &progress)?;
+            let indexed = in_place.index(&place, &mut request, spill_dir, &progress)?;
             let imported = indexed.shards.into_iter().map(|shard| Imported {
                 digest: shard.digest,
                 size_bytes: shard.size_bytes,

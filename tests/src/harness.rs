@@ -81,6 +81,13 @@ impl Node {
         Node::start_as(Command::new(binary()), data, flags)
     }
 
+    /// A node with these variables in its environment.
+    pub fn start_with(variables: &[(&str, String)], flags: &[&str]) -> Node {
+        let mut command = Command::new(binary());
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        Node::start_as(command, tempfile::tempdir().unwrap(), flags)
+    }
+
     /// A node whose disk can be made to refuse writes; see [`limit_files`](Node::limit_files).
     pub fn start_on_fragile_disk(data: TempDir) -> Node {
         // Beyond the limit the kernel sends a signal that ends a process, unless it is ignored.

@@ -162,8 +162,6 @@ fn what_is_not_there_or_not_allowed_is_named() {
     fails(&put("http://192.0.2.1/x", &[]), 2, "--insecure-source");
     fails(&put("s3://bucket", &[]), 2, "s3://BUCKET/KEY");
     fails(&put("gs://bucket/x", &[]), 2, "gs://");
-    let in_place = two.put(&["s3://bucket/x", "--name", "data", "--in-place"]);
-    fails(&in_place, 2, "without --in-place");
     two.nothing_was_made();
 }
 

@@ -52,6 +52,18 @@ impl Node {
         Node::start_with(&mut Command::new(binary), binary, data, options)
     }
 
+    /// Starts it with more variables and flags.
+    pub fn start_with_variables(
+        variables: &[(String, String)],
+        options: &[&str],
+        binary: &Path,
+        data: &Path,
+    ) -> Result<Node> {
+        let mut command = Command::new(binary);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        Node::start_with(&mut command, binary, data, options)
+    }
+
     /// Starts it on one core.
     pub fn start_on_core(core: usize, binary: &Path, data: &Path) -> Result<Node> {
         let mut taskset = Command::new("taskset");

@@ -1,4 +1,3 @@
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -82,25 +81,30 @@ fn upload(session: &Session, source: &Source, insecure: bool, mut path: String) 
     stored
 }
 
-/// Only the path goes to the node, which reads the files itself.
+/// Only the path or URL goes to the node, which reads it itself.
 fn in_place(session: &Session, source: &Source, mut path: String) -> Result<Value> {
-    let input = match source {
-        Source::Path(path) => path.as_path(),
-        Source::Stdin => Path::new("-"),
-        Source::Remote(remote) => {
-            let what = format!("--in-place reads files of the node's own machine, not {remote}");
-            return Err(Failure::new(Exit::Usage, what)
-                .next("put it without --in-place, as a copy")
-                .into());
+    let usage = |what: String, next: &str| Err(Failure::new(Exit::Usage, what).next(next).into());
+    let place = match source {
+        Source::Path(path) => {
+            let full = path
+                .canonicalize()
+                .with_context(|| format!("finding {}", path.display()))?;
+            let Some(full) = full.to_str() else {
+                bail!("the path of {} is not UTF-8: rename it", full.display());
+            };
+            full.to_owned()
         }
+        Source::Stdin => {
+            let what = "--in-place leaves data where it is, and standard input is nowhere".to_owned();
+            return usage(what, "name a file or folder, or leave out --in-place");
+        }
+        Source::Remote(remote) if remote.has_secrets() => {
+            let what = format!("--in-place keeps and shows {remote}, and that holds a password or a query");
+            return usage(what, "put it without --in-place, as a copy");
+        }
+        Source::Remote(remote) => remote.to_string(),
     };
-    let full = input
-        .canonicalize()
-        .with_context(|| format!("finding {}", input.display()))?;
-    let Some(full) = full.to_str() else {
-        bail!("the path of {} is not UTF-8: rename it", full.display());
-    };
-    path.push_str(&format!("&in-place={}", segment(full)));
+    path.push_str(&format!("&in-place={}", segment(&place)));
     let spinner = session.out.spinner();
     let stored = session.client.change("POST", path, &Value::Null);
     spinner.finish_and_clear();

@@ -1,18 +1,6 @@
 //! What is put: a path, standard input, or a URL that this side reads with its own credentials.
-//!
-//! `url` says what a URL means, `transport` asks until there is an answer, `s3` signs and lists. `remote` reads
-//! pieces, `object` says whether they fit together, `ahead` makes one stream of them and `prefix` a folder. `stream`
-//! is for servers without ranges, `trouble` turns failures into messages.
 
-mod ahead;
-mod object;
-mod prefix;
 mod remote;
-mod s3;
-mod stream;
-mod transport;
-mod trouble;
-mod url;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -21,8 +9,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use nearfield_net::remote::{Remote, has_scheme};
 
-use self::url::Remote;
 use crate::archive::Folder;
 use crate::failure::{Exit, Failure};
 
@@ -52,7 +40,7 @@ impl Source {
             return Ok(Source::Stdin);
         }
         match text.to_str() {
-            Some(typed) if url::has_scheme(typed) => typed.parse().map(Source::Remote),
+            Some(typed) if has_scheme(typed) => typed.parse().map(Source::Remote),
             _ => Ok(Source::Path(text.into())),
         }
     }

@@ -1,268 +1,100 @@
-use std::ops::Range;
+use std::io::{self, Read};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use nearfield_protocol::units::format_bytes;
-use reqwest::header::{HeaderMap, HeaderValue, IF_MATCH, RANGE};
-use reqwest::{Method, Request, Response, StatusCode, Url};
+use nearfield_net::remote::{Ahead, First, Pins, Remote, Site, Stream, Trust};
 use tokio::runtime::{Builder, Runtime};
 
 use super::Input;
-use super::ahead::{Ahead, PIECE_BYTES};
-use super::object::{Object, Wrong, described, is_strong, rangeable, verdict};
-use super::prefix;
-use super::s3::{self, Bucket, Listed};
-use super::stream::Stream;
-use super::transport::{self, Refusal, Transport, Trouble};
-use super::trouble::{Asked, changed, explain};
-use super::url::{Remote, is_exposed, shown};
-use crate::failure::{Exit, Failure};
+use crate::archive::{Contents, Entry, Folder, Kind};
 
-/// What a folder may hold, as the output of a job.
-const MOST_OBJECTS: usize = 1_000_000;
-
-/// A listing that ends nowhere must end here: pages hold a thousand keys, and may be empty.
-const MOST_PAGES: usize = 100_000;
-
-/// Starts reading it.
+/// Starts reading it. `insecure`: plain http may be used wherever it leads.
 pub fn open(remote: &Remote, insecure: bool) -> Result<Input> {
-    let site = Site::of(remote, insecure)?;
+    let trust = Trust {
+        plain_http: insecure,
+        redirects: true,
+    };
+    let site = Arc::new(Site::of(remote, trust)?);
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("preparing to read a URL")?;
     match remote {
-        Remote::S3 { key, .. } if key.is_empty() || key.ends_with('/') => prefix::open(runtime, site, key),
+        Remote::S3 { key, .. } if key.is_empty() || key.ends_with('/') => open_folder(runtime, site, key),
         Remote::S3 { key, .. } => open_one(runtime, site, key),
         Remote::Web(_) => open_one(runtime, site, ""),
     }
 }
 
-fn open_one(runtime: Runtime, site: Site, key: &str) -> Result<Input> {
+fn open_one(runtime: Runtime, site: Arc<Site>, key: &str) -> Result<Input> {
     let first = runtime.block_on(site.first(key))?;
+    let handle = runtime.handle().clone();
     Ok(match first {
         First::Ranges(object, bytes) => Input {
             bytes: Some(object.size_bytes),
-            read: Box::new(Ahead::new(runtime, site, vec![object], bytes)),
+            read: Box::new(Running {
+                input: Ahead::new(handle, site, vec![object], bytes),
+                _runtime: runtime,
+            }),
             folder: false,
         },
         First::Stream(response) => Input {
             bytes: response.content_length(),
-            read: Box::new(Stream::new(runtime, site.shown(key), response)),
+            read: Box::new(Running {
+                input: Stream::new(handle, site.shown(key), response),
+                _runtime: runtime,
+            }),
             folder: false,
         },
     })
 }
 
-/// Where objects are read from.
-pub struct Site {
-    transport: Transport,
-    base: Base,
+/// All objects below a prefix, as the tar stream of a folder.
+fn open_folder(runtime: Runtime, site: Arc<Site>, prefix: &str) -> Result<Input> {
+    let found = runtime.block_on(site.folder(prefix, Pins::Pieces))?;
+    let kind = |size_bytes: Option<u64>| match size_bytes {
+        Some(size_bytes) => Kind::File {
+            size_bytes,
+            executable: false,
+        },
+        None => Kind::EmptyDir,
+    };
+    let entries = found.iter().map(|found| Entry {
+        path: found.path.clone(),
+        kind: kind(found.object.as_ref().map(|object| object.size_bytes)),
+    });
+    let entries = entries.collect();
+    let objects = found.into_iter().filter_map(|found| found.object).collect();
+    let input = Ahead::new(runtime.handle().clone(), site, objects, Vec::new());
+    let contents = Running {
+        input,
+        _runtime: runtime,
+    };
+    let folder = Folder::of(entries, contents);
+    let bytes = Some(folder.tar_bytes());
+    Ok(Input {
+        read: Box::new(folder.pack()?),
+        bytes,
+        folder: true,
+    })
 }
 
-enum Base {
-    S3(Bucket),
-    /// One object, whose key is empty.
-    Web(Url),
+/// A stream with the runtime that its requests are made on.
+struct Running<R> {
+    input: R,
+    _runtime: Runtime,
 }
 
-/// How an object begins.
-enum First {
-    /// With its first piece; the others can be asked for.
-    Ranges(Object, Vec<u8>),
-    /// It comes in one stream, or not at all: the server gives no ranges, or no word by which a change would show.
-    Stream(Response),
-}
-
-impl Site {
-    fn of(remote: &Remote, insecure: bool) -> Result<Site> {
-        let (base, redirects) = match remote {
-            Remote::S3 { bucket, .. } => {
-                let env = |name: &str| std::env::var(name).ok();
-                // S3 redirects to the right region, where a signature for another is worth nothing.
-                (Base::S3(Bucket::from_env(bucket, insecure, env)?), false)
-            }
-            Remote::Web(url) if is_exposed(url) && !insecure => {
-                let what = format!("{remote} is plain http, where others can read and change what comes");
-                return Err(Failure::new(Exit::Usage, what)
-                    .next("use https://, or pass --insecure-source")
-                    .into());
-            }
-            Remote::Web(url) => (Base::Web(url.clone()), true),
-        };
-        let place = match &base {
-            Base::S3(bucket) => bucket.place(),
-            Base::Web(url) => url,
-        };
-        let transport = Transport::new(place, redirects, insecure)?;
-        Ok(Site { transport, base })
-    }
-
-    pub fn shown(&self, key: &str) -> String {
-        match &self.base {
-            Base::S3(bucket) => format!("s3://{}/{key}", bucket.name),
-            Base::Web(url) => shown(url),
-        }
-    }
-
-    /// All objects below a prefix, as they are listed.
-    pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>, Failure> {
-        let Base::S3(bucket) = &self.base else {
-            return Ok(Vec::new());
-        };
-        let (mut objects, mut page, mut xml) = (Vec::new(), None, Vec::new());
-        for _ in 0..MOST_PAGES {
-            let url = bucket.listing(prefix, page.as_deref());
-            let request = self.signed(url, HeaderMap::new()).map_err(failed)?;
-            let answered = self.transport.whole(&request, &mut xml).await;
-            answered.map_err(|trouble| self.explain(prefix, &trouble))?;
-            let found = s3::page(&xml).map_err(failed)?;
-            objects.extend(found.objects);
-            page = found.next;
-            if page.is_none() || objects.len() > MOST_OBJECTS {
-                break;
-            }
-        }
-        if page.is_some() || objects.len() > MOST_OBJECTS {
-            let what = format!(
-                "below {} are more than {MOST_OBJECTS} objects",
-                self.shown(prefix)
-            );
-            return Err(
-                Failure::new(Exit::OverLimit, what).next("put the prefixes below it, each as a --part")
-            );
-        }
-        Ok(objects)
-    }
-
-    /// Finds out by what a change of it would show.
-    pub async fn pin(&self, object: &mut Object) -> Result<(), Failure> {
-        let head = self.ask(&object.key, &(0..1), None, &mut Vec::new()).await?;
-        let found = described(&head);
-        if found
-            .range
-            .is_none_or(|(_, size_bytes)| size_bytes != object.size_bytes)
-        {
-            return Err(changed(&self.shown(&object.key)));
-        }
-        object.etag = found.etag;
-        match object.etag {
-            Some(_) => Ok(()),
-            None => {
-                let what = format!(
-                    "{} has no ETag: a change while it is read would not show",
-                    self.shown(&object.key)
-                );
-                Err(Failure::new(Exit::Failed, what).next("fetch it with another program and put that"))
-            }
-        }
-    }
-
-    /// Bytes of an object; all of them, and of none but that. `body` is a buffer to use.
-    pub async fn piece(
-        &self,
-        object: &Object,
-        range: Range<u64>,
-        mut body: Vec<u8>,
-    ) -> Result<Vec<u8>, Failure> {
-        let etag = object.etag.as_deref();
-        let head = self.ask(&object.key, &range, etag, &mut body).await?;
-        let wrong = match verdict(object, &range, &described(&head), body.len() as u64) {
-            None => return Ok(body),
-            Some(Wrong::Changed) => return Err(changed(&self.shown(&object.key))),
-            Some(Wrong::Range) => "the server sent other bytes than it was asked for".to_owned(),
-            Some(Wrong::Short) => format!(
-                "{} came where {} were asked for",
-                format_bytes(body.len() as u64),
-                format_bytes(range.end - range.start)
-            ),
-        };
-        Err(Failure::new(Exit::Failed, format!("{}: {wrong}", self.shown(&object.key))).next("put it again"))
-    }
-
-    async fn first(&self, key: &str) -> Result<First, Failure> {
-        let request = self.get(key, Some(&(0..PIECE_BYTES)), None)?;
-        let mut head = match self.transport.head(&request).await {
-            // Of an empty object there is no first byte.
-            Err(Trouble::Refused(Refusal { status: 416, .. })) => return self.plain(key).await,
-            answered => answered.map_err(|trouble| self.explain(key, &trouble))?,
-        };
-        let Some(object) = rangeable(key, described(&head)) else {
-            return match head.status() {
-                StatusCode::PARTIAL_CONTENT => self.plain(key).await,
-                _ => Ok(First::Stream(head)),
-            };
-        };
-        let range = 0..object.size_bytes.min(PIECE_BYTES);
-        let mut body = Vec::new();
-        let bytes = match transport::read(&mut head, &mut body).await {
-            Ok(()) if body.len() as u64 == range.end => body,
-            _ => self.piece(&object, range, body).await?,
-        };
-        Ok(First::Ranges(object, bytes))
-    }
-
-    async fn plain(&self, key: &str) -> Result<First, Failure> {
-        let request = self.get(key, None, None)?;
-        let head = self.transport.head(&request).await;
-        head.map(First::Stream)
-            .map_err(|trouble| self.explain(key, &trouble))
-    }
-
-    async fn ask(
-        &self,
-        key: &str,
-        range: &Range<u64>,
-        etag: Option<&str>,
-        body: &mut Vec<u8>,
-    ) -> Result<Response, Failure> {
-        let request = self.get(key, Some(range), etag)?;
-        let answered = self.transport.whole(&request, body).await;
-        answered.map_err(|trouble| self.explain(key, &trouble))
-    }
-
-    fn get(&self, key: &str, range: Option<&Range<u64>>, etag: Option<&str>) -> Result<Request, Failure> {
-        let request = || {
-            let mut headers = HeaderMap::new();
-            if let Some(range) = range {
-                headers.insert(RANGE, format!("bytes={}-{}", range.start, range.end - 1).parse()?);
-            }
-            // Weak ones match nothing, by HTTP's own rule: these are only compared with what comes.
-            if let Some(etag) = etag.filter(|etag| is_strong(etag)) {
-                headers.insert(IF_MATCH, HeaderValue::from_str(etag)?);
-            }
-            match &self.base {
-                Base::S3(bucket) => self.signed(bucket.object(key)?, headers),
-                Base::Web(url) => self.signed(url.clone(), headers),
-            }
-        };
-        request().map_err(failed)
-    }
-
-    fn signed(&self, url: Url, headers: HeaderMap) -> Result<Request> {
-        let headers = match &self.base {
-            Base::S3(bucket) => bucket.signed(&url, headers)?,
-            Base::Web(_) => headers,
-        };
-        let mut request = Request::new(Method::GET, url);
-        *request.headers_mut() = headers;
-        Ok(request)
-    }
-
-    fn explain(&self, key: &str, trouble: &Trouble) -> Failure {
-        let (place, bucket) = match &self.base {
-            Base::S3(bucket) => (bucket.place(), Some(bucket.name.as_str())),
-            Base::Web(url) => (url, None),
-        };
-        let asked = Asked {
-            shown: &self.shown(key),
-            host: place.authority().rsplit('@').next().unwrap_or_default(),
-            bucket,
-        };
-        explain(&asked, trouble)
+impl<R: Read> Read for Running<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.input.read(buffer)
     }
 }
 
-fn failed(error: anyhow::Error) -> Failure {
-    Failure::new(Exit::Failed, format!("{error:#}"))
+/// Files of a folder are read in its order, which is that of the objects.
+impl Contents for Running<Ahead> {
+    fn open(&mut self, _path: &str) -> io::Result<impl Read> {
+        Ok(self)
+    }
 }

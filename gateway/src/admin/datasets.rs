@@ -2,7 +2,6 @@
 
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
@@ -90,7 +89,7 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
     let if_version = asked.parsed::<u64>("if-version")?;
     let fault = BodyFault::default();
     if let Some(path) = asked.parameter("in-place") {
-        let input = PutInput::InPlace(PathBuf::from(path));
+        let input = PutInput::InPlace(path.to_owned());
         return stored(gateway.catalog.put(name, if_version, input, request).await?);
     }
     // Data has no size limit of its own: the store's quota and the disk bound it.

@@ -29,7 +29,7 @@ use nearfield_protocol::Digest;
 use self::leftovers::Leftovers;
 use self::sweep::Sweeper;
 use crate::error::StoreError;
-use crate::in_place::{InPlace, InPlaceShard};
+use crate::in_place::{InPlace, InPlaceShard, Objects};
 use crate::state::{Standing, State};
 
 pub use self::staging::{SealReport, Staged};
@@ -41,7 +41,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 const MAX_MAPS: u64 = 8_192;
 
 /// How a [`Store`] is opened.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct StoreOptions {
     /// Bytes that sealed blobs may take; `None` leaves it to the disk.
     pub max_bytes: Option<u64>,
@@ -49,6 +49,8 @@ pub struct StoreOptions {
     pub sweep_interval: Duration,
     /// Folders whose files may be read in place.
     pub allow_paths: Vec<PathBuf>,
+    /// The objects that may be read in place, if any may.
+    pub objects: Option<Arc<dyn Objects>>,
 }
 
 impl Default for StoreOptions {
@@ -57,6 +59,7 @@ impl Default for StoreOptions {
             max_bytes: None,
             sweep_interval: SWEEP_INTERVAL,
             allow_paths: Vec::new(),
+            objects: None,
         }
     }
 }
@@ -125,7 +128,7 @@ impl Store {
             sweeper,
             stopped: OnceLock::new(),
             leftovers: Leftovers::default(),
-            in_place: Arc::new(InPlace::open(dir, &options.allow_paths)?),
+            in_place: Arc::new(InPlace::open(dir, &options.allow_paths, options.objects.clone())?),
             staged_bytes: Arc::default(),
             options,
         };

@@ -1,16 +1,18 @@
 //! `put --in-place`: cuts and hashes files where they lie. What is known already is not read again.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use nearfield_protocol::{Digest, Split};
 
 use super::groups::Groups;
-use super::source::{Kind, Source, SourceError};
+use super::objects::{FoundObjects, Object, is_url};
+use super::source::{Identity, Kind, Source, SourceError};
 use super::table::{Cut, FileRow};
 use super::{InPlace, StagedInPlace};
 use crate::blobs::SealReport;
@@ -46,26 +48,22 @@ pub(crate) struct IndexedShard {
 }
 
 impl InPlace {
-    /// Indexes the file or folder at `path`. Blocks.
+    /// Indexes the file, folder, object or folder of objects at `place`. Blocks.
     pub fn index(
         self: &Arc<Self>,
-        path: &Path,
-        request: &PutRequest,
+        place: &str,
+        request: &mut PutRequest,
         spill_dir: PathBuf,
         progress: &PutProgress,
     ) -> Result<Indexed, StoreError> {
-        let found = match request.folder {
-            true => self.allowed.walk(path)?,
-            false => Vec::new(),
-        };
-        let first = found.iter().find(|found| found.kind == Kind::File);
-        let first = first.map_or(path.to_owned(), |found| path.join(&found.path));
-        let split = match request.split {
+        let found = self.find(place)?;
+        request.folder = matches!(found, Places::Folder(_));
+        let split = match (request.split, found.first()) {
             // Packs are made; what lies somewhere is a file at a time.
-            Some(Split::Files) => Split::None,
-            Some(split) => split,
-            None if request.folder && first == path => Split::None,
-            None => self.guess(&first)?,
+            (Some(Split::Files), _) => Split::None,
+            (Some(split), _) => split,
+            (None, Some(first)) => self.guess(first)?,
+            (None, None) => Split::None,
         };
         let mut indexer = Indexer {
             in_place: self,
@@ -90,21 +88,24 @@ impl InPlace {
                 new: SealReport::default(),
             },
         };
-        if !request.folder {
-            indexer.file(path, &request.source)?;
-            return indexer.finish(None);
-        }
+        let entries = match found {
+            Places::One(one) => {
+                indexer.file(one, &request.source)?;
+                return indexer.finish(None);
+            }
+            Places::Folder(entries) => entries,
+        };
         let mut index = PathIndexBuilder::new();
-        for entry in found {
-            let name = format!("{}{}", request.prefix(), entry.path);
+        for (path, entry) in entries {
+            let name = format!("{}{path}", request.prefix());
             check_path(&name).map_err(|reason| cut::CutError::BadPath {
                 path: name.clone(),
                 reason,
             })?;
-            let kind = match entry.kind {
-                Kind::File => {
+            let kind = match entry {
+                Entry::File(place) => {
                     let shard = indexer.indexed.shards.len() as u32;
-                    let (len, executable) = indexer.file(&path.join(&entry.path), &name)?;
+                    let (len, executable) = indexer.file(place, &name)?;
                     EntryKind::File {
                         shard,
                         offset: 0,
@@ -112,19 +113,62 @@ impl InPlace {
                         executable,
                     }
                 }
-                Kind::Symlink { target } => EntryKind::Symlink { target },
-                Kind::EmptyDir => EntryKind::EmptyDir,
+                Entry::Symlink { target } => EntryKind::Symlink { target },
+                Entry::EmptyDir => EntryKind::EmptyDir,
             };
             index.push(&name, &kind);
         }
         indexer.finish(Some(index.build()))
     }
 
-    fn guess(&self, path: &Path) -> Result<Split, StoreError> {
-        let source = self.allowed.source(path)?;
-        let end = source.identity.size_bytes.min(SAMPLE_BYTES);
+    /// What lies at a path or URL, without reading any of it.
+    fn find(&self, place: &str) -> Result<Places, SourceError> {
+        if is_url(place) {
+            let of =
+                |object: Option<Object>| object.map_or(Entry::EmptyDir, |object| Entry::File(object.into()));
+            return Ok(match self.objects()?.objects().find(place)? {
+                FoundObjects::One(object) => Places::One(object.into()),
+                FoundObjects::Folder(found) => Places::Folder(
+                    found
+                        .into_iter()
+                        .map(|(path, object)| (path, of(object)))
+                        .collect(),
+                ),
+            });
+        }
+        let folder = Path::new(place);
+        if !self.allowed.is_folder(folder)? {
+            return Ok(Places::One(FilePlace::File(folder.to_owned())));
+        }
+        let entries = self.allowed.walk(folder)?.into_iter().map(|found| {
+            let entry = match found.kind {
+                Kind::File => Entry::File(FilePlace::File(folder.join(&found.path))),
+                Kind::Symlink { target } => Entry::Symlink { target },
+                Kind::EmptyDir => Entry::EmptyDir,
+            };
+            (found.path, entry)
+        });
+        Ok(Places::Folder(entries.collect()))
+    }
+
+    fn open_place(&self, place: FilePlace) -> Result<(String, Source), SourceError> {
+        match place {
+            FilePlace::File(path) => {
+                let text = path.to_str().ok_or_else(|| SourceError::Name(path.clone()))?;
+                Ok((text.to_owned(), self.allowed.source(&path)?))
+            }
+            FilePlace::Object(object) => {
+                let objects = self.objects()?.objects().clone();
+                Ok((object.url.clone(), Source::of_object(object, objects)))
+            }
+        }
+    }
+
+    fn guess(&self, first: &FilePlace) -> Result<Split, StoreError> {
+        let (place, source) = self.open_place(first.clone())?;
+        let end = source.identity.size_bytes().min(SAMPLE_BYTES);
         let sample = source.read(0, end)?.unwrap_or_default();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = place.rsplit('/').next().unwrap_or_default();
         let compressed = [".gz", ".zst"]
             .iter()
             .any(|end| name.to_ascii_lowercase().ends_with(end));
@@ -132,7 +176,46 @@ impl InPlace {
         Ok(if compressed {
             Split::None
         } else {
-            Split::guess(&name, &sample)
+            Split::guess(name, &sample)
+        })
+    }
+}
+
+/// What is to be put.
+enum Places {
+    One(FilePlace),
+    /// By path below it, in the order of a path index.
+    Folder(Vec<(String, Entry)>),
+}
+
+enum Entry {
+    File(FilePlace),
+    Symlink { target: String },
+    EmptyDir,
+}
+
+#[derive(Clone)]
+enum FilePlace {
+    File(PathBuf),
+    Object(Object),
+}
+
+impl From<Object> for FilePlace {
+    fn from(object: Object) -> Self {
+        FilePlace::Object(object)
+    }
+}
+
+impl Places {
+    /// The first file.
+    fn first(&self) -> Option<&FilePlace> {
+        let entries = match self {
+            Places::One(one) => return Some(one),
+            Places::Folder(entries) => entries,
+        };
+        entries.iter().find_map(|(_, entry)| match entry {
+            Entry::File(file) => Some(file),
+            Entry::Symlink { .. } | Entry::EmptyDir => None,
         })
     }
 }
@@ -150,22 +233,21 @@ struct Indexer<'a> {
 }
 
 impl Indexer<'_> {
-    /// Indexes one file. Returns its size and whether it is executable.
-    fn file(&mut self, path: &Path, name: &str) -> Result<(u64, bool), StoreError> {
-        let text = path.to_str().ok_or_else(|| SourceError::Name(path.to_owned()))?;
-        let source = self.in_place.allowed.source(path)?;
-        let known = self.in_place.table.file(text, self.cut, &source.identity)?;
+    /// Indexes one file or object. Returns its size and whether it is executable.
+    fn file(&mut self, place: FilePlace, name: &str) -> Result<(u64, bool), StoreError> {
+        let (text, source) = self.in_place.open_place(place)?;
+        let known = self.in_place.table.file(&text, self.cut, &source.identity)?;
         let known = match known {
             Some(known) if self.in_place.table.has_all(&known.shards)? => Some(known),
             _ => None,
         };
         let row = match known {
             Some(known) if source.identity.is_unchanged(&known.identity, known.path == text) => FileRow {
-                path: text.to_owned(),
-                identity: source.identity,
+                path: text,
+                identity: source.identity.clone(),
                 ..known
             },
-            known => self.read(text, &source, known)?,
+            known => self.read(&text, &source, known)?,
         };
         let (source_name, header): (Arc<str>, _) = (name.into(), row.header.clone().map(Bytes::from));
         let mut size_bytes = 0;
@@ -201,7 +283,7 @@ impl Indexer<'_> {
             mut header,
             start,
         } = grown;
-        let end = source.identity.size_bytes;
+        let end = source.identity.size_bytes();
         let mut offset = start;
         let options = CutOptions {
             split: self.cut.split,
@@ -210,14 +292,14 @@ impl Indexer<'_> {
         };
         if matches!(self.cut.split, Split::None | Split::Files) {
             if end > 0 {
-                shards.push(self.hash(path, source, 0, end)?);
+                let mut input = source.reader(0)?;
+                shards.push(self.hash(path, &mut input, end)?);
             }
         } else {
-            let mut input = Range {
+            let mut input = Going {
                 in_place: self.in_place.clone(),
-                source,
-                at: start,
-                end,
+                input: source.reader(start)?,
+                left: end - start,
             };
             let rest_of = (start > 0).then(|| header.clone());
             let mut failed = None;
@@ -225,7 +307,10 @@ impl Indexer<'_> {
                 let len = shard.data.len();
                 let hashed = match shard.data {
                     ShardData::Memory(bytes) => Ok(self.keep(Groups::of(&bytes))),
-                    ShardData::Spilled(_) => self.hash(path, source, offset, offset + len),
+                    ShardData::Spilled(file) => match File::open(file.path()) {
+                        Ok(mut spilled) => self.hash(path, &mut spilled, len),
+                        Err(error) => Err(error.into()),
+                    },
                 };
                 header = header.take().or(shard.header);
                 offset += len;
@@ -236,7 +321,7 @@ impl Indexer<'_> {
                     }
                     Err(error) => {
                         failed = Some(error);
-                        Err(std::io::Error::other("hashing"))
+                        Err(io::Error::other("hashing"))
                     }
                 }
             };
@@ -246,15 +331,10 @@ impl Indexer<'_> {
             }
             cut?;
         }
-        // What changed a moment ago is read again the next time.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let settled = source.identity.modified_ns + SETTLED.as_nanos() as i128 <= now.as_nanos() as i128;
-        let identity = match settled {
-            true => source.identity,
-            false => super::source::Identity {
-                modified_ns: 0,
-                ..source.identity
-            },
+        let identity = match source.identity.clone() {
+            // What changed a moment ago is read again the next time.
+            Identity::File(file) => Identity::File(file.settled(SETTLED)),
+            object @ Identity::Object { .. } => object,
         };
         Ok(FileRow {
             path: path.to_owned(),
@@ -270,7 +350,7 @@ impl Indexer<'_> {
         let mut shards = known.shards;
         let size: u64 = shards.iter().map(|(_, size_bytes)| size_bytes).sum();
         if let Some((digest, last)) = shards.pop()
-            && source.identity.size_bytes > size
+            && source.identity.size_bytes() > size
             && !shards.is_empty()
         {
             let groups = Groups::read(last, |range| {
@@ -287,18 +367,18 @@ impl Indexer<'_> {
         Ok(Grown::default())
     }
 
-    fn hash(
-        &mut self,
-        path: &str,
-        source: &Source,
-        start: u64,
-        end: u64,
-    ) -> Result<(Digest, u64), StoreError> {
+    /// Hashes the next `len` bytes of what lies at `path`.
+    fn hash(&mut self, path: &str, input: &mut dyn Read, len: u64) -> Result<(Digest, u64), StoreError> {
         let read = |range: std::ops::Range<u64>| {
             self.in_place.going_on()?;
-            source.read(start + range.start, start + range.end)
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            match input.read_exact(&mut bytes) {
+                Ok(()) => Ok(Some(bytes)),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+                Err(error) => Err(StoreError::from(error)),
+            }
         };
-        match Groups::read(end - start, read)? {
+        match Groups::read(len, read)? {
             Some(groups) => Ok(self.keep(groups)),
             None => Err(SourceError::Shrank(path.into()).into()),
         }
@@ -338,29 +418,27 @@ struct Grown {
     start: u64,
 }
 
-/// A range of a file as a stream. A file that has become shorter is an error.
-struct Range<'a> {
+/// What is read as long as the node goes on. An end that comes too soon is an error.
+struct Going<R> {
     in_place: Arc<InPlace>,
-    source: &'a Source,
-    at: u64,
-    end: u64,
+    input: R,
+    left: u64,
 }
 
-impl Read for Range<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        use std::os::unix::fs::FileExt;
-        let wanted = (self.end - self.at).min(buffer.len() as u64) as usize;
+impl<R: Read> Read for Going<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = self.left.min(buffer.len() as u64) as usize;
         if wanted == 0 {
             return Ok(0);
         }
         self.in_place.going_on()?;
-        match self.source.file.read_at(&mut buffer[..wanted], self.at)? {
-            0 => Err(std::io::Error::new(
-                std::io::ErrorKind::UnexpectedEof,
+        match self.input.read(&mut buffer[..wanted])? {
+            0 => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
                 "it became shorter while it was read",
             )),
             read => {
-                self.at += read as u64;
+                self.left -= read as u64;
                 Ok(read)
             }
         }

@@ -1,10 +1,11 @@
-//! Data that stays where it is: shards as ranges of files that belong to somebody else.
+//! Data that stays where it is: shards as ranges of files and objects that belong to somebody else.
 //!
-//! `source` opens what may be opened; `groups` is what bytes are checked with; `table` knows files and shards;
+//! `source` opens what may be opened, `objects` is what lies on servers; `groups` is what bytes are checked with; `table` knows files and shards;
 //! `index` cuts and hashes, and reads only what is new; `read` gives bytes, checked each time. No file is ever written to or locked.
 
 mod groups;
 mod index;
+mod objects;
 mod read;
 mod source;
 mod table;
@@ -18,10 +19,12 @@ use std::time::Duration;
 
 use nearfield_protocol::Digest;
 
+use self::objects::Reader;
 use self::source::{Allowed, Source};
 use self::table::Table;
 use crate::error::StoreError;
 
+pub use self::objects::{FoundObjects, Object, ObjectError, Objects};
 pub use self::read::InPlaceShard;
 pub use self::source::SourceError;
 
@@ -32,10 +35,12 @@ const OPEN_IDLE: Duration = Duration::from_secs(30);
 /// Bytes of groups held of shards that were read lately.
 const MAX_OPEN_BYTES: u64 = 64 << 20;
 
-/// The files of others that this store knows.
+/// The files and objects of others that this store knows.
 pub(crate) struct InPlace {
     table: Table,
     allowed: Allowed,
+    /// None: this node reads no objects in place.
+    objects: Option<Reader>,
     /// By path. A file that was replaced meanwhile is still the one that was opened.
     open: moka::sync::Cache<PathBuf, Arc<Source>>,
     shards: moka::sync::Cache<Digest, Arc<InPlaceShard>>,
@@ -46,10 +51,15 @@ pub(crate) struct InPlace {
 }
 
 impl InPlace {
-    pub fn open(dir: &Path, allow_paths: &[PathBuf]) -> Result<Self, StoreError> {
+    pub fn open(
+        dir: &Path,
+        allow_paths: &[PathBuf],
+        objects: Option<Arc<dyn Objects>>,
+    ) -> Result<Self, StoreError> {
         Ok(InPlace {
             table: Table::open(&dir.join("in-place.redb"))?,
             allowed: Allowed::open(allow_paths)?,
+            objects: objects.map(Reader::new),
             open: moka::sync::Cache::builder()
                 .max_capacity(MAX_OPEN_FILES)
                 .time_to_idle(OPEN_IDLE)
@@ -78,8 +88,8 @@ impl InPlace {
         }
     }
 
-    pub fn is_folder(&self, path: &Path) -> Result<bool, StoreError> {
-        Ok(self.allowed.is_folder(path)?)
+    fn objects(&self) -> Result<&Reader, SourceError> {
+        self.objects.as_ref().ok_or(SourceError::NoObjects)
     }
 
     pub fn size_of(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {

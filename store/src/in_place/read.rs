@@ -14,6 +14,7 @@ use nearfield_protocol::Digest;
 
 use super::InPlace;
 use super::groups::Groups;
+use super::objects::{ObjectError, is_url};
 use super::source::{Source, SourceError};
 use super::table::Place;
 use crate::error::StoreError;
@@ -97,6 +98,9 @@ impl InPlaceShard {
     }
 
     fn read_at(&self, place: &Place, around: &Range<u64>) -> Outcome {
+        if is_url(&place.path) {
+            return self.read_object(place, around);
+        }
         let path = Path::new(&place.path);
         // A file that was opened before it was replaced is opened once more.
         for fresh in [false, true] {
@@ -120,6 +124,19 @@ impl InPlaceShard {
             }
         }
         Outcome::Changed
+    }
+
+    fn read_object(&self, place: &Place, around: &Range<u64>) -> Outcome {
+        let reader = match self.in_place.objects() {
+            Ok(reader) => reader,
+            Err(error) => return Outcome::Failed(error.into()),
+        };
+        let at = (place.path.as_str(), place.offset);
+        match reader.read((&self.digest, &self.groups), at, around) {
+            Ok(bytes) => Outcome::Read(bytes),
+            Err(ObjectError::Changed(_)) => Outcome::Changed,
+            Err(failed) => Outcome::Failed(SourceError::from(failed).into()),
+        }
     }
 
     fn places(&self) -> Arc<[Place]> {
@@ -149,7 +166,10 @@ fn is_gone(error: &SourceError) -> bool {
             )
         }
         SourceError::Leads(_) | SourceError::NotAFile { .. } | SourceError::Shrank(_) => true,
-        SourceError::NotAllowed { .. } | SourceError::Name(_) => false,
+        SourceError::NotAllowed { .. }
+        | SourceError::Name(_)
+        | SourceError::NoObjects
+        | SourceError::Object(_) => false,
     }
 }
 

@@ -4,14 +4,17 @@
 //! no other mount. So nothing that is swapped meanwhile leads anywhere else.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use serde::{Deserialize, Serialize};
 
+use super::objects::{Object, ObjectError, Objects};
 use crate::path_index::PATH_BYTES;
 
 /// Folders below a put folder, at most: a path has no room for more.
@@ -33,13 +36,23 @@ pub enum SourceError {
     Shrank(PathBuf),
     #[error("the name of {} is not UTF-8: rename it", .0.display())]
     Name(PathBuf),
+    #[error("this node may read no URLs in place: start it with `--allow-source URL`")]
+    NoObjects,
+    #[error(transparent)]
+    Object(#[from] ObjectError),
     #[error("cannot read {}: {error}", path.display())]
     Io { path: PathBuf, error: io::Error },
 }
 
-/// What tells one state of a file from another, without reading it.
+/// What tells one state of a source from another, without reading it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Identity {
+    File(FileIdentity),
+    Object { size_bytes: u64, etag: String },
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+pub struct FileIdentity {
     pub device: u64,
     pub inode: u64,
     pub size_bytes: u64,
@@ -49,8 +62,33 @@ pub struct Identity {
 }
 
 impl Identity {
+    pub fn size_bytes(&self) -> u64 {
+        match self {
+            Identity::File(file) => file.size_bytes,
+            Identity::Object { size_bytes, .. } => *size_bytes,
+        }
+    }
+
+    /// Device and inode of a file.
+    pub fn inode(&self) -> Option<(u64, u64)> {
+        match self {
+            Identity::File(file) => Some((file.device, file.inode)),
+            Identity::Object { .. } => None,
+        }
+    }
+
+    /// Whether a source of this identity holds what it held when it was `before`.
+    pub fn is_unchanged(&self, before: &Identity, same_name: bool) -> bool {
+        match (self, before) {
+            (Identity::File(now), Identity::File(before)) => now.is_unchanged(before, same_name),
+            (now, before) => now == before,
+        }
+    }
+}
+
+impl FileIdentity {
     fn of(stat: &Stat) -> Self {
-        Identity {
+        FileIdentity {
             device: stat.st_dev,
             inode: stat.st_ino,
             size_bytes: stat.st_size as u64,
@@ -59,10 +97,21 @@ impl Identity {
         }
     }
 
-    /// Whether a file of this identity holds what it held when it was `before`. A new name changes the time of the change,
-    /// so under a new name that is not looked at.
-    pub fn is_unchanged(&self, before: &Identity, same_name: bool) -> bool {
-        let as_before = Identity {
+    /// Known again by its time only if it has not changed in the last moments: it may change again without its time telling.
+    pub fn settled(self, after: Duration) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        match self.modified_ns + after.as_nanos() as i128 <= now.as_nanos() as i128 {
+            true => self,
+            false => FileIdentity {
+                modified_ns: 0,
+                ..self
+            },
+        }
+    }
+
+    /// A new name changes the time of the change, so under a new name that is not looked at.
+    fn is_unchanged(&self, before: &FileIdentity, same_name: bool) -> bool {
+        let as_before = FileIdentity {
             changed_ns: if same_name {
                 before.changed_ns
             } else {
@@ -78,12 +127,19 @@ impl Identity {
 #[derive(Debug, Default)]
 pub struct Allowed(Vec<(PathBuf, OwnedFd)>);
 
-/// A file, open.
-#[derive(Debug)]
+/// A file or an object, open.
 pub struct Source {
-    pub file: File,
+    contents: Contents,
     pub identity: Identity,
     pub executable: bool,
+}
+
+enum Contents {
+    File(File),
+    Object {
+        object: Object,
+        objects: Arc<dyn Objects>,
+    },
 }
 
 /// What stands in a folder.
@@ -128,8 +184,8 @@ impl Allowed {
         let stat = rustix::fs::fstat(&fd).map_err(|error| failed(path, error))?;
         regular(path, &stat)?;
         Ok(Source {
-            file: File::from(fd),
-            identity: Identity::of(&stat),
+            contents: Contents::File(File::from(fd)),
+            identity: Identity::File(FileIdentity::of(&stat)),
             executable: stat.st_mode & 0o111 != 0,
         })
     }
@@ -259,14 +315,61 @@ impl Found {
 }
 
 impl Source {
-    /// Exactly the bytes `start..end`; `None` if the file has become shorter.
+    pub fn of_object(object: Object, objects: Arc<dyn Objects>) -> Self {
+        Source {
+            identity: Identity::Object {
+                size_bytes: object.size_bytes,
+                etag: object.etag.clone(),
+            },
+            contents: Contents::Object { object, objects },
+            executable: false,
+        }
+    }
+
+    /// Exactly the bytes `start..end`; `None` if it has become shorter.
     pub fn read(&self, start: u64, end: u64) -> io::Result<Option<Vec<u8>>> {
+        let file = match &self.contents {
+            Contents::File(file) => file,
+            Contents::Object { .. } if start == end => return Ok(Some(Vec::new())),
+            Contents::Object { object, objects } => {
+                let bytes = objects.read(&object.url, Some(&object.etag), start..end);
+                return bytes.map(Some).map_err(io::Error::other);
+            }
+        };
         let mut bytes = vec![0; (end - start) as usize];
-        match self.file.read_exact_at(&mut bytes, start) {
+        match file.read_exact_at(&mut bytes, start) {
             Ok(()) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// From `start` to the end that it had when it was opened. Ends too soon where a file has become shorter.
+    pub fn reader(&self, start: u64) -> io::Result<Box<dyn Read + '_>> {
+        match &self.contents {
+            Contents::File(file) => Ok(Box::new(FileReader {
+                file,
+                at: start,
+                end: self.identity.size_bytes(),
+            })),
+            Contents::Object { object, objects } => objects.reader(object, start).map_err(io::Error::other),
+        }
+    }
+}
+
+/// A file by its offsets: others may read it too.
+struct FileReader<'a> {
+    file: &'a File,
+    at: u64,
+    end: u64,
+}
+
+impl Read for FileReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = (self.end - self.at).min(buffer.len() as u64) as usize;
+        let read = self.file.read_at(&mut buffer[..wanted], self.at)?;
+        self.at += read as u64;
+        Ok(read)
     }
 }
 
@@ -315,7 +418,7 @@ mod tests {
     fn what_is_inside_is_read() {
         let (_dir, root, allowed) = allowed();
         let source = allowed.source(&root.join("deep/file")).unwrap();
-        assert_eq!(source.identity.size_bytes, 6);
+        assert_eq!(source.identity.size_bytes(), 6);
         assert_eq!(source.read(2, 6).unwrap().unwrap(), b"side");
         assert_eq!(source.read(2, 7).unwrap(), None);
         assert!(allowed.is_folder(&root).unwrap());
@@ -341,7 +444,8 @@ mod tests {
                     refused,
                     Err(SourceError::NotAllowed { .. } | SourceError::Leads(_))
                 ),
-                "{path}: {refused:?}"
+                "{path}: {:?}",
+                refused.err()
             );
         }
         for path in [

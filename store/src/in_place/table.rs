@@ -113,14 +113,15 @@ impl Table {
             let row = files.get((path, cut.as_slice()))?;
             Ok(row.and_then(|row| postcard::from_bytes::<FileRow>(row.value()).ok()))
         };
-        let same =
-            |row: &FileRow| (row.identity.device, row.identity.inode) == (identity.device, identity.inode);
+        let inode = identity.inode();
+        let same = |row: &FileRow| row.identity.inode() == inode;
         if let Some(row) = row(path)?.filter(same) {
             return Ok(Some(row));
         }
-        let names = tx
-            .open_multimap_table(INODES)?
-            .get((identity.device, identity.inode))?;
+        let Some(inode) = inode else {
+            return Ok(None);
+        };
+        let names = tx.open_multimap_table(INODES)?.get(inode)?;
         for name in names.take(MAX_PLACES) {
             if let Some(row) = row(name?.value())?.filter(same) {
                 return Ok(Some(row));
@@ -156,7 +157,9 @@ impl Table {
                 for (digest, offset) in file.places() {
                     places.insert(digest.as_bytes(), (path, offset))?;
                 }
-                inodes.insert((file.identity.device, file.identity.inode), path)?;
+                if let Some(inode) = file.identity.inode() {
+                    inodes.insert(inode, path)?;
+                }
                 let bytes = postcard::to_allocvec(file).expect("a row holds nothing that postcard refuses");
                 let old = rows.insert((path, cut.encode().as_slice()), bytes.as_slice())?;
                 let old = old.and_then(|old| postcard::from_bytes::<FileRow>(old.value()).ok());
@@ -164,8 +167,9 @@ impl Table {
             }
             // When all new places are there: what a name held before may be found under another one now.
             for (old, new) in replaced {
-                if (old.identity.device, old.identity.inode) != (new.identity.device, new.identity.inode) {
-                    inodes.remove((old.identity.device, old.identity.inode), old.path.as_str())?;
+                let inode = old.identity.inode();
+                if let Some(inode) = inode.filter(|_| inode != new.identity.inode()) {
+                    inodes.remove(inode, old.path.as_str())?;
                 }
                 let kept: HashSet<_> = new.places().collect();
                 for (digest, offset) in old.places().filter(|place| !kept.contains(place)) {
@@ -239,9 +243,8 @@ impl Table {
                     let keep = row
                         .as_ref()
                         .is_ok_and(|row| !row.shards.iter().any(|(digest, _)| gone.contains(digest)));
-                    if !keep && let Ok(row) = row {
-                        names.push(((row.identity.device, row.identity.inode), path.to_owned()));
-                    }
+                    let inode = row.ok().and_then(|row| row.identity.inode());
+                    names.extend(inode.filter(|_| !keep).map(|inode| (inode, path.to_owned())));
                     keep
                 })?;
                 let mut inodes = tx.open_multimap_table(INODES)?;

@@ -155,7 +155,10 @@ fn write_log(path: &Path, seed: u64, size: u64) -> Result<()> {
     for number in 0u64.. {
         let noise = (number ^ seed << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let line = format!(
-            "{seed}-{number} user{} asked for page{} and got {}\n",
+            "{:02}:{:02}:{:02} user{} asked for page{} and got {}\n",
+            number / 3_600 % 24,
+            number / 60 % 60,
+            number % 60,
             noise >> 52,
             (noise >> 30) % 5_000,
             200 + noise % 5

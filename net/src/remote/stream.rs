@@ -3,15 +3,15 @@ use std::io::{self, Read};
 use bytes::{Buf, Bytes};
 use nearfield_protocol::units::format_bytes;
 use reqwest::Response;
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
 
 use super::transport::{Trouble, trouble};
-use crate::failure::{Exit, Failure};
+use super::{Cause, RemoteError};
 
 /// One answer as it comes: from servers without ranges or without ETags. What breaks off cannot be taken up again.
 /// A server that says neither a length nor sends chunks ends its answer by closing, where a cut does not show.
 pub struct Stream {
-    runtime: Runtime,
+    runtime: Handle,
     shown: String,
     response: Response,
     said_bytes: Option<u64>,
@@ -20,7 +20,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn new(runtime: Runtime, shown: String, response: Response) -> Self {
+    /// The rest of `response`, read on `runtime`, which must last as long.
+    pub fn new(runtime: Handle, shown: String, response: Response) -> Self {
         Stream {
             runtime,
             shown,
@@ -41,7 +42,7 @@ impl Stream {
             format_bytes(self.came_bytes),
             said.unwrap_or_default()
         );
-        io::Error::other(Failure::new(Exit::Unreachable, what).next("put it again"))
+        io::Error::other(RemoteError::new(Cause::Unreachable, what).next("put it again"))
     }
 }
 

@@ -15,6 +15,41 @@ pub enum Remote {
 }
 
 impl Remote {
+    /// Whether `other` is this, or below it if this ends with `/`.
+    pub fn holds(&self, other: &Remote) -> bool {
+        let (own, other) = match (self, other) {
+            (
+                Remote::S3 { bucket, key },
+                Remote::S3 {
+                    bucket: other,
+                    key: below,
+                },
+            ) if bucket == other => (key.as_str(), below.as_str()),
+            // Dots are out of URLs already, also percent-encoded ones.
+            (Remote::Web(url), Remote::Web(other)) => (url.as_str(), other.as_str()),
+            _ => return false,
+        };
+        own == other || own.ends_with('/') && other.starts_with(own) || own.is_empty()
+    }
+
+    /// What names the place that it is read from: a bucket, or the URL itself.
+    pub fn site(&self) -> String {
+        match self {
+            Remote::S3 { bucket, .. } => format!("s3://{bucket}/"),
+            Remote::Web(url) => url.to_string(),
+        }
+    }
+
+    /// Whether it says more than where something is: a password, or a query, which may be one.
+    pub fn has_secrets(&self) -> bool {
+        match self {
+            Remote::S3 { .. } => false,
+            Remote::Web(url) => {
+                !url.username().is_empty() || url.password().is_some() || url.query().is_some()
+            }
+        }
+    }
+
     /// The last part of its path, or where it is if it has none.
     pub fn name(&self) -> String {
         let last = |path: &str| path.rsplit('/').find(|part| !part.is_empty()).map(str::to_owned);
@@ -161,6 +196,30 @@ mod tests {
             ("https://host", "host"),
         ] {
             assert_eq!(remote(url).name(), name, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_allowed_ends_at_a_slash() {
+        for (allowed, url, holds) in [
+            ("s3://b/logs/", "s3://b/logs/a/b", true),
+            ("s3://b/logs/", "s3://b/logs/", true),
+            ("s3://b/", "s3://b/x", true),
+            ("s3://b/x", "s3://b/x", true),
+            ("s3://b/logs/", "s3://b/logs", false),
+            ("s3://b/logs", "s3://b/logs-other", false),
+            ("s3://b/logs", "s3://b/logs/x", false),
+            ("s3://b/", "s3://bb/x", false),
+            ("https://h/a/", "https://h/a/b", true),
+            ("https://h/a/", "https://h/a/../b", false),
+            ("https://h/a/", "https://h/a/%2e%2e/b", false),
+            ("https://h/a/", "http://h/a/b", false),
+            ("https://h/a/", "https://h:444/a/b", false),
+            ("https://h/a/", "https://h@evil/a/b", false),
+            ("https://h/", "https://h.evil/x", false),
+            ("https://b/", "s3://b/x", false),
+        ] {
+            assert_eq!(remote(allowed).holds(&remote(url)), holds, "{allowed} {url}");
         }
     }
 

@@ -1,12 +1,11 @@
 use std::error::Error;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Request, Response, Url};
-use tokio_rustls::rustls::crypto::ring;
+use rustls::crypto::ring;
 
-use super::url;
+use super::{Cause, RemoteError, url};
 
 /// A server that has not taken a connection by then is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,7 +62,7 @@ pub struct Refusal {
 
 impl Transport {
     /// For one place. `redirects` may lead elsewhere, over plain http only if `insecure`.
-    pub fn new(place: &Url, redirects: bool, insecure: bool) -> Result<Self> {
+    pub fn new(place: &Url, redirects: bool, insecure: bool) -> Result<Self, RemoteError> {
         // The same provider as everywhere here; an error says that it is installed already.
         let _ = ring::default_provider().install_default();
         let policy = match redirects {
@@ -93,7 +92,10 @@ impl Transport {
         if url::is_loopback(place) {
             client = client.no_proxy();
         }
-        let client = client.build().context("preparing to read a URL")?;
+        let client = client.build().map_err(|error| {
+            let what = format!("preparing to read a URL: {error}");
+            RemoteError::new(Cause::Failed, what)
+        })?;
         Ok(Transport { client })
     }
 

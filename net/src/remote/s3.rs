@@ -1,13 +1,23 @@
-use anyhow::{Context, Result};
+use std::fmt::Display;
+
 use object_store::aws::{AwsAuthorizer, AwsCredential};
 use object_store::client::HttpRequestBody;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
 
 use super::url::is_exposed;
-use crate::client::escape;
-use crate::failure::{Exit, Failure};
+
+use super::{Cause, RemoteError};
+
+/// All of a key but what S3 signs as it is.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'/');
 
 /// What an S3 endpoint takes when it is asked for no region.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -43,7 +53,11 @@ pub struct Page {
 
 impl Bucket {
     /// As the usual variables have it. `insecure`: plain http may be used wherever it leads.
-    pub fn from_env(name: &str, insecure: bool, env: impl Fn(&str) -> Option<String>) -> Result<Bucket> {
+    pub fn from_env(
+        name: &str,
+        insecure: bool,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Bucket, RemoteError> {
         let set = |names: &[&str]| {
             names
                 .iter()
@@ -59,9 +73,8 @@ impl Bucket {
         let base = base(&endpoint, name, is_true("AWS_VIRTUAL_HOSTED_STYLE_REQUEST"))?;
         if is_exposed(&base) && !insecure && !is_true("AWS_ALLOW_HTTP") {
             let what = format!("{endpoint} is plain http, where others can read and change what comes");
-            return Err(Failure::new(Exit::Usage, what)
-                .next("use https://, pass --insecure-source or set AWS_ALLOW_HTTP=true")
-                .into());
+            return Err(RemoteError::new(Cause::Usage, what)
+                .next("use https://, pass --insecure-source or set AWS_ALLOW_HTTP=true"));
         }
         let id = set(&["AWS_ACCESS_KEY_ID"]);
         let secret = set(&["AWS_SECRET_ACCESS_KEY"]);
@@ -76,7 +89,7 @@ impl Bucket {
             }),
             (false, _, _) => {
                 let what = format!("no credentials are set to read s3://{name} with");
-                return Err(Failure::new(Exit::NotAllowed, what).next(SET_KEYS).into());
+                return Err(RemoteError::new(Cause::NotAllowed, what).next(SET_KEYS));
             }
         };
         Ok(Bucket {
@@ -92,14 +105,13 @@ impl Bucket {
         &self.base
     }
 
-    pub fn object(&self, key: &str) -> Result<Url> {
-        let path = escape(key, |byte| {
-            byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte)
-        });
+    pub fn object(&self, key: &str) -> Result<Url, RemoteError> {
+        let path = utf8_percent_encode(key, ESCAPED);
         let url = format!("{}{path}", self.base).parse();
-        url.with_context(|| format!("making the URL of `{key}`"))
+        url.map_err(|error| RemoteError::new(Cause::Failed, format!("`{key}` makes no URL: {error}")))
     }
 
+    /// The URL of a page of the listing of all below a prefix.
     pub fn listing(&self, prefix: &str, page: Option<&str>) -> Url {
         let mut url = self.base.clone();
         let mut query = url.query_pairs_mut();
@@ -112,21 +124,25 @@ impl Bucket {
     }
 
     /// The headers of a GET, and those that sign all of them.
-    pub fn signed(&self, url: &Url, headers: HeaderMap) -> Result<HeaderMap> {
+    pub fn signed(&self, url: &Url, headers: HeaderMap) -> Result<HeaderMap, RemoteError> {
         let Some(credential) = &self.credential else {
             return Ok(headers);
         };
-        let mut request = http::Request::get(url.as_str()).body(HttpRequestBody::empty())?;
+        let unsigned = |cause: &dyn Display| {
+            RemoteError::new(Cause::Failed, format!("a request could not be signed: {cause}"))
+        };
+        let request = http::Request::get(url.as_str()).body(HttpRequestBody::empty());
+        let mut request = request.map_err(|error| unsigned(&error))?;
         *request.headers_mut() = headers;
         AwsAuthorizer::new(credential, "s3", &self.region)
             .try_authorize(&mut request, None)
-            .context("signing a request")?;
+            .map_err(|error| unsigned(&error))?;
         Ok(request.into_parts().0.headers)
     }
 }
 
 /// Of the XML of a listing, keys as they are.
-pub fn page(xml: &[u8]) -> Result<Page> {
+pub fn page(xml: &[u8]) -> Result<Page, RemoteError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Listing {
@@ -142,8 +158,13 @@ pub fn page(xml: &[u8]) -> Result<Page> {
         #[serde(rename = "ETag")]
         etag: Option<String>,
     }
-    let listing: Listing = quick_xml::de::from_reader(xml)
-        .context("the answer is no listing of objects; does AWS_ENDPOINT_URL name an S3 endpoint?")?;
+    let listing: Listing = quick_xml::de::from_reader(xml).map_err(|error| {
+        RemoteError::new(
+            Cause::Failed,
+            format!("the answer is no listing of objects: {error}"),
+        )
+        .next("check that AWS_ENDPOINT_URL names an S3 endpoint")
+    })?;
     let listed = |object: Contents| Listed {
         key: object.key,
         size_bytes: object.size,
@@ -156,7 +177,7 @@ pub fn page(xml: &[u8]) -> Result<Page> {
 }
 
 /// `endpoint/bucket/`; with the bucket in the host's name the endpoint is the bucket's already.
-fn base(endpoint: &str, bucket: &str, virtual_hosted: bool) -> Result<Url> {
+fn base(endpoint: &str, bucket: &str, virtual_hosted: bool) -> Result<Url, RemoteError> {
     let endpoint = endpoint.trim_end_matches('/');
     let text = match virtual_hosted {
         true => format!("{endpoint}/"),
@@ -165,21 +186,18 @@ fn base(endpoint: &str, bucket: &str, virtual_hosted: bool) -> Result<Url> {
     let url = text.parse::<Url>().ok();
     let fits = |url: &Url| matches!(url.scheme(), "http" | "https") && url.query().is_none();
     url.filter(fits).ok_or_else(|| {
-        Failure::new(Exit::Usage, format!("the S3 endpoint `{endpoint}` is no URL"))
+        RemoteError::new(Cause::Usage, format!("the S3 endpoint `{endpoint}` is no URL"))
             .next("set AWS_ENDPOINT_URL to https://HOST or http://HOST:PORT")
-            .into()
     })
 }
 
 /// As a header can hold it. The value itself is not told: it may be a secret.
-fn graphic(name: &str, value: String) -> Result<String> {
+fn graphic(name: &str, value: String) -> Result<String, RemoteError> {
     if value.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(value);
     }
     let what = format!("{name} holds characters that no key has");
-    Err(Failure::new(Exit::NotAllowed, what)
-        .next("check it for spaces and line ends")
-        .into())
+    Err(RemoteError::new(Cause::NotAllowed, what).next("check it for spaces and line ends"))
 }
 
 #[cfg(test)]
@@ -193,7 +211,7 @@ mod tests {
             let found = variables.iter().find(|(variable, _)| *variable == name);
             found.map(|(_, value)| value.to_string())
         })
-        .map_err(|error| crate::failure::message(&error))
+        .map_err(|error| format!("{error} next: {}", error.next.as_deref().unwrap_or_default()))
     }
 
     fn place(variables: &[(&str, &str)]) -> String {

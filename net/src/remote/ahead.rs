@@ -3,13 +3,12 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use super::RemoteError;
 use super::object::Object;
-use super::remote::Site;
-use crate::archive::Contents;
-use crate::failure::Failure;
+use super::site::Site;
 
 /// Bytes of one request: less costs round trips, more costs memory.
 pub const PIECE_BYTES: u64 = 8 << 20;
@@ -18,14 +17,14 @@ pub const PIECE_BYTES: u64 = 8 << 20;
 const AHEAD_BYTES: u64 = 4 * PIECE_BYTES;
 
 /// Small objects are asked for so many at a time, as a server's latency is most of what they cost.
-const AHEAD_REQUESTS: usize = 16;
+pub const AHEAD_REQUESTS: usize = 16;
 
 /// All that can be held: what is asked for, and what is read.
 const BUFFERS: usize = (AHEAD_BYTES / PIECE_BYTES) as usize + 1;
 
 /// Objects as one stream, each after the other, asked for ahead of the reader.
 pub struct Ahead {
-    runtime: Runtime,
+    runtime: Handle,
     site: Arc<Site>,
     plan: Plan,
     /// The next piece, if it found no room yet.
@@ -42,19 +41,29 @@ pub struct Ahead {
 
 struct Asked {
     bytes: u64,
-    answer: JoinHandle<Result<Vec<u8>, Failure>>,
+    answer: JoinHandle<Result<Vec<u8>, RemoteError>>,
 }
 
 impl Ahead {
-    /// `first`: what is there already of the first object.
-    pub fn new(runtime: Runtime, site: Site, objects: Vec<Object>, first: Vec<u8>) -> Self {
+    /// `first`: what is there already of the first object. Requests are made on `runtime`, which must last as long.
+    pub fn new(runtime: Handle, site: Arc<Site>, objects: Vec<Object>, first: Vec<u8>) -> Self {
+        let offset = first.len() as u64;
+        Self::start(runtime, site, objects, first, offset)
+    }
+
+    /// An object from `offset` on.
+    pub fn from(runtime: Handle, site: Arc<Site>, object: Object, offset: u64) -> Self {
+        Self::start(runtime, site, vec![object], Vec::new(), offset)
+    }
+
+    fn start(runtime: Handle, site: Arc<Site>, objects: Vec<Object>, first: Vec<u8>, offset: u64) -> Self {
         let mut ahead = Ahead {
             runtime,
-            site: Arc::new(site),
+            site,
             plan: Plan {
                 objects: objects.into(),
                 index: 0,
-                offset: first.len() as u64,
+                offset,
             },
             waiting: None,
             asked: VecDeque::new(),
@@ -110,13 +119,6 @@ impl Read for Ahead {
         buffer[..count].copy_from_slice(&self.current[self.read..self.read + count]);
         self.read += count;
         Ok(count)
-    }
-}
-
-/// Files of a folder are read in its order, which is that of the objects.
-impl Contents for Ahead {
-    fn open(&mut self, _path: &str) -> io::Result<impl Read> {
-        Ok(self)
     }
 }
 

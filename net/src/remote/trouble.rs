@@ -1,6 +1,6 @@
 use super::s3::SET_KEYS;
 use super::transport::{Refusal, Trouble};
-use crate::failure::{Exit, Failure};
+use super::{Cause, RemoteError};
 
 /// What was asked for, for messages.
 pub struct Asked<'a> {
@@ -13,29 +13,30 @@ pub struct Asked<'a> {
 }
 
 /// The thing, the cause, and what to do now.
-pub fn explain(asked: &Asked, trouble: &Trouble) -> Failure {
+pub fn explain(asked: &Asked, trouble: &Trouble) -> RemoteError {
     let Asked { shown, host, bucket } = asked;
     let address = match bucket {
         Some(_) => "check AWS_ENDPOINT_URL and AWS_REGION, and whether the endpoint can be reached from here",
         None => "check the URL, and whether its host can be reached from here",
     };
     match trouble {
-        Trouble::Unreachable(cause) => Failure::new(
-            Exit::Unreachable,
+        Trouble::Unreachable(cause) => RemoteError::new(
+            Cause::Unreachable,
             format!("{shown}: nothing answers at {host} ({cause})"),
         )
         .next(address),
         Trouble::BrokeOff(cause) => {
             let what = format!("{shown}: {host} broke off again and again ({cause})");
-            Failure::new(Exit::Unreachable, what).next("put it again later")
+            RemoteError::new(Cause::Unreachable, what).next("put it again later")
         }
         Trouble::Redirect(cause) => {
             let what = format!("{shown} is not followed: {cause}");
-            Failure::new(Exit::Failed, what).next("put the URL that it leads to, or pass --insecure-source")
+            RemoteError::new(Cause::Failed, what)
+                .next("put the URL that it leads to, or pass --insecure-source")
         }
         Trouble::TooLong => {
             let what = format!("{shown}: {host} sends more than was asked for");
-            Failure::new(Exit::Failed, what)
+            RemoteError::new(Cause::Failed, what)
                 .next("fetch it with another program and put that: … | nearfield put -")
         }
         Trouble::Refused(refusal) => refused(asked, refusal),
@@ -43,19 +44,19 @@ pub fn explain(asked: &Asked, trouble: &Trouble) -> Failure {
 }
 
 /// It is not what it was when reading began.
-pub fn changed(shown: &str) -> Failure {
+pub fn changed(shown: &str) -> RemoteError {
     let what = format!("{shown} changed while it was read: nothing was made of it");
-    Failure::new(Exit::Failed, what).next("put it again, when nobody writes it")
+    RemoteError::new(Cause::Changed, what).next("put it again, when nobody writes it")
 }
 
-fn refused(asked: &Asked, refusal: &Refusal) -> Failure {
+fn refused(asked: &Asked, refusal: &Refusal) -> RemoteError {
     let Asked { shown, host, bucket } = asked;
     let code = refusal.code.as_deref().unwrap_or_default();
     let told = match code {
         "" => refusal.status.to_string(),
         code => format!("{} {code}", refusal.status),
     };
-    let not_found = |what: String, next: &str| Failure::new(Exit::NotFound, what).next(next);
+    let not_found = |what: String, next: &str| RemoteError::new(Cause::NotFound, what).next(next);
     match (refusal.status, code, bucket) {
         (404, "NoSuchBucket", Some(bucket)) => not_found(
             format!("there is no bucket `{bucket}` at {host}"),
@@ -68,17 +69,20 @@ fn refused(asked: &Asked, refusal: &Refusal) -> Failure {
         (404 | 410, _, None) => not_found(format!("there is no {shown} ({told})"), "check the URL"),
         (301 | 307, _, Some(bucket)) | (400, "AuthorizationHeaderMalformed", Some(bucket)) => {
             let region = refusal.region.as_deref().unwrap_or("the bucket's region");
-            Failure::new(Exit::Failed, format!("`{bucket}` is in another region ({told})"))
+            RemoteError::new(Cause::Failed, format!("`{bucket}` is in another region ({told})"))
                 .next(format!("set AWS_REGION to {region}"))
         }
         (401 | 403, _, Some(_)) | (400, "ExpiredToken" | "InvalidToken", Some(_)) => {
-            Failure::new(Exit::NotAllowed, format!("{shown} may not be read ({told})")).next(SET_KEYS)
+            RemoteError::new(Cause::NotAllowed, format!("{shown} may not be read ({told})")).next(SET_KEYS)
         }
-        (401 | 403, _, None) => Failure::new(Exit::NotAllowed, format!("{shown} may not be read ({told})"))
-            .next("check user, password and what the URL is signed with; signed URLs expire"),
-        (412, _, _) => changed(shown),
-        (status, _, _) => Failure::new(
-            Exit::of_status(status),
+        (401 | 403, _, None) => {
+            RemoteError::new(Cause::NotAllowed, format!("{shown} may not be read ({told})"))
+                .next("check user, password and what the URL is signed with; signed URLs expire")
+        }
+        // A range after its end: it is shorter than it was.
+        (412 | 416, _, _) => changed(shown),
+        (status, _, _) => RemoteError::new(
+            Cause::of_status(status),
             format!("{shown}: {host} answered {told}"),
         )
         .next("put it again later"),
@@ -89,14 +93,15 @@ fn refused(asked: &Asked, refusal: &Refusal) -> Failure {
 mod tests {
     use super::*;
 
-    fn told(bucket: Option<&str>, trouble: Trouble) -> (u8, String) {
+    fn told(bucket: Option<&str>, trouble: Trouble) -> (Cause, String) {
         let asked = Asked {
             shown: "URL",
             host: "HOST",
             bucket,
         };
-        let error = anyhow::Error::new(explain(&asked, &trouble));
-        (Exit::of(&error) as u8, crate::failure::message(&error))
+        let error = explain(&asked, &trouble);
+        let next = error.next.as_deref().unwrap_or_default();
+        (error.cause, format!("{error} next: {next}"))
     }
 
     fn refused(status: u16, code: &str) -> Trouble {
@@ -108,63 +113,88 @@ mod tests {
     }
 
     #[test]
-    fn each_trouble_has_its_exit_code_and_next_step() {
+    fn each_trouble_has_its_cause_and_next_step() {
         let cause = || "refused".to_owned();
-        for (bucket, trouble, exit, says) in [
-            (Some("b"), Trouble::Unreachable(cause()), 5, "AWS_ENDPOINT_URL"),
+        for (bucket, trouble, expected, says) in [
+            (
+                Some("b"),
+                Trouble::Unreachable(cause()),
+                Cause::Unreachable,
+                "AWS_ENDPOINT_URL",
+            ),
             (
                 None,
                 Trouble::Unreachable(cause()),
-                5,
+                Cause::Unreachable,
                 "nothing answers at HOST (refused)",
             ),
-            (None, Trouble::BrokeOff(cause()), 5, "again later"),
-            (None, Trouble::Redirect(cause()), 1, "--insecure-source"),
-            (None, Trouble::TooLong, 1, "nearfield put -"),
+            (
+                None,
+                Trouble::BrokeOff(cause()),
+                Cause::Unreachable,
+                "again later",
+            ),
+            (
+                None,
+                Trouble::Redirect(cause()),
+                Cause::Failed,
+                "--insecure-source",
+            ),
+            (None, Trouble::TooLong, Cause::Failed, "nearfield put -"),
             (
                 Some("b"),
                 refused(404, "NoSuchBucket"),
-                4,
+                Cause::NotFound,
                 "no bucket `b` at HOST",
             ),
             (
                 Some("b"),
                 refused(404, "NoSuchKey"),
-                4,
+                Cause::NotFound,
                 "no URL at HOST (404 NoSuchKey)",
             ),
-            (None, refused(404, ""), 4, "no URL (404)"),
+            (None, refused(404, ""), Cause::NotFound, "no URL (404)"),
             (
                 Some("b"),
                 refused(301, "PermanentRedirect"),
-                1,
+                Cause::Failed,
                 "set AWS_REGION to eu-west-1",
             ),
             (
                 Some("b"),
                 refused(400, "AuthorizationHeaderMalformed"),
-                1,
+                Cause::Failed,
                 "AWS_REGION",
             ),
             (
                 Some("b"),
                 refused(403, "SignatureDoesNotMatch"),
-                6,
+                Cause::NotAllowed,
                 "set AWS_ACCESS_KEY_ID",
             ),
-            (Some("b"), refused(400, "ExpiredToken"), 6, "AWS_SESSION_TOKEN"),
-            (None, refused(401, ""), 6, "signed URLs expire"),
-            (None, refused(412, ""), 1, "URL changed while it was read"),
+            (
+                Some("b"),
+                refused(400, "ExpiredToken"),
+                Cause::NotAllowed,
+                "AWS_SESSION_TOKEN",
+            ),
+            (None, refused(401, ""), Cause::NotAllowed, "signed URLs expire"),
+            (
+                None,
+                refused(412, ""),
+                Cause::Changed,
+                "URL changed while it was read",
+            ),
             (
                 Some("b"),
                 refused(503, "SlowDown"),
-                1,
+                Cause::Failed,
                 "HOST answered 503 SlowDown",
             ),
-            (None, refused(429, ""), 7, "429"),
+            (None, refused(429, ""), Cause::OverLimit, "429"),
         ] {
-            let (code, message) = told(bucket, trouble.clone());
-            assert_eq!(code, exit, "{trouble:?}: {message}");
+            let (found, message) = told(bucket, trouble.clone());
+            assert_eq!(found, expected, "{trouble:?}: {message}");
             assert!(
                 message.contains(says) && message.contains(" next: "),
                 "{trouble:?}: {message}"

@@ -1,54 +1,20 @@
 use std::collections::HashSet;
 
-use anyhow::Result;
-use tokio::runtime::Runtime;
-
-use super::Input;
-use super::ahead::{Ahead, PIECE_BYTES};
 use super::object::Object;
-use super::remote::Site;
 use super::s3::Listed;
-use crate::archive::{Entry, Folder, Kind};
-use crate::failure::{Exit, Failure};
 
-/// All objects below a prefix, as the tar stream of a folder.
-pub fn open(runtime: Runtime, site: Site, prefix: &str) -> Result<Input> {
-    let listed = runtime.block_on(site.list(prefix))?;
-    let shown = site.shown(prefix);
-    let Tree { entries, mut objects } = tree(prefix, listed).map_err(|why| {
-        Failure::new(Exit::Failed, format!("{shown} is no folder: {why}"))
-            .next("rename or remove that object, or put prefixes without it")
-    })?;
-    if entries.is_empty() {
-        let what = format!("there is nothing below {shown}");
-        return Err(Failure::new(Exit::NotFound, what)
-            .next("check bucket and prefix; one object is put without a / at its end")
-            .into());
-    }
-    for object in &mut objects {
-        if object.etag.is_none() && object.size_bytes > PIECE_BYTES {
-            runtime.block_on(site.pin(object))?;
-        }
-    }
-    let folder = Folder::of(entries, Ahead::new(runtime, site, objects, Vec::new()));
-    let bytes = Some(folder.tar_bytes());
-    Ok(Input {
-        read: Box::new(folder.pack()?),
-        bytes,
-        folder: true,
-    })
-}
-
-/// A folder, and in the same order the objects that its files are.
-#[derive(Debug, PartialEq, Eq)]
-struct Tree {
-    entries: Vec<Entry>,
-    objects: Vec<Object>,
+/// What stands in a folder of objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Below the folder.
+    pub path: String,
+    /// None: an empty folder.
+    pub object: Option<Object>,
 }
 
 /// What a folder cannot have is an error that names the key. An object that ends with a slash, as consoles make
 /// them, is a folder.
-fn tree(prefix: &str, listed: Vec<Listed>) -> Result<Tree, String> {
+pub fn folder(prefix: &str, listed: Vec<Listed>) -> Result<Vec<Found>, String> {
     let mut found = Vec::with_capacity(listed.len());
     for object in listed {
         let Some(below) = object.key.strip_prefix(prefix) else {
@@ -93,28 +59,16 @@ fn tree(prefix: &str, listed: Vec<Listed>) -> Result<Tree, String> {
         .iter()
         .map(|(path, is_folder, _)| !is_folder || !folders.contains(path.as_str()))
         .collect();
-    let mut tree = Tree {
-        entries: Vec::new(),
-        objects: Vec::new(),
-    };
-    for ((path, is_folder, object), _) in found.into_iter().zip(kept).filter(|(_, kept)| *kept) {
-        if is_folder {
-            let kind = Kind::EmptyDir;
-            tree.entries.push(Entry { path, kind });
-            continue;
-        }
-        let kind = Kind::File {
-            size_bytes: object.size_bytes,
-            executable: false,
-        };
-        tree.entries.push(Entry { path, kind });
-        tree.objects.push(Object {
+    let found = found.into_iter().zip(kept).filter(|(_, kept)| *kept);
+    let found = found.map(|((path, is_folder, object), _)| Found {
+        path,
+        object: (!is_folder).then_some(Object {
             key: object.key,
             size_bytes: object.size_bytes,
             etag: object.etag,
-        });
-    }
-    Ok(tree)
+        }),
+    });
+    Ok(found.collect())
 }
 
 /// `a`, `a/b` of `a/b/c`.
@@ -132,17 +86,14 @@ mod tests {
             size_bytes,
             etag: None,
         });
-        let tree = tree(prefix, listed.collect())?;
-        let mut objects = tree.objects.into_iter();
-        let shown = |entry: Entry| match entry.kind {
-            Kind::EmptyDir => format!("{}/", entry.path),
-            _ => {
-                let object = objects.next().unwrap();
-                assert_eq!(object.key, format!("{prefix}{}", entry.path));
-                format!("{} {}", entry.path, object.size_bytes)
+        let shown = |found: Found| match found.object {
+            None => format!("{}/", found.path),
+            Some(object) => {
+                assert_eq!(object.key, format!("{prefix}{}", found.path));
+                format!("{} {}", found.path, object.size_bytes)
             }
         };
-        Ok(tree.entries.into_iter().map(shown).collect())
+        Ok(folder(prefix, listed.collect())?.into_iter().map(shown).collect())
     }
 
     #[test]

@@ -1,0 +1,302 @@
+use std::ops::Range;
+
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use nearfield_protocol::units::format_bytes;
+use reqwest::header::{HeaderMap, HeaderValue, IF_MATCH, RANGE};
+use reqwest::{Method, Request, Response, StatusCode, Url};
+
+use super::ahead::{AHEAD_REQUESTS, PIECE_BYTES};
+use super::object::{Object, Wrong, described, is_strong, rangeable, verdict};
+use super::prefix::{self, Found};
+use super::s3::{self, Bucket, Listed};
+use super::transport::{self, Refusal, Transport, Trouble};
+use super::trouble::{Asked, changed, explain};
+use super::url::{Remote, is_exposed, shown};
+use super::{Cause, RemoteError};
+
+/// What a folder may hold, as the output of a job.
+const MOST_OBJECTS: usize = 1_000_000;
+
+/// A listing that ends nowhere must end here: pages hold a thousand keys, and may be empty.
+const MOST_PAGES: usize = 100_000;
+
+/// What a site may do with who reads it.
+#[derive(Debug, Clone, Copy)]
+pub struct Trust {
+    /// Plain http may be used wherever it leads.
+    pub plain_http: bool,
+    /// It may lead to other places.
+    pub redirects: bool,
+}
+
+/// Which objects of a folder must have an ETag.
+#[derive(Debug, Clone, Copy)]
+pub enum Pins {
+    /// Those that come in more than one piece.
+    Pieces,
+    /// All but empty ones.
+    All,
+}
+
+/// Where objects are read from.
+pub struct Site {
+    transport: Transport,
+    base: Base,
+}
+
+enum Base {
+    S3(Bucket),
+    /// One object, whose key is empty.
+    Web(Url),
+}
+
+/// How an object begins.
+pub enum First {
+    /// With its first piece; the others can be asked for.
+    Ranges(Object, Vec<u8>),
+    /// It comes in one stream, or not at all: the server gives no ranges, or no word by which a change would show.
+    Stream(Response),
+}
+
+impl Site {
+    /// Where `remote` is; as whom it is read, the environment says.
+    pub fn of(remote: &Remote, trust: Trust) -> Result<Site, RemoteError> {
+        let insecure = trust.plain_http;
+        let (base, redirects) = match remote {
+            Remote::S3 { bucket, .. } => {
+                let env = |name: &str| std::env::var(name).ok();
+                // S3 redirects to the right region, where a signature for another is worth nothing.
+                (Base::S3(Bucket::from_env(bucket, insecure, env)?), false)
+            }
+            Remote::Web(url) if is_exposed(url) && !insecure => {
+                let what = format!("{remote} is plain http, where others can read and change what comes");
+                return Err(
+                    RemoteError::new(Cause::Usage, what).next("use https://, or pass --insecure-source")
+                );
+            }
+            Remote::Web(url) => (Base::Web(url.clone()), trust.redirects),
+        };
+        let place = match &base {
+            Base::S3(bucket) => bucket.place(),
+            Base::Web(url) => url,
+        };
+        let transport = Transport::new(place, redirects, insecure)?;
+        Ok(Site { transport, base })
+    }
+
+    pub fn shown(&self, key: &str) -> String {
+        match &self.base {
+            Base::S3(bucket) => format!("s3://{}/{key}", bucket.name),
+            Base::Web(url) => shown(url),
+        }
+    }
+
+    /// All below a prefix as a folder, in the order of its paths; every object can be read by ranges.
+    pub async fn folder(&self, prefix: &str, pins: Pins) -> Result<Vec<Found>, RemoteError> {
+        let mut found = prefix::folder(prefix, self.list(prefix).await?).map_err(|why| {
+            RemoteError::new(
+                Cause::Failed,
+                format!("{} is no folder: {why}", self.shown(prefix)),
+            )
+            .next("rename or remove that object, or put prefixes without it")
+        })?;
+        if found.is_empty() {
+            let what = format!("there is nothing below {}", self.shown(prefix));
+            return Err(RemoteError::new(Cause::NotFound, what)
+                .next("check bucket and prefix; one object is put without a / at its end"));
+        }
+        let most_unpinned = match pins {
+            Pins::All => 0,
+            Pins::Pieces => PIECE_BYTES,
+        };
+        // Listings may leave ETags out.
+        let objects = found.iter_mut().filter_map(|found| found.object.as_mut());
+        let unpinned = objects.filter(|object| object.etag.is_none() && object.size_bytes > most_unpinned);
+        stream::iter(unpinned.map(|object| self.pin(object)))
+            .buffer_unordered(AHEAD_REQUESTS)
+            .try_collect::<()>()
+            .await?;
+        Ok(found)
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, RemoteError> {
+        let Base::S3(bucket) = &self.base else {
+            return Ok(Vec::new());
+        };
+        let (mut objects, mut page, mut xml) = (Vec::new(), None, Vec::new());
+        for _ in 0..MOST_PAGES {
+            let url = bucket.listing(prefix, page.as_deref());
+            let request = self.signed(url, HeaderMap::new())?;
+            let answered = self.transport.whole(&request, &mut xml).await;
+            answered.map_err(|trouble| self.explain(prefix, &trouble))?;
+            let found = s3::page(&xml)?;
+            objects.extend(found.objects);
+            page = found.next;
+            if page.is_none() || objects.len() > MOST_OBJECTS {
+                break;
+            }
+        }
+        if page.is_some() || objects.len() > MOST_OBJECTS {
+            let what = format!(
+                "below {} are more than {MOST_OBJECTS} objects",
+                self.shown(prefix)
+            );
+            return Err(
+                RemoteError::new(Cause::OverLimit, what).next("put the prefixes below it, each as a --part")
+            );
+        }
+        Ok(objects)
+    }
+
+    /// Finds out by what a change of it would show.
+    async fn pin(&self, object: &mut Object) -> Result<(), RemoteError> {
+        let head = self.ask(&object.key, &(0..1), None, &mut Vec::new()).await?;
+        let found = described(&head);
+        if found
+            .range
+            .is_none_or(|(_, size_bytes)| size_bytes != object.size_bytes)
+        {
+            return Err(changed(&self.shown(&object.key)));
+        }
+        object.etag = found.etag;
+        match object.etag {
+            Some(_) => Ok(()),
+            None => {
+                let what = format!(
+                    "{} has no ETag: a change while it is read would not show",
+                    self.shown(&object.key)
+                );
+                Err(RemoteError::new(Cause::Failed, what).next("fetch it with another program and put that"))
+            }
+        }
+    }
+
+    /// Bytes of an object; all of them, and of none but that. `body` is a buffer to use.
+    pub async fn piece(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+        mut body: Vec<u8>,
+    ) -> Result<Vec<u8>, RemoteError> {
+        let etag = object.etag.as_deref();
+        let head = self.ask(&object.key, &range, etag, &mut body).await?;
+        let wrong = match verdict(object, &range, &described(&head), body.len() as u64) {
+            None => return Ok(body),
+            Some(Wrong::Changed) => return Err(changed(&self.shown(&object.key))),
+            Some(Wrong::Range) => "the server sent other bytes than it was asked for".to_owned(),
+            Some(Wrong::Short) => format!(
+                "{} came where {} were asked for",
+                format_bytes(body.len() as u64),
+                format_bytes(range.end - range.start)
+            ),
+        };
+        Err(
+            RemoteError::new(Cause::Failed, format!("{}: {wrong}", self.shown(&object.key)))
+                .next("put it again"),
+        )
+    }
+
+    /// Bytes of what is there now; with an ETag, of what had that.
+    pub async fn range(
+        &self,
+        key: &str,
+        etag: Option<&str>,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, RemoteError> {
+        let mut body = Vec::new();
+        let head = self.ask(key, &range, etag, &mut body).await?;
+        let found = described(&head);
+        let came = found.range.map(|(came, _)| came);
+        let same = etag.is_none_or(|etag| found.etag.as_deref() == Some(etag));
+        match same && came == Some(range.clone()) && body.len() as u64 == range.end - range.start {
+            true => Ok(body),
+            false => Err(changed(&self.shown(key))),
+        }
+    }
+
+    /// The beginning of an object.
+    pub async fn first(&self, key: &str) -> Result<First, RemoteError> {
+        let request = self.get(key, Some(&(0..PIECE_BYTES)), None)?;
+        let mut head = match self.transport.head(&request).await {
+            // Of an empty object there is no first byte.
+            Err(Trouble::Refused(Refusal { status: 416, .. })) => return self.plain(key).await,
+            answered => answered.map_err(|trouble| self.explain(key, &trouble))?,
+        };
+        let Some(object) = rangeable(key, described(&head)) else {
+            return match head.status() {
+                StatusCode::PARTIAL_CONTENT => self.plain(key).await,
+                _ => Ok(First::Stream(head)),
+            };
+        };
+        let range = 0..object.size_bytes.min(PIECE_BYTES);
+        let mut body = Vec::new();
+        let bytes = match transport::read(&mut head, &mut body).await {
+            Ok(()) if body.len() as u64 == range.end => body,
+            _ => self.piece(&object, range, body).await?,
+        };
+        Ok(First::Ranges(object, bytes))
+    }
+
+    async fn plain(&self, key: &str) -> Result<First, RemoteError> {
+        let request = self.get(key, None, None)?;
+        let head = self.transport.head(&request).await;
+        head.map(First::Stream)
+            .map_err(|trouble| self.explain(key, &trouble))
+    }
+
+    async fn ask(
+        &self,
+        key: &str,
+        range: &Range<u64>,
+        etag: Option<&str>,
+        body: &mut Vec<u8>,
+    ) -> Result<Response, RemoteError> {
+        let request = self.get(key, Some(range), etag)?;
+        let answered = self.transport.whole(&request, body).await;
+        answered.map_err(|trouble| self.explain(key, &trouble))
+    }
+
+    fn get(&self, key: &str, range: Option<&Range<u64>>, etag: Option<&str>) -> Result<Request, RemoteError> {
+        let value = |text: &str| {
+            HeaderValue::from_str(text).map_err(|_| {
+                let what = format!("the ETag of {} cannot be asked for", self.shown(key));
+                RemoteError::new(Cause::Failed, what)
+            })
+        };
+        let mut headers = HeaderMap::new();
+        if let Some(range) = range {
+            headers.insert(RANGE, value(&format!("bytes={}-{}", range.start, range.end - 1))?);
+        }
+        // Weak ones match nothing, by HTTP's own rule: these are only compared with what comes.
+        if let Some(etag) = etag.filter(|etag| is_strong(etag)) {
+            headers.insert(IF_MATCH, value(etag)?);
+        }
+        match &self.base {
+            Base::S3(bucket) => self.signed(bucket.object(key)?, headers),
+            Base::Web(url) => self.signed(url.clone(), headers),
+        }
+    }
+
+    fn signed(&self, url: Url, headers: HeaderMap) -> Result<Request, RemoteError> {
+        let headers = match &self.base {
+            Base::S3(bucket) => bucket.signed(&url, headers)?,
+            Base::Web(_) => headers,
+        };
+        let mut request = Request::new(Method::GET, url);
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+
+    fn explain(&self, key: &str, trouble: &Trouble) -> RemoteError {
+        let (place, bucket) = match &self.base {
+            Base::S3(bucket) => (bucket.place(), Some(bucket.name.as_str())),
+            Base::Web(url) => (url, None),
+        };
+        let asked = Asked {
+            shown: &self.shown(key),
+            host: place.authority().rsplit('@').next().unwrap_or_default(),
+            bucket,
+        };
+        explain(&asked, trouble)
+    }
+}

@@ -1,0 +1,206 @@
+//! Objects that stay where they are: as a copy would be, never another byte, and only what the owner allowed.
+
+use nearfield_s3_server::{Change, S3Server, Script};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::harness::{Node, fails, lines};
+use crate::web::{Answering, Web};
+
+/// A node that may read `s3://bucket/logs/` in place, and its S3 server.
+struct Two {
+    node: Node,
+    s3: S3Server,
+    _objects: TempDir,
+}
+
+fn start(script: Script) -> Two {
+    let objects = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(objects.path(), script).unwrap();
+    Two {
+        node: Node::start_with(&s3.variables(), &["--allow-source", "s3://bucket/logs/"]),
+        s3,
+        _objects: objects,
+    }
+}
+
+impl Two {
+    fn put(&self, url: &str, name: &str) -> Value {
+        self.node
+            .json(&["put", url, "--name", name, "--in-place", "--split", "lines"])
+    }
+
+    fn refused(&self, url: &str, says: &str) {
+        let put = ["put", url, "--name", "data", "--in-place"];
+        fails(&self.node.cli(&put), 1, says);
+        let names = self.node.json(&["ls", "datasets"]);
+        assert!(!names.to_string().contains("\"data\""), "{names}");
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        self.node.ok(&["get", name])
+    }
+}
+
+fn text(seed: u64, len: usize) -> Vec<u8> {
+    let mut text = lines(seed, len);
+    text.push(b'\n');
+    text
+}
+
+#[test]
+fn an_object_in_place_is_what_a_copy_would_be() {
+    let two = start(Script::default());
+    let content = text(1, 20_000_000);
+    two.s3.put("bucket", "logs/app.log", content.clone()).unwrap();
+    let used = |node: &Node| node.json(&["du"])["store"]["used_bytes"].as_u64().unwrap();
+    let before = used(&two.node);
+    let there = two.put("s3://bucket/logs/app.log", "there");
+    assert_eq!(there["new_bytes"], content.len());
+    assert!(used(&two.node) - before < 5_000, "no copy is stored");
+    assert!(two.bytes("there") == content);
+    two.node.deploy("wordcount", "wordcount", "");
+    let job = ["run", "wordcount", "--over"];
+    let over_there = two.node.json(&[&job[..], &["there"]].concat());
+
+    let copy = two.node.cli_with_input(
+        &["put", "-", "--name", "copy", "--split", "lines", "--json"],
+        &content,
+    );
+    assert!(copy.status.success());
+    let over_copy = two.node.json(&[&job[..], &["copy"]].concat());
+    assert_eq!(over_there["output"], over_copy["output"]);
+    assert_eq!(over_copy["fuel_spent"], 0, "equal shards are one shard");
+
+    let asked = two.s3.counts().requests;
+    assert_eq!(two.put("s3://bucket/logs/app.log", "there")["new_bytes"], 0);
+    assert_eq!(
+        two.s3.counts().requests,
+        asked + 1,
+        "its ETag says that it is as it was"
+    );
+}
+
+#[test]
+fn a_folder_of_objects_is_read_by_its_paths_and_only_what_is_new_is_read_again() {
+    let two = start(Script::default());
+    for number in 0..5 {
+        let key = format!("logs/{number}.log");
+        two.s3.put("bucket", &key, text(number, 300_000)).unwrap();
+    }
+    two.put("s3://bucket/logs/", "logs");
+    assert!(two.bytes("logs/3.log") == text(3, 300_000));
+    two.s3.put("bucket", "logs/9.log", text(9, 300_000)).unwrap();
+    let grown = [text(4, 300_000), text(5, 5_000_000)].concat();
+    two.s3.put("bucket", "logs/4.log", grown.clone()).unwrap();
+    let again = two.put("s3://bucket/logs/", "logs");
+    let new = again["new_bytes"].as_u64().unwrap();
+    assert!(new < 6_000_000 && new > 5_300_000, "{again}");
+    assert!(two.bytes("logs/4.log") == grown);
+    assert!(two.bytes("logs/0.log") == text(0, 300_000));
+}
+
+#[test]
+fn another_object_in_its_place_is_an_error_that_names_it_until_it_is_put_again() {
+    let url = "s3://bucket/logs/x";
+    for (what, other) in [
+        ("as large", text(2, 9_000_000)),
+        ("shorter", text(3, 1_000_000)),
+        ("empty", Vec::new()),
+    ] {
+        let two = start(Script::default());
+        two.s3.put("bucket", "logs/x", text(1, 9_000_000)).unwrap();
+        two.put(url, "x");
+        two.s3.put("bucket", "logs/x", other.clone()).unwrap();
+        let get = two.node.cli(&["get", "x"]);
+        fails(&get, 1, "s3://bucket/logs/x is no longer what was put");
+        assert!(get.stdout.is_empty(), "{what}");
+        two.put(url, "x");
+        assert!(two.bytes("x") == other, "{what}");
+    }
+}
+
+#[test]
+fn a_change_while_it_is_indexed_makes_nothing_and_faults_are_got_over() {
+    let change = Change {
+        at_request: 3,
+        bucket: "bucket".to_owned(),
+        key: "logs/x".to_owned(),
+        content: text(4, 40_000_000).into(),
+    };
+    let changing = start(Script {
+        change: Some(change),
+        ..Script::default()
+    });
+    changing.s3.put("bucket", "logs/x", text(3, 40_000_000)).unwrap();
+    changing.refused(
+        "s3://bucket/logs/x",
+        "s3://bucket/logs/x changed while it was read",
+    );
+
+    let failing = start(Script {
+        fault_percent: 30,
+        seed: 5,
+        ..Script::default()
+    });
+    let content = text(5, 30_000_000);
+    failing.s3.put("bucket", "logs/x", content.clone()).unwrap();
+    failing.put("s3://bucket/logs/x", "x");
+    assert!(failing.bytes("x") == content);
+    assert!(failing.s3.counts().faults > 2);
+}
+
+#[test]
+fn only_what_the_owner_allowed_is_asked_for() {
+    let two = start(Script::default());
+    two.s3.put("bucket", "other/x", "x\n").unwrap();
+    two.s3.put("elsewhere", "logs/x", "x\n").unwrap();
+    for url in [
+        "s3://bucket/other/x",
+        "s3://bucket/logs",
+        "s3://bucket/",
+        "s3://elsewhere/logs/x",
+        "http://127.0.0.1:1/logs/x",
+    ] {
+        two.refused(url, "--allow-source");
+    }
+    assert_eq!(two.s3.counts().requests, 0);
+    two.refused("s3://bucket/logs/none", "there is no s3://bucket/logs/none");
+
+    let closed = Node::start();
+    let put = ["put", "s3://bucket/logs/x", "--name", "data", "--in-place"];
+    fails(&closed.cli(&put), 1, "start it with `--allow-source URL`");
+}
+
+#[test]
+fn a_web_server_serves_in_place_if_it_pins_what_it_gives() {
+    let content = text(6, 10_000_000);
+    let put = |web: &Web| {
+        let allowed = format!("http://{}/dir/", web.address);
+        let node = Node::start_with(&[], &["--allow-source", &allowed]);
+        let url = format!("{allowed}x.log");
+        let output = node.cli(&["put", &url, "--name", "x", "--in-place"]);
+        (node, output)
+    };
+    let (node, output) = put(&Web::start(content.clone(), Answering::Ranges));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(node.ok(&["get", "x"]) == content);
+    for unpinned in [Answering::RangesWithoutEtag, Answering::Whole] {
+        let (_, output) = put(&Web::start(content.clone(), unpinned));
+        fails(&output, 1, "cannot stay where it is");
+    }
+    let (_, output) = put(&Web::start(
+        content.clone(),
+        Answering::Redirect("http://127.0.0.1:1/"),
+    ));
+    assert!(!output.status.success());
+
+    let secret = "http://ada:secret@127.0.0.1:1/x?token=secret";
+    let output = node.cli(&["put", secret, "--name", "y", "--in-place"]);
+    fails(&output, 2, "holds a password or a query");
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("token=secret"));
+}
