@@ -205,7 +205,8 @@ pub fn escape(text: &str, plain: impl Fn(u8) -> bool) -> String {
     })
 }
 
-fn json(mut response: Response<Body>) -> Result<Value> {
+/// An answer's JSON; null if it is empty.
+pub fn json(mut response: Response<Body>) -> Result<Value> {
     let mut text = String::new();
     response
         .body_mut()

@@ -57,6 +57,7 @@ impl Catalog {
         if_version: Option<u64>,
         input: PutInput,
         mut request: PutRequest,
+        progress: Arc<PutProgress>,
     ) -> Result<(DatasetVersion, PutReport), Problem> {
         // Told early where it can be; what counts is the check as the record is written.
         let newest = self.node.records().dataset(&name).cloned();
@@ -70,7 +71,6 @@ impl Catalog {
             request.shard_size_bytes = request.shard_size_bytes.or(Some(base.meta.shard_size_bytes));
             request.header = base.header_of(&request.placement);
         }
-        let progress = Arc::new(PutProgress::default());
         let staged = match input {
             PutInput::Stream(stream) => self.store.stage_input(stream, request, progress).await,
             PutInput::InPlace(place) => self.store.stage_in_place(place, request, progress).await,

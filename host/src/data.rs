@@ -4,9 +4,11 @@
 //! of the map itself (one copy instead of two), and every function charges fuel before it works.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use nearfield_protocol::{Digest, cost, limits};
 use nearfield_store::{Dataset, Shard, Store as BlobStore, StoreError};
 use wasmtime::component::{ComponentType, Lift, Linker, Lower, Resource, ResourceType};
@@ -118,10 +120,14 @@ pub(crate) fn charge(store: &mut Context<'_>, fuel: u64) -> wasmtime::Result<()>
     }
 }
 
-/// Waits for the store from a synchronous host function. Only what is cold gets here: other guests
-/// go on, because the runtime moves them off this thread first.
+/// Waits for the store from a synchronous host function. What is open already is there at once; for what is cold the
+/// runtime first moves other guests off this thread, which costs more than most calls.
 fn wait<T>(work: impl Future<Output = T>) -> T {
-    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work))
+    let mut work = pin!(work);
+    match work.as_mut().now_or_never() {
+        Some(done) => done,
+        None => tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work)),
+    }
 }
 
 /// Adds the interface to a linker.

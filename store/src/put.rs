@@ -65,6 +65,8 @@ impl PutRequest {
 /// How far a put is. Written by the put, read by whoever shows it.
 #[derive(Debug, Default)]
 pub struct PutProgress {
+    /// Of all that is put; 0 where that is not known.
+    pub total_bytes: AtomicU64,
     pub bytes: AtomicU64,
     pub shards: AtomicU64,
 }

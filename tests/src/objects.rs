@@ -151,6 +151,57 @@ fn a_change_while_it_is_indexed_makes_nothing_and_faults_are_got_over() {
 }
 
 #[test]
+fn a_long_put_tells_how_far_it_is() {
+    // Each failure is a pause of a tenth of a second or more.
+    let two = start(Script {
+        fault_percent: 60,
+        seed: 1,
+        ..Script::default()
+    });
+    let content = text(7, 20_000_000);
+    two.s3.put("bucket", "logs/x", content.clone()).unwrap();
+    let put = |url: &str| {
+        let path = format!("/v1/datasets/x?in-place={url}");
+        let bearer = format!("Bearer {}", two.node.token);
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("accept", "text/event-stream"),
+        ];
+        two.node
+            .request("POST", &format!("{}{path}", two.node.admin_url), &headers, &[])
+    };
+    let told = put("s3://bucket/logs/x");
+    assert_eq!(told.header("content-type"), Some("text/event-stream"));
+    let events: Vec<(String, Value)> = told
+        .text()
+        .split_terminator("\n\n")
+        .map(|event| {
+            let (name, data) = event.split_once('\n').unwrap();
+            let data = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+            (name.strip_prefix("event: ").unwrap().to_owned(), data)
+        })
+        .collect();
+    let ((last, stored), progress) = events.split_last().unwrap();
+    assert_eq!(
+        (last.as_str(), &stored["put_bytes"]),
+        ("end", &content.len().into())
+    );
+    assert!(progress.len() > 1 && progress.iter().all(|(name, _)| name == "progress"));
+    let done: Vec<_> = progress
+        .iter()
+        .map(|(_, told)| told["bytes_done"].as_u64().unwrap())
+        .collect();
+    assert!(
+        done.is_sorted() && done.iter().all(|&done| done <= content.len() as u64),
+        "{done:?}"
+    );
+    assert!(progress.iter().any(|(_, told)| told["bytes"] == content.len()));
+
+    let refused = put("s3://elsewhere/x");
+    assert_eq!((refused.status, refused.problem().as_str()), (400, "bad-request"));
+}
+
+#[test]
 fn only_what_the_owner_allowed_is_asked_for() {
     let two = start(Script::default());
     two.s3.put("bucket", "other/x", "x\n").unwrap();

@@ -1,6 +1,6 @@
 //! `run`, `jobs`, `wait`, `cancel`: jobs as a user sees them.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 
 use anyhow::{Context, Result, bail};
 use nearfield_protocol::units::{format_bytes, format_count};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::Session;
 use crate::args::RunArgs;
 use crate::client::Call;
+use crate::events;
 use crate::failure::{Exit, Failure};
 use crate::output::{counted, table, utc_minute};
 
@@ -139,28 +140,20 @@ fn follow(session: &Session, job: JobId) -> Result<Record> {
         .send(Call::get(format!("/v1/jobs/{job}/events")), ())
         .with_context(|| format!("following job {job}"))?;
     let bar = session.out.bytes_bar(Some(0));
-    let mut event = String::new();
-    for line in BufReader::new(response.into_body().into_reader()).lines() {
-        let line = line.context("the job's events are cut short; `nearfield wait` takes them up again")?;
-        if let Some(name) = line.strip_prefix("event: ") {
-            event = name.to_owned();
-        } else if let Some(data) = line.strip_prefix("data: ") {
-            match event.as_str() {
-                "progress" => {
-                    let progress: Progress = serde_json::from_str(data)?;
-                    bar.set_length(progress.bytes);
-                    bar.set_position(progress.bytes_done);
-                    bar.set_message(line_of(&progress));
-                }
-                "end" => {
-                    bar.finish_and_clear();
-                    return Ok(serde_json::from_str(data)?);
-                }
-                _ => bail!("the node says: {data}"),
-            }
+    let ended = events::follow(response, |event, data| match event {
+        "progress" => {
+            let progress: Progress = serde_json::from_str(data)?;
+            bar.set_length(progress.bytes);
+            bar.set_position(progress.bytes_done);
+            bar.set_message(line_of(&progress));
+            Ok(None)
         }
-    }
-    bail!("the job's events ended early; `nearfield wait {job}` takes them up again")
+        "end" => Ok(Some(serde_json::from_str(data)?)),
+        _ => bail!("the node says: {data}"),
+    });
+    bar.finish_and_clear();
+    let ended = ended.with_context(|| format!("following job {job}; `nearfield wait` takes it up again"))?;
+    ended.with_context(|| format!("the job's events ended early; `nearfield wait {job}` takes them up again"))
 }
 
 fn line_of(progress: &Progress) -> String {

@@ -1,13 +1,17 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use nearfield_protocol::Problem;
 use nearfield_protocol::units::format_bytes;
 use serde::Deserialize;
 use serde_json::Value;
+use ureq::SendBody;
+use ureq::http::header::{ACCEPT, CONTENT_TYPE};
 
 use super::Session;
 use crate::args::PutArgs;
-use crate::client::segment;
+use crate::client::{Call, header, json, segment};
+use crate::events;
 use crate::failure::{Exit, Failure};
 use crate::output::counted;
 use crate::source::Source;
@@ -22,6 +26,13 @@ struct Stored {
     shards: u64,
     new_shards: u64,
     new_bytes: u64,
+}
+
+/// Of a put in place.
+#[derive(Deserialize)]
+struct Progress {
+    bytes: u64,
+    bytes_done: u64,
 }
 
 pub fn run(session: &Session, args: PutArgs) -> Result<()> {
@@ -105,8 +116,22 @@ fn in_place(session: &Session, source: &Source, mut path: String) -> Result<Valu
         Source::Remote(remote) => remote.to_string(),
     };
     path.push_str(&format!("&in-place={}", segment(&place)));
-    let spinner = session.out.spinner();
-    let stored = session.client.change("POST", path, &Value::Null);
-    spinner.finish_and_clear();
-    stored
+    let call = Call::new("POST", path).header(ACCEPT.as_str(), events::CONTENT);
+    let response = session.client.send(call, SendBody::none())?;
+    if header(response.headers(), CONTENT_TYPE.as_str()) != Some(events::CONTENT) {
+        return json(response);
+    }
+    let bar = session.out.bytes_bar(Some(0));
+    let stored = events::follow(response, |event, data| match event {
+        "progress" => {
+            let progress: Progress = serde_json::from_str(data)?;
+            bar.set_length(progress.bytes.max(progress.bytes_done));
+            bar.set_position(progress.bytes_done);
+            Ok(None)
+        }
+        "error" => Err(serde_json::from_str::<Problem>(data)?.into()),
+        _ => Ok(Some(serde_json::from_str(data)?)),
+    });
+    bar.finish_and_clear();
+    stored?.context("the node's answer ended early: see its log, and `nearfield ls datasets` for what it did")
 }

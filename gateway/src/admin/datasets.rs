@@ -3,17 +3,23 @@
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Buf, Bytes};
+use futures_util::stream;
 use http::header::{HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use nearfield_protocol::records::DatasetVersion;
 use nearfield_protocol::{DatasetName, Digest, PartName, Problem, ProblemKind, Split};
-use nearfield_store::{Dataset, Placement, PutReport, PutRequest, Shard, Store, StoreError, pack};
-use serde_json::json;
+use nearfield_store::{
+    Dataset, Placement, PutProgress, PutReport, PutRequest, Shard, Store, StoreError, pack,
+};
+use serde_json::{Value, json};
 use tokio::runtime::Handle;
+use tokio::task::{JoinError, JoinHandle};
 
+use super::events::{self, PROGRESS_STEP, event};
 use super::{Asked, parse_digest, streamed};
 use crate::body::{Body, BodyFault, BoundedBody};
 use crate::catalog::{PutInput, unknown_dataset};
@@ -88,9 +94,20 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
     }
     let if_version = asked.parsed::<u64>("if-version")?;
     let fault = BodyFault::default();
-    if let Some(path) = asked.parameter("in-place") {
-        let input = PutInput::InPlace(path.to_owned());
-        return stored(gateway.catalog.put(name, if_version, input, request).await?);
+    if let Some(place) = asked.parameter("in-place") {
+        let input = PutInput::InPlace(place.to_owned());
+        let (gateway, progress) = (gateway.clone(), Arc::new(PutProgress::default()));
+        let shown = progress.clone();
+        let put = async move {
+            gateway
+                .catalog
+                .put(name, if_version, input, request, progress)
+                .await
+        };
+        return match asked.takes(events::CONTENT) {
+            true => followed(tokio::spawn(put), shown).await,
+            false => stored(put.await?),
+        };
     }
     // Data has no size limit of its own: the store's quota and the disk bound it.
     let body = BoundedBody::new(asked.request.into_body(), u64::MAX, fault.clone());
@@ -100,25 +117,64 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
         chunk: Bytes::new(),
     };
     let input = PutInput::Stream(Box::new(input));
-    let put = gateway.catalog.put(name, if_version, input, request).await;
-    stored(put.map_err(|problem| fault.problem().unwrap_or(problem))?)
+    let progress = Arc::default();
+    let put = gateway.catalog.put(name, if_version, input, request, progress);
+    stored(put.await.map_err(|problem| fault.problem().unwrap_or(problem))?)
 }
 
-fn stored((version, report): (DatasetVersion, PutReport)) -> Result<Response<Body>, Problem> {
-    Ok(reply::json(
-        StatusCode::CREATED,
-        &json!({
-            "name": version.name,
-            "version": version.version,
-            "digest": version.digest,
-            "split": report.split.to_string(),
-            "bytes": report.size_bytes,
-            "put_bytes": report.put_bytes,
-            "shards": report.shards,
-            "new_shards": report.new_shards,
-            "new_bytes": report.new_bytes,
-        }),
-    ))
+type Put = (DatasetVersion, PutReport);
+
+fn stored(put: Put) -> Result<Response<Body>, Problem> {
+    Ok(reply::json(StatusCode::CREATED, &told(&put)))
+}
+
+fn told((version, report): &Put) -> Value {
+    json!({
+        "name": version.name,
+        "version": version.version,
+        "digest": version.digest,
+        "split": report.split.to_string(),
+        "bytes": report.size_bytes,
+        "put_bytes": report.put_bytes,
+        "shards": report.shards,
+        "new_shards": report.new_shards,
+        "new_bytes": report.new_bytes,
+    })
+}
+
+/// Server-sent events of a put that goes on whether they are read or not: `progress` as it goes, then `end` with what is
+/// answered otherwise, or `error` with a problem. What is over at once, as most refusals are, is answered as otherwise.
+async fn followed(
+    mut put: JoinHandle<Result<Put, Problem>>,
+    progress: Arc<PutProgress>,
+) -> Result<Response<Body>, Problem> {
+    let of = |ended: Result<_, JoinError>| {
+        ended.unwrap_or_else(|error| Err(Problem::new(ProblemKind::Internal, format!("a put: {error}"))))
+    };
+    if let Ok(ended) = tokio::time::timeout(PROGRESS_STEP, &mut put).await {
+        return stored(of(ended)?);
+    }
+    Ok(events::response(stream::unfold(Some(put), move |put| {
+        let progress = progress.clone();
+        async move {
+            let mut put = put?;
+            Some(match tokio::time::timeout(PROGRESS_STEP, &mut put).await {
+                Err(_) => (event("progress", &far(&progress)), Some(put)),
+                Ok(ended) => match of(ended) {
+                    Ok(put) => (event("end", &told(&put)), None),
+                    Err(problem) => (event("error", &json!(problem)), None),
+                },
+            })
+        }
+    })))
+}
+
+fn far(progress: &PutProgress) -> Value {
+    json!({
+        "bytes": progress.total_bytes.load(Ordering::Relaxed),
+        "bytes_done": progress.bytes.load(Ordering::Relaxed),
+        "shards": progress.shards.load(Ordering::Relaxed),
+    })
 }
 
 pub async fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, Problem> {

@@ -5,16 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
-use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
 use nearfield_protocol::job::PureLimits;
 use nearfield_protocol::manifest::Input;
 use nearfield_protocol::{DatasetName, Digest, FunctionName, JobId, Problem, ProblemKind, limits};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::events::{self, PROGRESS_STEP, event};
 use super::functions::log_lines;
 use super::{Asked, streamed};
 use crate::body::{self, Body};
@@ -24,8 +23,6 @@ use crate::jobs::{JobRecord, JobState, Jobs, Selection, runs, unknown};
 use crate::reply::{self, store_problem};
 use crate::server::Gateway;
 
-/// How often progress is told at most.
-const PROGRESS_STEP: Duration = Duration::from_millis(100);
 /// How long after a job's end its last lines may come: they are written by another task.
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// Jobs that one list gives at most.
@@ -253,15 +250,15 @@ pub async fn logs(gateway: &Gateway, id: &str, asked: &Asked) -> Result<Response
 }
 
 /// Server-sent events: `progress` as it goes, then one `end` with the whole record.
-pub async fn events(gateway: &Arc<Gateway>, id: &str) -> Result<Response<Body>, Problem> {
+pub async fn follow(gateway: &Arc<Gateway>, id: &str) -> Result<Response<Body>, Problem> {
     let id = parse_id(id)?;
     let running = gateway.jobs.taken_up(&id).await?;
     let progress = running.map(|running| running.progress.subscribe());
     let gateway = gateway.clone();
-    let events = stream::unfold(Some(progress), move |state| {
+    Ok(events::response(stream::unfold(Some(progress), move |state| {
         let gateway = gateway.clone();
         async move {
-            let (event, next) = match state? {
+            Some(match state? {
                 Some(mut progress) => match progress.changed().await {
                     Ok(()) => {
                         // What comes within a step is told together; the end is not waited for.
@@ -274,15 +271,9 @@ pub async fn events(gateway: &Arc<Gateway>, id: &str) -> Result<Response<Body>, 
                     Err(_) => (end(&gateway, &id), None),
                 },
                 None => (end(&gateway, &id), None),
-            };
-            Some((Ok::<_, Problem>(Frame::data(event)), next))
+            })
         }
-    });
-    let mut response = Response::new(BodyExt::boxed_unsync(StreamBody::new(events)));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    })))
 }
 
 fn end(gateway: &Gateway, id: &JobId) -> Bytes {
@@ -290,10 +281,6 @@ fn end(gateway: &Gateway, id: &JobId) -> Bytes {
         Ok(record) => event("end", &json!(record)),
         Err(problem) => event("error", &json!(problem)),
     }
-}
-
-fn event(name: &str, data: &Value) -> Bytes {
-    format!("event: {name}\ndata: {data}\n\n").into()
 }
 
 pub(super) fn parse_id(id: &str) -> Result<JobId, Problem> {

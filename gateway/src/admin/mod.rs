@@ -2,6 +2,7 @@
 //! the reference; a test holds its paths against the ones matched here.
 
 mod datasets;
+mod events;
 mod functions;
 mod jobs;
 mod shards;
@@ -54,6 +55,12 @@ impl Asked {
             query,
             request,
         })
+    }
+
+    /// Whether the client asks for this content type.
+    fn takes(&self, content: &str) -> bool {
+        let accept = self.request.headers().get(http::header::ACCEPT);
+        accept.is_some_and(|accept| accept.as_bytes() == content.as_bytes())
     }
 
     fn parameter(&self, name: &str) -> Option<&str> {
@@ -202,7 +209,7 @@ async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>
         ("GET", ["v1", "jobs", id]) => jobs::describe(gateway, id),
         ("DELETE", ["v1", "jobs", id]) => jobs::cancel(gateway, id).await,
         ("GET", ["v1", "jobs", id, "output"]) => jobs::output(gateway, id).await,
-        ("GET", ["v1", "jobs", id, "events"]) => jobs::events(gateway, id).await,
+        ("GET", ["v1", "jobs", id, "events"]) => jobs::follow(gateway, id).await,
         ("GET", ["v1", "jobs", id, "logs"]) => jobs::logs(gateway, id, &asked).await,
         ("GET", ["v1", "jobs", id, "shards", index]) => shards::parcel(gateway, id, index, &asked).await,
         ("POST", ["v1", "jobs", id, "shards", index, "replay"]) => {

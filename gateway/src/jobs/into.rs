@@ -1,5 +1,7 @@
 //! `--into`: a dataset of the files that a job's runs wrote.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use nearfield_protocol::{DatasetName, Problem, ProblemKind, Split};
 use nearfield_store::{Placement, PutRequest, written};
@@ -30,7 +32,13 @@ pub async fn put(catalog: &Catalog, name: &DatasetName, blobs: Vec<Bytes>) -> Re
     };
     let tar = written::Tar::new(blobs);
     let (version, report) = catalog
-        .put(name.clone(), None, PutInput::Stream(Box::new(tar)), request)
+        .put(
+            name.clone(),
+            None,
+            PutInput::Stream(Box::new(tar)),
+            request,
+            Arc::default(),
+        )
         .await?;
     Ok(Written {
         name: version.name,

@@ -57,8 +57,9 @@ impl InPlace {
         progress: &PutProgress,
     ) -> Result<Indexed, StoreError> {
         let found = self.find(place)?;
+        progress.total_bytes.store(found.size_bytes(), Ordering::Relaxed);
         request.folder = matches!(found, Places::Folder(_));
-        let split = match (request.split, found.first()) {
+        let split = match (request.split, found.files().next()) {
             // Packs are made; what lies somewhere is a file at a time.
             (Some(Split::Files), _) => Split::None,
             (Some(split), _) => split,
@@ -74,6 +75,7 @@ impl InPlace {
             },
             spill_dir,
             progress,
+            done_bytes: 0,
             rows: Vec::new(),
             groups: Vec::new(),
             groups_bytes: 0,
@@ -137,12 +139,16 @@ impl InPlace {
             });
         }
         let folder = Path::new(place);
-        if !self.allowed.is_folder(folder)? {
-            return Ok(Places::One(FilePlace::File(folder.to_owned())));
+        if let Some(size_bytes) = self.allowed.file_bytes(folder)? {
+            let path = folder.to_owned();
+            return Ok(Places::One(FilePlace::File { path, size_bytes }));
         }
         let entries = self.allowed.walk(folder)?.into_iter().map(|found| {
             let entry = match found.kind {
-                Kind::File => Entry::File(FilePlace::File(folder.join(&found.path))),
+                Kind::File { size_bytes } => Entry::File(FilePlace::File {
+                    path: folder.join(&found.path),
+                    size_bytes,
+                }),
                 Kind::Symlink { target } => Entry::Symlink { target },
                 Kind::EmptyDir => Entry::EmptyDir,
             };
@@ -153,7 +159,7 @@ impl InPlace {
 
     fn open_place(&self, place: FilePlace) -> Result<(String, Source), SourceError> {
         match place {
-            FilePlace::File(path) => {
+            FilePlace::File { path, .. } => {
                 let text = path.to_str().ok_or_else(|| SourceError::Name(path.clone()))?;
                 Ok((text.to_owned(), self.allowed.source(&path)?))
             }
@@ -196,7 +202,11 @@ enum Entry {
 
 #[derive(Clone)]
 enum FilePlace {
-    File(PathBuf),
+    /// As large as it was when it was found.
+    File {
+        path: PathBuf,
+        size_bytes: u64,
+    },
     Object(Object),
 }
 
@@ -207,16 +217,24 @@ impl From<Object> for FilePlace {
 }
 
 impl Places {
-    /// The first file.
-    fn first(&self) -> Option<&FilePlace> {
-        let entries = match self {
-            Places::One(one) => return Some(one),
-            Places::Folder(entries) => entries,
+    fn files(&self) -> impl Iterator<Item = &FilePlace> {
+        let (one, entries) = match self {
+            Places::One(one) => (Some(one), &[][..]),
+            Places::Folder(entries) => (None, &entries[..]),
         };
-        entries.iter().find_map(|(_, entry)| match entry {
+        let below = entries.iter().filter_map(|(_, entry)| match entry {
             Entry::File(file) => Some(file),
             Entry::Symlink { .. } | Entry::EmptyDir => None,
-        })
+        });
+        one.into_iter().chain(below)
+    }
+
+    fn size_bytes(&self) -> u64 {
+        let size = |file: &FilePlace| match file {
+            FilePlace::File { size_bytes, .. } => *size_bytes,
+            FilePlace::Object(object) => object.size_bytes,
+        };
+        self.files().map(size).sum()
     }
 }
 
@@ -225,6 +243,8 @@ struct Indexer<'a> {
     cut: Cut,
     spill_dir: PathBuf,
     progress: &'a PutProgress,
+    /// Of whole files.
+    done_bytes: u64,
     /// Not noted yet.
     rows: Vec<FileRow>,
     groups: Vec<Groups>,
@@ -261,7 +281,8 @@ impl Indexer<'_> {
                 header: header.clone(),
             });
         }
-        self.progress.bytes.fetch_add(size_bytes, Ordering::Relaxed);
+        self.done_bytes += size_bytes;
+        self.progress.bytes.store(self.done_bytes, Ordering::Relaxed);
         self.progress
             .shards
             .fetch_add(row.shards.len() as u64, Ordering::Relaxed);
@@ -292,12 +313,18 @@ impl Indexer<'_> {
         };
         if matches!(self.cut.split, Split::None | Split::Files) {
             if end > 0 {
-                let mut input = source.reader(0)?;
+                let mut input = Going {
+                    in_place: self.in_place.clone(),
+                    progress: self.progress,
+                    input: source.reader(0)?,
+                    left: end,
+                };
                 shards.push(self.hash(path, &mut input, end)?);
             }
         } else {
             let mut input = Going {
                 in_place: self.in_place.clone(),
+                progress: self.progress,
                 input: source.reader(start)?,
                 left: end - start,
             };
@@ -419,13 +446,14 @@ struct Grown {
 }
 
 /// What is read as long as the node goes on. An end that comes too soon is an error.
-struct Going<R> {
+struct Going<'a, R> {
     in_place: Arc<InPlace>,
+    progress: &'a PutProgress,
     input: R,
     left: u64,
 }
 
-impl<R: Read> Read for Going<R> {
+impl<R: Read> Read for Going<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted = self.left.min(buffer.len() as u64) as usize;
         if wanted == 0 {
@@ -439,6 +467,7 @@ impl<R: Read> Read for Going<R> {
             )),
             read => {
                 self.left -= read as u64;
+                self.progress.bytes.fetch_add(read as u64, Ordering::Relaxed);
                 Ok(read)
             }
         }

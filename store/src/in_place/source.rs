@@ -152,7 +152,7 @@ pub struct Found {
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Kind {
-    File,
+    File { size_bytes: u64 },
     Symlink { target: String },
     EmptyDir,
 }
@@ -190,11 +190,12 @@ impl Allowed {
         })
     }
 
-    /// Whether `path` is a folder.
-    pub fn is_folder(&self, path: &Path) -> Result<bool, SourceError> {
+    /// The size of what is at `path`; none of a folder.
+    pub fn file_bytes(&self, path: &Path) -> Result<Option<u64>, SourceError> {
         let fd = self.resolve(path, OFlags::PATH)?;
         let stat = rustix::fs::fstat(&fd).map_err(|error| failed(path, error))?;
-        Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+        let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        Ok((!is_folder).then_some(stat.st_size as u64))
     }
 
     /// All that stands in a folder and below, in the order of a path index.
@@ -251,7 +252,9 @@ impl Allowed {
                 }
                 _ => {
                     regular(&root.join(&path), &stat)?;
-                    Kind::File
+                    Kind::File {
+                        size_bytes: stat.st_size as u64,
+                    }
                 }
             };
             found.push(Found { path, kind });
@@ -421,7 +424,7 @@ mod tests {
         assert_eq!(source.identity.size_bytes(), 6);
         assert_eq!(source.read(2, 6).unwrap().unwrap(), b"side");
         assert_eq!(source.read(2, 7).unwrap(), None);
-        assert!(allowed.is_folder(&root).unwrap());
+        assert_eq!(allowed.file_bytes(&root).unwrap(), None);
     }
 
     #[test]
