@@ -169,4 +169,32 @@ proptest! {
         }
         prop_assert_eq!(shards.concat().len(), expected.values().map(String::len).sum::<usize>());
     }
+
+    #[test]
+    fn every_key_of_a_table_is_found_quoted_or_not(
+        keys in prop::collection::vec("[a-d]{1,4}", 1..300),
+        quoted in prop::collection::vec(any::<bool>(), 300),
+        padding in 1usize..400,
+        some_quoted in any::<bool>(),
+    ) {
+        let mut input = "text,id\n".to_owned();
+        let mut expected = BTreeMap::<String, String>::new();
+        for (key, quoted) in keys.iter().zip(quoted) {
+            let text = "z".repeat(padding);
+            // With a line end in it, as only quotes allow.
+            let record = match quoted && some_quoted {
+                true => format!("\"{text}\n\"\"{text}\",\"{key}\"\n"),
+                false => format!("{text},{key}\n"),
+            };
+            input.push_str(&record);
+            expected.entry(key.clone()).or_default().push_str(&record);
+        }
+        let (meta, keyed, shards) = sorted(input.as_bytes(), Split::Csv, "id").unwrap();
+        for (key, records) in &expected {
+            let found = look_up(&meta, &keyed, &shards, key.as_bytes());
+            prop_assert_eq!(found.as_deref(), Some(records.as_bytes()));
+            let found = look_up(&meta, &keyed, &shards, format!("{key}\0").as_bytes());
+            prop_assert_eq!(found, None);
+        }
+    }
 }

@@ -58,8 +58,7 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     check_order(&node, records, sum)?;
     findings.push(("got back".to_owned(), "in order, every record once".to_owned()));
 
-    let manifest =
-        "public = true\ninputs = { data = \"users\" }\nlocate = { input = \"data\", key = \"{rest}\" }";
+    let manifest = "public = true\ninstances = \"reuse\"\ninputs = { data = \"users\" }\nlocate = { input = \"data\", key = \"{rest}\" }";
     deploy(setting, &node, folder.path(), "lookup", manifest)?;
     for round in 0..COMPARED {
         let id = draw(round) % records;

@@ -11,6 +11,7 @@ mod keyed;
 mod memory;
 mod sources;
 mod startup;
+mod writers;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -80,6 +81,7 @@ const PARTS: &[Part] = &[
     ("jobs", jobs::run),
     ("keyed", keyed::run),
     ("in-place", in_place::run),
+    ("writers", writers::run),
     ("sources", sources::run),
 ];
 
