@@ -5,6 +5,7 @@
 //! state than its record and what hosts remember: recovery is running it again.
 
 mod into;
+mod order;
 mod parcel;
 mod plan;
 mod record;

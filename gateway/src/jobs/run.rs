@@ -12,6 +12,7 @@ use nearfield_store::Dataset;
 use nearfield_store::written::Files;
 use tokio::sync::watch;
 
+use super::order::{Known, Order, Step};
 use super::plan::{self, Leaf, Node};
 use super::record::{JobRecord, JobReport, JobState, Prediction, Selection, ShardFailure, Written};
 use super::{Progress, into};
@@ -107,15 +108,26 @@ impl Job<'_> {
         let mut known = self.known(&leaves, &levels).await?;
         let mut spent = Spent::default();
 
-        let mut failures = self.map(&dataset, &leaves, &known, &mut spent).await?;
+        let remembered = leaves.iter().zip(&known.leaves).filter(|(_, known)| **known);
+        remembered.for_each(|(leaf, _)| self.advance(leaf, true, 0));
+        let mut failures = self
+            .compute(&dataset, &leaves, &levels, &known, &mut spent)
+            .await?;
         let failed = failures.len() as u64;
         if !failures.is_empty() {
             // The tree of what is left is another one.
             leaves.retain(|leaf| failures.iter().all(|failure| failure.shard != leaf.index));
             levels = self.tree(&leaves);
             known = self.known(&leaves, &levels).await?;
+            known.leaves.fill(true);
+            self.compute(&dataset, &leaves, &levels, &known, &mut spent)
+                .await?;
         }
-        let output = match self.reduce(&leaves, &levels, &known, &mut spent).await? {
+        let root = match levels.last() {
+            Some(top) => top.first().map(|root| root.key),
+            None => leaves.first().map(|leaf| leaf.key),
+        };
+        let output = match root {
             Some(root) => Some(self.finish(root, &mut spent).await?),
             None => None,
         };
@@ -190,48 +202,55 @@ impl Job<'_> {
         self.gateway.dispatch.run_pure(self.host, spec).await
     }
 
-    async fn run_numbered(&self, number: usize, spec: PureSpec) -> (usize, Result<PureReport, PureFailure>) {
-        (number, self.run_pure(spec).await)
+    async fn run_step(&self, step: Step, spec: PureSpec) -> (Step, Result<PureReport, PureFailure>) {
+        (step, self.run_pure(spec).await)
     }
 
-    /// Maps all leaves that are not known. Returns those that failed, if the job may go on without them.
-    async fn map(
+    /// Runs what is not known of the tree. Returns the leaves that failed, if the job may go on without them; what stands
+    /// above them did not run.
+    async fn compute(
         &self,
         dataset: &Dataset,
         leaves: &[Leaf],
+        levels: &[Vec<Node>],
         known: &Known,
         spent: &mut Spent,
     ) -> Result<Vec<ShardFailure>, Stop> {
-        let mut todo = Vec::new();
-        for (index, known) in known.leaves.iter().enumerate() {
-            match known {
-                true => self.advance(&leaves[index], true, 0),
-                false => todo.push(index),
-            }
-        }
-        let mut todo = todo.into_iter();
+        let mut order = Order::new(levels, known);
         let mut runs = FuturesUnordered::new();
         let mut failures = Vec::new();
         loop {
             while runs.len() < IN_FLIGHT
-                && let Some(index) = todo.next()
+                && let Some(step) = order.next()
             {
-                runs.push(self.run_numbered(index, leaves[index].spec.clone()));
+                let spec = match step {
+                    Step::Map(leaf) => leaves[leaf].spec.clone(),
+                    Step::Reduce { level, index } => {
+                        let parts = levels[level][index].parts.clone();
+                        let keys: Vec<ResultKey> = match level.checked_sub(1) {
+                            None => leaves[parts].iter().map(|leaf| leaf.key).collect(),
+                            Some(below) => levels[below][parts].iter().map(|node| node.key).collect(),
+                        };
+                        plan::reduce(&self.setting, &keys)
+                    }
+                };
+                runs.push(self.run_step(step, spec));
             }
-            let Some((index, ended)) = runs.next().await else {
+            let Some((step, ended)) = runs.next().await else {
                 break;
             };
-            let leaf = &leaves[index];
-            match ended {
-                Ok(report) => {
+            match (step, ended) {
+                (_, Ok(report)) => {
                     spent.count(&report);
-                    self.advance(leaf, report.remembered, spent.fuel);
+                    if let Step::Map(leaf) = step {
+                        self.advance(&leaves[leaf], report.remembered, spent.fuel);
+                    }
+                    order.done(step);
                 }
                 // A shard may be left out for what its guest did, never for what this host could not do.
-                Err(failure) if !is_guests(failure.problem.kind) => return Err(failure.problem.into()),
-                Err(failure) => {
+                (Step::Map(leaf), Err(failure)) if is_guests(failure.problem.kind) => {
                     spent.fuel += failure.fuel;
-                    failures.push(shard_failure(dataset, leaf, failure.problem));
+                    failures.push(shard_failure(dataset, &leaves[leaf], failure.problem));
                     self.progress.send_modify(|progress| {
                         progress.failed += 1;
                         progress.fuel_spent = spent.fuel;
@@ -241,6 +260,7 @@ impl Job<'_> {
                         return Err(too_many(failures, self.record));
                     }
                 }
+                (_, Err(failure)) => return Err(failure.problem.into()),
             }
             self.check_fuel(spent)?;
         }
@@ -256,46 +276,6 @@ impl Job<'_> {
             progress.fuel_spent = progress.fuel_spent.max(fuel_spent);
             progress.seconds = self.started.elapsed().as_secs_f64();
         });
-    }
-
-    /// Reduces level by level. Returns the root's key; none if there are no leaves.
-    async fn reduce(
-        &self,
-        leaves: &[Leaf],
-        levels: &[Vec<Node>],
-        known: &Known,
-        spent: &mut Spent,
-    ) -> Result<Option<ResultKey>, Stop> {
-        let Some(top) = levels.last() else {
-            return Ok(leaves.first().map(|leaf| leaf.key));
-        };
-        let mut below: Vec<ResultKey> = leaves.iter().map(|leaf| leaf.key).collect();
-        for (level, known) in levels.iter().zip(&known.nodes) {
-            let mut runs = FuturesUnordered::new();
-            for (node, known) in level.iter().zip(known) {
-                if node.parts.len() > 1 && !known {
-                    runs.push(self.run_pure(plan::reduce(&self.setting, &below[node.parts.clone()])));
-                }
-                if runs.len() == IN_FLIGHT
-                    && let Some(ended) = runs.next().await
-                {
-                    self.reduced(ended, spent)?;
-                }
-            }
-            while let Some(ended) = runs.next().await {
-                self.reduced(ended, spent)?;
-            }
-            below = level.iter().map(|node| node.key).collect();
-        }
-        Ok(top.first().map(|root| root.key))
-    }
-
-    fn reduced(&self, ended: Result<PureReport, PureFailure>, spent: &mut Spent) -> Result<(), Stop> {
-        match ended {
-            Ok(report) => spent.count(&report),
-            Err(failure) => return Err(failure.problem.into()),
-        }
-        Ok(self.check_fuel(spent)?)
     }
 
     async fn finish(&self, root: ResultKey, spent: &mut Spent) -> Result<PureReport, Stop> {
@@ -368,12 +348,6 @@ impl Job<'_> {
             }),
         })
     }
-}
-
-/// Which leaves and nodes, by level, are remembered or stand below one that is.
-struct Known {
-    leaves: Vec<bool>,
-    nodes: Vec<Vec<bool>>,
 }
 
 impl Spent {
