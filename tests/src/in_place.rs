@@ -321,6 +321,44 @@ fn a_log_may_be_rotated_often() {
 }
 
 #[test]
+fn a_get_that_breaks_off_says_which_file_has_changed() {
+    let (node, dir, folder) = start();
+    let file = folder.join("log");
+    let content = text(51, 6_000_000);
+    fs::write(&file, &content).unwrap();
+    settled(&file);
+    node.json(&[
+        "put",
+        folder.to_str().unwrap(),
+        "--name",
+        "logs",
+        "--in-place",
+        "--shard-size",
+        "64KiB",
+    ]);
+    let mut flipped = content.clone();
+    flipped[5_000_000] ^= 1;
+    fs::write(&file, flipped).unwrap();
+    let says = format!("{} is no longer what was put", file.display());
+
+    let streamed = node.cli(&["get", "logs/log"]);
+    fails(&streamed, 1, &says);
+    assert!(content.starts_with(&streamed.stdout) && !streamed.stdout.is_empty());
+    let output = dir.path().join("out");
+    fails(
+        &node.cli(&["get", "logs/log", "-o", output.to_str().unwrap()]),
+        1,
+        &says,
+    );
+    fails(
+        &node.cli(&["get", "logs", "-o", output.to_str().unwrap()]),
+        1,
+        &says,
+    );
+    assert!(!output.exists());
+}
+
+#[test]
 fn whoever_asks_for_what_has_changed_is_told() {
     let (node, _dir, folder) = start();
     let file = folder.join("log");

@@ -4,4 +4,4 @@ mod pack;
 mod unpack;
 
 pub use pack::{Contents, Entry, Folder, Kind};
-pub use unpack::unpack;
+pub use unpack::{Unpacking, unpack};

@@ -10,10 +10,22 @@ use tar::{Archive, Entry, EntryType};
 
 use crate::interrupt::Partial;
 
+/// The path of the entry that was unpacked when something went wrong.
+#[derive(Debug)]
+pub struct Unpacking(pub String);
+
+impl std::fmt::Display for Unpacking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "unpacking `{}`", self.0)
+    }
+}
+
 /// Unpacks `tar` into `target`, which must be new or empty: all of it, or nothing stays.
 ///
 /// The stream is not trusted. Every entry lands below `target`, through real folders only: a symlink is made as
 /// it is named, but nothing is ever written through one, and nothing is written twice.
+///
+/// What goes wrong with one entry has [`Unpacking`] as its context.
 pub fn unpack(tar: impl Read, target: &Path) -> Result<()> {
     let made = make_empty(target)?;
     let _partial = made.then(|| Partial::new(target));
@@ -64,7 +76,7 @@ fn extract(tar: impl Read, root: &Path) -> Result<()> {
     for entry in archive.entries()? {
         let mut entry = entry.context("the folder's stream is cut short or damaged")?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        place(root, &mut entry).with_context(|| format!("unpacking `{path}`"))?;
+        place(root, &mut entry).context(Unpacking(path))?;
     }
     // The entries of a whole archive end with a mark; those of one cut between two entries, with the stream.
     ensure!(!ended.get(), "the folder's stream is cut short");

@@ -6,10 +6,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use nearfield_protocol::Digest;
 use serde_json::json;
-use ureq::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use ureq::http::StatusCode;
+use ureq::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
 
 use super::Session;
-use crate::archive;
+use crate::archive::{self, Unpacking};
 use crate::args::GetArgs;
 use crate::client::{Call, header, segment};
 use crate::failure::{Exit, Failure};
@@ -17,19 +18,17 @@ use crate::interrupt::Partial;
 
 /// What the node sends a whole folder as.
 const FOLDER: &str = "application/x-tar";
+/// How often bytes that broke off are asked for: what comes in between may break off later.
+const MOST_ASKED: usize = 3;
 
 pub fn run(session: &Session, args: GetArgs) -> Result<()> {
     let target = match Target::of_digest(&args.target)? {
         Some(target) => target,
         None => Target::of_name(&args.target, &dataset_names(session)?)?,
     };
-    let mut path = format!("/v1/content?of={}", segment(&target.of));
-    if let Some(file) = &target.path {
-        path.push_str(&format!("&path={}", segment(file)));
-    }
     let response = session
         .client
-        .send(Call::get(path), ())
+        .send(Call::get(target.url()), ())
         .with_context(|| format!("getting `{}`", args.target))?;
     let headers = response.headers();
     let folder = target.path.is_none() && header(headers, CONTENT_TYPE.as_str()) == Some(FOLDER);
@@ -37,12 +36,31 @@ pub fn run(session: &Session, args: GetArgs) -> Result<()> {
 
     let bar = session.out.bytes_bar(length);
     let output = args.output.filter(|path| path != Path::new("-"));
-    let delivered = deliver(
-        bar.wrap_read(response.into_body().into_reader()),
-        output.as_deref(),
-        folder,
-    );
+    let mut content = Arriving {
+        content: bar.wrap_read(response.into_body().into_reader()),
+        came_bytes: 0,
+        broke_off: false,
+    };
+    let delivered = deliver(&mut content, output.as_deref(), folder);
     bar.finish_and_clear();
+    let delivered = delivered.map_err(|error| {
+        let unpacking = error.downcast_ref::<Unpacking>().map(|entry| entry.0.clone());
+        let (missing, from) = match (folder, unpacking) {
+            (false, _) => (target, content.came_bytes),
+            (true, Some(path)) => (
+                Target {
+                    path: Some(path),
+                    ..target
+                },
+                0,
+            ),
+            (true, None) => return error,
+        };
+        match content.broke_off {
+            true => cause(session, &missing, from).unwrap_or(error),
+            false => error,
+        }
+    });
     delivered.with_context(|| format!("getting `{}`", args.target))?;
     match output {
         // Beside content on stdout, a JSON value would be noise.
@@ -52,6 +70,42 @@ pub fn run(session: &Session, args: GetArgs) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Content on its way: how much came, and whether it broke off.
+struct Arriving<R> {
+    content: R,
+    came_bytes: u64,
+    broke_off: bool,
+}
+
+impl<R: Read> Read for Arriving<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.content.read(buffer);
+        self.broke_off |= read.is_err();
+        self.came_bytes += *read.as_ref().unwrap_or(&0) as u64;
+        read
+    }
+}
+
+/// Why the bytes from `from` on do not come. An answer that has begun cannot say it, so they are asked for by themselves.
+fn cause(session: &Session, missing: &Target, mut from: u64) -> Option<anyhow::Error> {
+    for _ in 0..MOST_ASKED {
+        let rest = Call::get(missing.url()).header(RANGE.as_str(), format!("bytes={from}-"));
+        let response = match session.client.send(rest, ()) {
+            Ok(response) if response.status() == StatusCode::PARTIAL_CONTENT => response,
+            Ok(_) => return None,
+            Err(error) => return Some(error),
+        };
+        let mut came = 0;
+        let mut buffer = [0; 64 << 10];
+        let mut content = response.into_body().into_reader();
+        while let Ok(read @ 1..) = content.read(&mut buffer) {
+            came += read as u64;
+        }
+        from += came;
+    }
+    None
 }
 
 fn deliver(mut content: impl Read, output: Option<&Path>, folder: bool) -> Result<()> {
@@ -80,6 +134,14 @@ struct Target {
 }
 
 impl Target {
+    fn url(&self) -> String {
+        let path = self
+            .path
+            .as_deref()
+            .map(|path| format!("&path={}", segment(path)));
+        format!("/v1/content?of={}{}", segment(&self.of), path.unwrap_or_default())
+    }
+
     /// `b3:…` or `b3:…/PATH`; none if it does not begin so.
     fn of_digest(text: &str) -> Result<Option<Self>> {
         if !text.starts_with("b3:") {

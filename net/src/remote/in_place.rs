@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use super::ahead::Ahead;
 use super::object::{Object, is_strong};
-use super::site::{First, Pins, Site, Trust};
+use super::site::{Pins, Site, Trust};
 use super::url::Remote;
 use super::{Cause, RemoteError};
 
@@ -43,6 +43,11 @@ impl RemoteObjects {
     /// Where the object or folder at `url` is read from, and its key there.
     fn site(&self, url: &str) -> Result<(Arc<Site>, String), ObjectError> {
         let remote: Remote = url.parse().map_err(ObjectError::Failed)?;
+        if remote.has_secrets() {
+            return Err(ObjectError::Failed(format!(
+                "{remote} holds a password or a query, and what is in place is kept and shown: put a copy"
+            )));
+        }
         if !self.allowed.iter().any(|allowed| allowed.holds(&remote)) {
             let allowed: Vec<_> = self.allowed.iter().map(Remote::to_string).collect();
             return Err(ObjectError::Failed(format!(
@@ -98,16 +103,9 @@ impl Objects for RemoteObjects {
                 .map(|found| Ok((found.path, found.object.map(pinned).transpose()?)));
             return Ok(FoundObjects::Folder(entries.collect::<Result<_, _>>()?));
         }
-        match self.wait(site.first(&key)).map_err(told)? {
-            First::Stream(response) if response.content_length() == Some(0) => {
-                Ok(FoundObjects::One(pinned(Object {
-                    key,
-                    size_bytes: 0,
-                    etag: None,
-                })?))
-            }
-            First::Ranges(object, _) => Ok(FoundObjects::One(pinned(object)?)),
-            First::Stream(_) => Err(unpinned(&site.shown(&key))),
+        match self.wait(site.describe(&key)).map_err(told)? {
+            Some(object) => Ok(FoundObjects::One(pinned(object)?)),
+            None => Err(unpinned(&site.shown(&key))),
         }
     }
 

@@ -214,6 +214,25 @@ impl Site {
         }
     }
 
+    /// An object's size and ETag; none if its server gives no ranges of it.
+    pub async fn describe(&self, key: &str) -> Result<Option<Object>, RemoteError> {
+        let object = |(size_bytes, etag)| Object {
+            key: key.to_owned(),
+            size_bytes,
+            etag,
+        };
+        match self.transport.head(&self.get(key, Some(&(0..1)), None)?).await {
+            // Of an empty object there is no first byte.
+            Err(Trouble::Refused(Refusal { status: 416, .. })) => Ok(Some(object((0, None)))),
+            answered => {
+                let found = described(&answered.map_err(|trouble| self.explain(key, &trouble))?);
+                Ok(found
+                    .range
+                    .map(|(_, size_bytes)| object((size_bytes, found.etag))))
+            }
+        }
+    }
+
     /// The beginning of an object.
     pub async fn first(&self, key: &str) -> Result<First, RemoteError> {
         let request = self.get(key, Some(&(0..PIECE_BYTES)), None)?;

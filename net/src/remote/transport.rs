@@ -4,6 +4,7 @@ use std::time::Duration;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Request, Response, Url};
 use rustls::crypto::ring;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Cause, RemoteError, url};
 
@@ -12,6 +13,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection on which nothing comes for so long is dead.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A whole answer comes within this, so 16 MiB at 140 KiB/s: a server that sends a byte now and then holds nobody.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Nothing is asked again after this: who waits wants to know.
+const MOST_RETRYING: Duration = Duration::from_secs(120);
 
 /// Nobody listens: soon told, since most often the address is wrong.
 const CONNECT_RETRIES: u32 = 3;
@@ -110,13 +117,13 @@ impl Transport {
     }
 
     async fn retried(&self, request: &Request, mut body: Option<&mut Vec<u8>>) -> Result<Response, Trouble> {
-        let mut retries = 0;
+        let (begun, mut retries) = (Instant::now(), 0);
         loop {
             match self.once(request, body.as_deref_mut()).await {
                 Ok(answer) => return Ok(answer),
                 Err(trouble) => match pause(&trouble, retries) {
-                    Some(pause) => tokio::time::sleep(pause).await,
-                    None => return Err(trouble),
+                    Some(pause) if begun.elapsed() + pause < MOST_RETRYING => tokio::time::sleep(pause).await,
+                    _ => return Err(trouble),
                 },
             }
             retries += 1;
@@ -146,7 +153,13 @@ pub async fn read(head: &mut Response, body: &mut Vec<u8>) -> Result<(), Trouble
     }
     body.clear();
     body.reserve_exact(said.unwrap_or(0) as usize);
-    while let Some(chunk) = head.chunk().await.map_err(trouble)? {
+    let until = Instant::now() + ANSWER_TIMEOUT;
+    let slow = |_| Trouble::BrokeOff(format!("not all came within {} s", ANSWER_TIMEOUT.as_secs()));
+    while let Some(chunk) = timeout_at(until, head.chunk())
+        .await
+        .map_err(slow)?
+        .map_err(trouble)?
+    {
         if (body.len() + chunk.len()) as u64 > MOST_BYTES {
             return Err(Trouble::TooLong);
         }

@@ -81,6 +81,8 @@ fn refused(asked: &Asked, refusal: &Refusal) -> RemoteError {
         }
         // A range after its end: it is shorter than it was.
         (412 | 416, _, _) => changed(shown),
+        (300..=399, _, _) => RemoteError::new(Cause::Failed, format!("{shown} leads elsewhere ({told})"))
+            .next("put the URL that it leads to"),
         (status, _, _) => RemoteError::new(
             Cause::of_status(status),
             format!("{shown}: {host} answered {told}"),
@@ -191,6 +193,7 @@ mod tests {
                 Cause::Failed,
                 "HOST answered 503 SlowDown",
             ),
+            (None, refused(302, ""), Cause::Failed, "leads elsewhere (302)"),
             (None, refused(429, ""), Cause::OverLimit, "429"),
         ] {
             let (found, message) = told(bucket, trouble.clone());

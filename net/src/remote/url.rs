@@ -25,8 +25,7 @@ impl Remote {
                     key: below,
                 },
             ) if bucket == other => (key.as_str(), below.as_str()),
-            // Dots are out of URLs already, also percent-encoded ones.
-            (Remote::Web(url), Remote::Web(other)) => (url.as_str(), other.as_str()),
+            (Remote::Web(url), Remote::Web(other)) if !climbs(other.path()) => (url.as_str(), other.as_str()),
             _ => return false,
         };
         own == other || own.ends_with('/') && other.starts_with(own) || own.is_empty()
@@ -102,6 +101,24 @@ pub fn shown(url: &Url) -> String {
     let _ = shown.set_password(None);
     shown.set_query(None);
     format!("{shown}{}", if url.query().is_some() { "?…" } else { "" })
+}
+
+/// Whether some server may take a path for one that leads upwards: dots that stand alone are out of URLs already, but not
+/// those beside an encoded slash, a backslash or a parameter (`..%2f`, `..%5c`, `..;`), however often they are encoded.
+fn climbs(path: &str) -> bool {
+    let mut path = path.to_owned();
+    loop {
+        let segments = path.split(['/', '\\']);
+        let mut names = segments.map(|segment| segment.split(';').next().unwrap_or_default());
+        if names.any(|name| matches!(name, "." | "..")) {
+            return true;
+        }
+        let decoded = percent_decode_str(&path).decode_utf8_lossy().into_owned();
+        if decoded == path {
+            return false;
+        }
+        path = decoded;
+    }
 }
 
 /// `name://…`, as no path begins that anybody means.
@@ -213,6 +230,11 @@ mod tests {
             ("https://h/a/", "https://h/a/b", true),
             ("https://h/a/", "https://h/a/../b", false),
             ("https://h/a/", "https://h/a/%2e%2e/b", false),
+            ("https://h/a/", "https://h/a/..%2fb", false),
+            ("https://h/a/", "https://h/a/..%5Cb", false),
+            ("https://h/a/", "https://h/a/..;x/b", false),
+            ("https://h/a/", "https://h/a/%252e%252e/b", false),
+            ("https://h/a/", "https://h/a/x;..y/%25", true),
             ("https://h/a/", "http://h/a/b", false),
             ("https://h/a/", "https://h:444/a/b", false),
             ("https://h/a/", "https://h@evil/a/b", false),

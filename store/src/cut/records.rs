@@ -1,6 +1,7 @@
 //! Finds the ends of records, in bytes that arrive piece by piece.
 
 use bytes::Bytes;
+use memchr::{memchr, memchr2, memrchr};
 use nearfield_protocol::{Split, limits};
 
 /// What a spreadsheet may put before the first field.
@@ -102,10 +103,10 @@ impl Records {
 
     fn search_lines(&mut self, bytes: &[u8], from: usize) -> Search {
         let last = from.saturating_sub(1);
-        if let Some(index) = bytes[last..].iter().position(|&byte| byte == b'\n') {
+        if let Some(index) = memchr(b'\n', &bytes[last..]) {
             return Search::End(last + index + 1);
         }
-        if let Some(index) = bytes[..last].iter().rposition(|&byte| byte == b'\n') {
+        if let Some(index) = memrchr(b'\n', &bytes[..last]) {
             self.record = self.position + index as u64 + 1;
         }
         Search::More(bytes.len())
@@ -177,8 +178,7 @@ impl Field {
             let rest = &bytes[at..];
             match *self {
                 Field::Quoted => {
-                    let quote = rest.iter().position(|&byte| byte == b'"')?;
-                    at += quote + 1;
+                    at += memchr(b'"', rest)? + 1;
                     *self = Field::Quote;
                 }
                 Field::Start | Field::Quote if byte == b'"' => {
@@ -186,14 +186,17 @@ impl Field {
                     *self = Field::Quoted;
                 }
                 Field::Start | Field::Quote | Field::Plain => {
-                    *self = Field::Plain;
-                    let stop = rest
-                        .iter()
-                        .position(|byte| matches!(byte, b',' | b'\n' | b';' | b'\t' | b'|'))?;
-                    at += stop + 1;
-                    *self = Field::Start;
-                    if rest[stop] == b'\n' {
+                    let stop = memchr2(b'"', b'\n', rest);
+                    let before = rest[..stop.unwrap_or(rest.len())].last();
+                    let begins = before.is_some_and(|byte| matches!(byte, b',' | b';' | b'\t' | b'|'));
+                    *self = if begins { Field::Start } else { Field::Plain };
+                    at += stop? + 1;
+                    if bytes[at - 1] == b'\n' {
+                        *self = Field::Start;
                         return Some(at);
+                    }
+                    if begins {
+                        *self = Field::Quoted;
                     }
                 }
             }
@@ -225,6 +228,48 @@ mod tests {
         assert_eq!(csv_ends("5\" pipe,1\n6\" pipe,2\n"), [10, 20]);
         assert_eq!(csv_ends("a;\"b\nc\"\n"), [8]);
         assert_eq!(csv_ends("\"\"\n\"\n"), [3]);
+    }
+
+    /// The same, a byte at a time.
+    fn ends_byte_by_byte(text: &[u8]) -> Vec<usize> {
+        let (mut field, mut ends) = (Field::Start, Vec::new());
+        for (at, &byte) in text.iter().enumerate() {
+            field = match (field, byte) {
+                (Field::Quoted, b'"') => Field::Quote,
+                (Field::Quoted, _) | (Field::Start | Field::Quote, b'"') => Field::Quoted,
+                (_, b',' | b';' | b'\t' | b'|') => Field::Start,
+                (_, b'\n') => {
+                    ends.push(at + 1);
+                    Field::Start
+                }
+                _ => Field::Plain,
+            };
+        }
+        ends
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn csv_records_end_where_a_walk_over_the_bytes_ends_them(
+            text in "[a\",;\t|\n\r]{0,60}",
+            pieces in proptest::collection::vec(1usize..9, 1..60),
+        ) {
+            let text = text.as_bytes();
+            let (mut field, mut ends, mut start) = (Field::Start, Vec::new(), 0);
+            for piece in pieces.iter().cycle() {
+                let end = text.len().min(start + piece);
+                let mut at = start;
+                while let Some(found) = field.next_record_end(&text[..end], at) {
+                    ends.push(found);
+                    at = found;
+                }
+                start = end;
+                if end == text.len() {
+                    break;
+                }
+            }
+            proptest::prop_assert_eq!(ends, ends_byte_by_byte(text));
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nearfield_protocol::units::{format_bytes, format_count};
 use nearfield_protocol::{Digest, Problem};
 use serde::Deserialize;
@@ -75,8 +75,9 @@ fn on_node(session: &Session, args: &ReplayArgs) -> Result<()> {
     let mut line = String::new();
     answer.read_line(&mut line).context("the answer is cut short")?;
     let value = serde_json::from_str(&line)?;
-    let replay: Replay = serde_json::from_value(value)
-        .context("the node's answer is not what this build expects; are both of the same version?")?;
+    const OTHER: &str = "the node's answer is not what this build expects; are both of the same version?";
+    let replay: Replay = serde_json::from_value(value).context(OTHER)?;
+    ensure!(replay.done.is_some() || replay.problem.is_some(), OTHER);
     if let (Some(file), Some(_)) = (&args.output, &replay.done) {
         save(&mut answer, file)?;
     }

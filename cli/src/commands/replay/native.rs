@@ -187,14 +187,21 @@ fn tell(
         }
     };
     if !output.exists() {
-        return Err(match error {
-            Some(message) => failed(format!("`{}` failed: {message}", fetched.function)),
-            None => failed(format!(
-                "`{}` did not come to its end ({status})",
-                fetched.function
-            )),
+        let message = match error {
+            Some(message) => format!("`{}` failed: {message}", fetched.function),
+            None => format!("`{}` did not come to its end ({status})", fetched.function),
+        };
+        if session.out.json {
+            let value = json!({
+                "job": args.job.to_string(),
+                "function": fetched.function,
+                "shard": args.shard,
+                "native": true,
+                "failed": message,
+            });
+            session.out.show_as(&value, String::new)?;
         }
-        .into());
+        return Err(failed(message).into());
     }
     let bytes = fs::read(&output)?;
     let digest = Digest::of(&bytes);
