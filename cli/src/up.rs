@@ -19,6 +19,7 @@ use nearfield_net::remote::{Remote, RemoteObjects};
 use nearfield_net::{Identity, Node};
 use nearfield_protocol::Digest;
 use nearfield_store::{Objects, Remembered, Store, StoreOptions};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -42,6 +43,7 @@ const TOKEN_PURPOSE: &str = "nearfield 2026-11 function tokens";
 /// Runs a node until it is told to stop.
 pub fn run(args: UpArgs, json: bool) -> anyhow::Result<()> {
     start_logs();
+    raise_open_files();
     let tls = acceptor(&args)?;
     for (name, address) in [("--listen", args.listen), ("--admin", args.admin)] {
         if !address.ip().is_loopback() && tls.is_none() && !args.insecure {
@@ -192,6 +194,19 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     // The writer ends with the last guest's log; a guest that never ends must not hold the node.
     log_writer.abort();
     Ok(())
+}
+
+/// As many open files as the system gives this user: connections, mapped shards and files in place add up to more than the
+/// usual soft limit of 1,024.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, soft_limit = limit.current, "the limit on open files stays as it is");
+    }
 }
 
 /// What of other servers may be put in place.

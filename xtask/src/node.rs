@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use serde_json::Value;
 use ureq::http::{HeaderMap, Method, Request};
 use ureq::{Agent, RequestExt};
@@ -201,6 +201,14 @@ impl Node {
     /// Kills it, as a power cut would.
     pub fn kill(&self) -> Result<()> {
         self.process.signal(Signal::KILL)
+    }
+
+    /// Waits until it has ended, and with that let go of its files.
+    pub fn ended(&self) -> Result<()> {
+        let pid = Pid::from_raw(self.id() as i32).context("the node's process id")?;
+        // Its end stays to be waited for, by whoever drops it.
+        waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?;
+        Ok(())
     }
 
     /// Asks it to end and waits until it has.

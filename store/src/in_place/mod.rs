@@ -58,7 +58,7 @@ impl InPlace {
     ) -> Result<Self, StoreError> {
         Ok(InPlace {
             table: Table::open(&dir.join("in-place.redb"))?,
-            allowed: Allowed::open(allow_paths)?,
+            allowed: Allowed::open(allow_paths, dir)?,
             objects: objects.map(Reader::new),
             open: moka::sync::Cache::builder()
                 .max_capacity(MAX_OPEN_FILES)

@@ -171,6 +171,7 @@ fn is_gone(error: &SourceError) -> bool {
         }
         SourceError::Leads(_) | SourceError::NotAFile { .. } | SourceError::Shrank(_) => true,
         SourceError::NotAllowed { .. }
+        | SourceError::Own(_)
         | SourceError::Name(_)
         | SourceError::NoObjects
         | SourceError::Object(_) => false,

@@ -30,6 +30,8 @@ pub enum SourceError {
         .0.display()
     )]
     Leads(PathBuf),
+    #[error("{} is in this node's own data folder, which is never put", .0.display())]
+    Own(PathBuf),
     #[error("{} is a {kind}, and only files can be read in place", path.display())]
     NotAFile { path: PathBuf, kind: &'static str },
     #[error("{} became shorter while it was read: put it again", .0.display())]
@@ -124,8 +126,12 @@ impl FileIdentity {
 }
 
 /// The folders that may be read.
-#[derive(Debug, Default)]
-pub struct Allowed(Vec<(PathBuf, OwnedFd)>);
+#[derive(Debug)]
+pub struct Allowed {
+    folders: Vec<(PathBuf, OwnedFd)>,
+    /// The node's own folder, with its keys: never read, wherever it is.
+    own: PathBuf,
+}
 
 /// A file or an object, open.
 pub struct Source {
@@ -158,8 +164,8 @@ pub enum Kind {
 }
 
 impl Allowed {
-    /// Opens the folders; they must be there.
-    pub fn open(folders: &[PathBuf]) -> Result<Self, SourceError> {
+    /// Opens the folders; they must be there. Nothing below `own` is read.
+    pub fn open(folders: &[PathBuf], own: &Path) -> Result<Self, SourceError> {
         let open = |folder: &PathBuf| {
             let opened = folder.canonicalize().and_then(|folder| {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -171,7 +177,13 @@ impl Allowed {
                 error,
             })
         };
-        folders.iter().map(open).collect::<Result<_, _>>().map(Allowed)
+        Ok(Allowed {
+            folders: folders.iter().map(open).collect::<Result<_, _>>()?,
+            own: own.canonicalize().map_err(|error| SourceError::Io {
+                path: own.to_owned(),
+                error,
+            })?,
+        })
     }
 
     /// Opens a file. It is a regular one, whatever stood there a moment before.
@@ -273,7 +285,14 @@ impl Allowed {
             .components()
             .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
         let within = |(folder, fd)| Some((path.strip_prefix(folder).ok()?, fd));
-        let allowed = self.0.iter().map(|(folder, fd)| (folder, fd)).find_map(within);
+        if path.starts_with(&self.own) {
+            return Err(SourceError::Own(path.to_owned()));
+        }
+        let allowed = self
+            .folders
+            .iter()
+            .map(|(folder, fd)| (folder, fd))
+            .find_map(within);
         let (below, fd) = allowed.filter(|_| plain).ok_or_else(|| SourceError::NotAllowed {
             path: path.to_owned(),
             allowed: self.told(),
@@ -293,11 +312,11 @@ impl Allowed {
     }
 
     fn told(&self) -> String {
-        if self.0.is_empty() {
+        if self.folders.is_empty() {
             return "start it with `--allow-path FOLDER`".to_owned();
         }
         let folders: Vec<_> = self
-            .0
+            .folders
             .iter()
             .map(|(folder, _)| folder.display().to_string())
             .collect();
@@ -413,7 +432,10 @@ mod tests {
         fs::write(root.join("deep/file"), "inside").unwrap();
         fs::write(root.join("deep-file"), "inside").unwrap();
         fs::write(dir.path().join("secret"), "outside").unwrap();
-        let allowed = Allowed::open(std::slice::from_ref(&root)).unwrap();
+        let own = root.join("node");
+        fs::create_dir(&own).unwrap();
+        fs::write(own.join("node.key"), "secret").unwrap();
+        let allowed = Allowed::open(std::slice::from_ref(&root), &own).unwrap();
         (dir, root, allowed)
     }
 
@@ -463,15 +485,32 @@ mod tests {
             );
         }
         assert!(matches!(
-            Allowed::default().source(&root.join("deep/file")),
+            Allowed::open(&[], &root.join("node")).unwrap().source(&root.join("deep/file")),
             Err(SourceError::NotAllowed { allowed, .. }) if allowed.contains("--allow-path")
         ));
     }
 
     #[test]
+    fn the_node_s_own_folder_is_never_read() {
+        let (_dir, root, allowed) = allowed();
+        for path in ["node", "node/node.key", "node/none"] {
+            assert!(
+                matches!(allowed.source(&root.join(path)), Err(SourceError::Own(_))),
+                "{path}"
+            );
+        }
+        assert!(matches!(allowed.walk(&root), Err(SourceError::Own(_))));
+        assert!(
+            allowed
+                .source(&root.join("node-other"))
+                .is_err_and(|error| !matches!(error, SourceError::Own(_)))
+        );
+    }
+
+    #[test]
     fn only_regular_files_are_opened() {
         let (_dir, root, allowed) = allowed();
-        let pipe = root.join("pipe");
+        let pipe = root.join("deep/pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
         // A reader of a pipe would wait for its writer.
         assert!(matches!(
@@ -483,7 +522,7 @@ mod tests {
             Err(SourceError::NotAFile { kind: "folder", .. })
         ));
         assert!(matches!(
-            allowed.walk(&root),
+            allowed.walk(&root.join("deep")),
             Err(SourceError::NotAFile { kind: "pipe", .. })
         ));
     }
@@ -492,7 +531,10 @@ mod tests {
     fn a_folder_is_walked_in_the_order_of_its_index() {
         let (_dir, root, allowed) = allowed();
         symlink("file", root.join("deep/link")).unwrap();
-        let found = allowed.walk(&root).unwrap();
+        fs::create_dir(root.join("all")).unwrap();
+        fs::rename(root.join("deep"), root.join("all/deep")).unwrap();
+        fs::rename(root.join("deep-file"), root.join("all/deep-file")).unwrap();
+        let found = allowed.walk(&root.join("all")).unwrap();
         let paths: Vec<_> = found.iter().map(|found| found.path.as_str()).collect();
         assert_eq!(paths, ["deep-file", "deep/empty", "deep/file", "deep/link"]);
         assert_eq!(found[1].kind, Kind::EmptyDir);

@@ -187,10 +187,7 @@ fn texts(records: &[String]) -> Vec<&str> {
 fn restart(node: &Shared, setting: &Setting, data: &Path) -> Result<()> {
     let mut current = node.write().expect("no panic under this lock");
     current.kill()?;
-    // Its files are let go when it has ended; writers may still hold it.
-    while current.memory("VmRSS").is_ok() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    current.ended()?;
     *current = Arc::new(Node::start(&setting.nearfield, data)?);
     Ok(())
 }
