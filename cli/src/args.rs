@@ -221,7 +221,7 @@ pub struct PutArgs {
     #[arg(long)]
     pub in_place: bool,
     /// Read a URL also over plain http from elsewhere than this machine
-    #[arg(long)]
+    #[arg(long, conflicts_with = "in_place")]
     pub insecure_source: bool,
     /// Add to what is there instead of replacing it
     #[arg(long)]

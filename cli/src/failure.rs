@@ -38,6 +38,7 @@ impl Exit {
                 Exit::OverLimit
             }
             RequestTimeout => Exit::TimedOut,
+            SourceUnreachable => Exit::Unreachable,
             BadRequest | MethodNotAllowed | Conflict | RangeNotSatisfiable | RefusedComponent
             | BadManifest | BadInput | Internal | Corrupt | SourceChanged | Overload | Draining
             | ForgottenResult => Exit::Failed,
@@ -169,6 +170,7 @@ mod tests {
             let expected = match (kind.slug(), kind.status()) {
                 ("out-of-fuel" | "timeout" | "trap" | "no-response" | "bad-response", _) => 3,
                 ("host-call-too-large" | "out-of-memory" | "too-many-handles" | "function-failed", _) => 3,
+                ("source-unreachable", _) => 5,
                 ("store-full", _) | (_, 413 | 429 | 431) => 7,
                 (_, 401 | 403) => 6,
                 (_, 404) => 4,

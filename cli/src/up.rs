@@ -181,6 +181,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
         nearfield_gateway::DRAIN.as_secs()
     );
     stop.cancel();
+    store.stop();
     for listener in serving {
         listener.await?;
     }

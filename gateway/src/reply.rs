@@ -2,7 +2,7 @@
 
 use http::{HeaderValue, Response, StatusCode, header};
 use nearfield_protocol::{Problem, ProblemKind, limits};
-use nearfield_store::StoreError;
+use nearfield_store::{ObjectError, SourceError, StoreError};
 use serde::Serialize;
 
 use crate::body::{self, Body};
@@ -65,6 +65,9 @@ pub fn store_problem(error: StoreError) -> Problem {
         StoreError::NotADataset { .. } => ProblemKind::UnknownDataset,
         StoreError::Corrupt(_) => ProblemKind::Corrupt,
         StoreError::SourceChanged { .. } => ProblemKind::SourceChanged,
+        StoreError::Source(SourceError::Object(ObjectError::Unreachable(_))) => {
+            ProblemKind::SourceUnreachable
+        }
         StoreError::Source(_) => ProblemKind::BadRequest,
         StoreError::Full { .. } | StoreError::DiskFull | StoreError::FileTooLarge => ProblemKind::StoreFull,
         StoreError::Unlike(_) => ProblemKind::Conflict,

@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::sync::Arc;
 
 use nearfield_protocol::{Digest, Problem, ProblemKind};
-use nearfield_store::{Store, StoreError};
+use nearfield_store::{ObjectError, SourceError, Store, StoreError};
 use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime_wasi_http::{p2, p3};
@@ -177,6 +177,9 @@ pub(crate) fn store_problem(error: impl Borrow<StoreError>) -> Problem {
         StoreError::Missing(_) => ProblemKind::UnknownBlob,
         StoreError::Corrupt(_) => ProblemKind::Corrupt,
         StoreError::SourceChanged { .. } => ProblemKind::SourceChanged,
+        StoreError::Source(SourceError::Object(ObjectError::Unreachable(_))) => {
+            ProblemKind::SourceUnreachable
+        }
         _ => ProblemKind::Internal,
     };
     Problem::new(kind, error.to_string())

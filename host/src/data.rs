@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -25,6 +26,7 @@ pub(crate) struct DataAccess {
     inputs: Arc<BTreeMap<String, Digest>>,
     sources: Sources,
     bytes: u64,
+    waited: Duration,
 }
 
 /// Whether a guest sees where a shard came from. A pure one must not: two datasets share a shard, and
@@ -42,12 +44,19 @@ impl DataAccess {
             inputs,
             sources,
             bytes: 0,
+            waited: Duration::ZERO,
         }
     }
 
     pub fn renew(&mut self, inputs: Arc<BTreeMap<String, Digest>>) {
         self.inputs = inputs;
         self.bytes = 0;
+        self.waited = Duration::ZERO;
+    }
+
+    /// How long the guest waited for what lies in place.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// Bytes of shards read.
@@ -278,7 +287,12 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
                     let bytes = range.end - range.start;
                     charge(&mut store, cost::DATA_CALL + cost::bytes(bytes))?;
                     store.data_mut().data.bytes += bytes;
-                    match shard.read(range) {
+                    let begun = Instant::now();
+                    let read = shard.read(range);
+                    if let Shard::InPlace(_) = shard {
+                        store.data_mut().data.waited += begun.elapsed();
+                    }
+                    match read {
                         Ok(bytes) => Ok(bytes),
                         Err(error) => Err(told(&store, error)?),
                     }

@@ -223,6 +223,15 @@ impl PureRun {
             Ok(Ok(Ok(output))) => output,
             Ok(Ok(Err(message))) => return Err((said(&spec, &message), fuel)),
             Ok(Err(error)) => return Err((problem(&spec, guest, &error), fuel)),
+            // Not the guest's fault, so never a reason to leave the shard out.
+            Err(_) if guest.data.waited() > limits.timeout / 2 => {
+                let detail = format!(
+                    "{} took {} s of waiting for data in place",
+                    subject_name(&spec),
+                    guest.data.waited().as_secs()
+                );
+                return Err((Problem::new(ProblemKind::SourceUnreachable, detail), fuel));
+            }
             Err(_) => return Err((timed_out(&spec), fuel)),
         };
         fuel += cost::bytes(output.len() as u64);

@@ -67,6 +67,8 @@ kinds! {
     Corrupt = "corrupt", 500, "Stored bytes no longer match their digest";
     /// A file that was put in place holds something else now.
     SourceChanged = "source-changed", 409, "A file is no longer what was put";
+    /// The server of what was put in place does not answer, or not soon enough.
+    SourceUnreachable = "source-unreachable", 503, "Data that lies elsewhere cannot be read now";
     /// The guest trapped.
     Trap = "trap", 502, "The function trapped";
     /// The guest itself said that it failed.

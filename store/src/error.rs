@@ -68,6 +68,7 @@ impl From<io::Error> for StoreError {
 impl From<CutError> for StoreError {
     fn from(error: CutError) -> Self {
         match error {
+            CutError::Read { error, .. } if ObjectError::of(&error).is_some() => error.into(),
             CutError::Io(error) | CutError::Emit(error) => error.into(),
             other => StoreError::Cut(other),
         }

@@ -21,6 +21,7 @@ use crate::error::StoreError;
 use crate::in_place::StagedInPlace;
 use crate::keyed::{self, Keyed};
 use crate::layout::{LaidPart, LaidShard, Layout, Paths, Placement, joined, joins};
+use crate::shard::Shard;
 
 /// Bytes of shards that are cut but not yet imported.
 const IN_FLIGHT_BYTES: u32 = 20 << 20;
@@ -251,7 +252,11 @@ impl Store {
         while let Some(last) = before.last()
             && joins(last, bytes.len(), layout)
         {
-            let last_bytes = self.shard(&last.digest).await?.read(0..last.size_bytes)?;
+            // Others wait for this: what lies elsewhere is not fetched now.
+            let Ok(Shard::Stored(stored)) = self.shard(&last.digest).await else {
+                break;
+            };
+            let last_bytes = stored.slice(0..stored.len());
             let Some(together) = joined(last, &last_bytes, &bytes, shard.header.as_ref(), layout.split)
             else {
                 break;

@@ -171,6 +171,15 @@ impl Node {
         Node::start_in(data, &flags)
     }
 
+    /// Stops it, and starts it on the same folder with other variables and flags.
+    pub fn restart_with(self, variables: &[(&str, String)], flags: &[&str]) -> Node {
+        let (data, code) = self.stop();
+        assert_eq!(code, Some(0));
+        let mut command = Command::new(binary());
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        Node::start_as(command, data, flags)
+    }
+
     /// SIGTERM, and waits for the end. Returns the exit code.
     pub fn stop(mut self) -> (TempDir, Option<i32>) {
         let pid = self.pid().to_string();

@@ -1,5 +1,11 @@
 //! Objects that stay where they are: as a copy would be, never another byte, and only what the owner allowed.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
 use nearfield_s3_server::{Change, S3Server, Script};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -148,6 +154,116 @@ fn a_change_while_it_is_indexed_makes_nothing_and_faults_are_got_over() {
     failing.put("s3://bucket/logs/x", "x");
     assert!(failing.bytes("x") == content);
     assert!(failing.s3.counts().faults > 2);
+}
+
+/// Passes bytes on to a server until it is stopped; then whatever comes is held, and nothing answers.
+struct Door {
+    address: SocketAddr,
+    shut: Arc<AtomicBool>,
+}
+
+impl Door {
+    fn before(server: SocketAddr) -> Door {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let shut = Arc::new(AtomicBool::new(false));
+        let held = shut.clone();
+        // Ends with the test's process.
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (client, server) = (client.unwrap(), TcpStream::connect(server).unwrap());
+                let (to_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                let held = held.clone();
+                std::thread::spawn(move || pass(client, to_server, &held));
+                std::thread::spawn(move || pass(server, to_client, &AtomicBool::new(false)));
+            }
+        });
+        Door { address, shut }
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, held: &AtomicBool) {
+    let mut buffer = [0; 64 << 10];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        while held.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+#[test]
+fn a_server_that_hangs_holds_nobody_else_and_its_own_callers_not_for_long() {
+    let objects = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(objects.path(), Script::default()).unwrap();
+    let mut variables = s3.variables();
+    let behind = variables[0].1.strip_prefix("http://").unwrap().parse().unwrap();
+    let door = Door::before(behind);
+    variables[0].1 = format!("http://{}", door.address);
+    let node = Node::start_with(&variables, &["--allow-source", "s3://bucket/"]);
+    for number in 0..2 {
+        s3.put("bucket", &format!("p/{number}"), text(number, 100_000))
+            .unwrap();
+    }
+    node.json(&[
+        "put",
+        "s3://bucket/p/",
+        "--name",
+        "files",
+        "--in-place",
+        "--split",
+        "lines",
+    ]);
+    node.deploy("cat", "cat", "public = true\ninputs = { data = \"files\" }");
+    node.deploy("plain", "plain_p2", "public = true");
+    assert!(node.get("/fn/cat/0").body == text(0, 100_000));
+    assert_eq!(node.get("/fn/plain").status, 200);
+
+    door.shut.store(true, Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        // More than any runtime here has threads, all for the same bytes.
+        let call = || node.cli(&["call", "cat", "/1"]);
+        let waiting: Vec<_> = (0..12).map(|_| scope.spawn(call)).collect();
+        std::thread::sleep(Duration::from_secs(1));
+        let begun = Instant::now();
+        assert_eq!(node.get("/fn/plain").status, 200);
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert!(
+            waiting.iter().all(|call| !call.is_finished()),
+            "nothing was waited for"
+        );
+        for call in waiting {
+            assert!(!call.join().unwrap().status.success());
+        }
+        assert!(begun.elapsed() < Duration::from_secs(55), "{:?}", begun.elapsed());
+    });
+    door.shut.store(false, Ordering::Relaxed);
+    assert!(node.get("/fn/cat/1").body == text(1, 100_000));
+}
+
+#[test]
+fn equal_bytes_in_a_file_that_may_not_be_read_any_more_are_read_from_the_object() {
+    let objects = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(objects.path(), Script::default()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().canonicalize().unwrap().join("x");
+    let content = text(1, 500_000);
+    std::fs::write(&file, &content).unwrap();
+    s3.put("bucket", "x", content.clone()).unwrap();
+    let allowed = file.parent().unwrap().to_str().unwrap();
+    let source = ["--allow-source", "s3://bucket/"];
+    let node = Node::start_with(
+        &s3.variables(),
+        &[&source[..], &["--allow-path", allowed]].concat(),
+    );
+    for place in [file.to_str().unwrap(), "s3://bucket/x"] {
+        node.json(&["put", place, "--name", "x", "--in-place", "--split", "lines"]);
+    }
+    let node = node.restart_with(&s3.variables(), &source);
+    assert!(node.ok(&["get", "x"]) == content);
 }
 
 #[test]

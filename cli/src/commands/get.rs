@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use nearfield_protocol::Digest;
+use nearfield_protocol::{Digest, Problem, ProblemKind};
 use serde_json::json;
 use ureq::http::StatusCode;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
@@ -18,8 +18,9 @@ use crate::interrupt::Partial;
 
 /// What the node sends a whole folder as.
 const FOLDER: &str = "application/x-tar";
-/// How often bytes that broke off are asked for: what comes in between may break off later.
-const MOST_ASKED: usize = 3;
+/// How many pieces of what broke off are asked for, and how large they are: the cause is most often in the first.
+const MOST_ASKED: usize = 8;
+const ASKED_BYTES: u64 = 8 << 20;
 
 pub fn run(session: &Session, args: GetArgs) -> Result<()> {
     let target = match Target::of_digest(&args.target)? {
@@ -89,23 +90,33 @@ impl<R: Read> Read for Arriving<R> {
 }
 
 /// Why the bytes from `from` on do not come. An answer that has begun cannot say it, so they are asked for by themselves.
+/// None if they do come now: then the way here is to blame.
 fn cause(session: &Session, missing: &Target, mut from: u64) -> Option<anyhow::Error> {
     for _ in 0..MOST_ASKED {
-        let rest = Call::get(missing.url()).header(RANGE.as_str(), format!("bytes={from}-"));
-        let response = match session.client.send(rest, ()) {
+        let last = from + ASKED_BYTES - 1;
+        let piece = Call::get(missing.url()).header(RANGE.as_str(), format!("bytes={from}-{last}"));
+        let response = match session.client.send(piece, ()) {
             Ok(response) if response.status() == StatusCode::PARTIAL_CONTENT => response,
             Ok(_) => return None,
-            Err(error) => return Some(error),
+            Err(error) => {
+                let problem = error.downcast_ref::<Problem>();
+                let at_end = problem.is_some_and(|problem| problem.kind == ProblemKind::RangeNotSatisfiable);
+                return (!at_end).then_some(error);
+            }
         };
-        let mut came = 0;
-        let mut buffer = [0; 64 << 10];
-        let mut content = response.into_body().into_reader();
-        while let Ok(read @ 1..) = content.read(&mut buffer) {
-            came += read as u64;
-        }
-        from += came;
+        // It may break off later than before.
+        from += io::copy(&mut Until(response.into_body().into_reader()), &mut io::sink()).unwrap_or(0);
     }
     None
+}
+
+/// A stream that ends where it breaks off.
+struct Until<R>(R);
+
+impl<R: Read> Read for Until<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(self.0.read(buffer).unwrap_or(0))
+    }
 }
 
 fn deliver(mut content: impl Read, output: Option<&Path>, folder: bool) -> Result<()> {

@@ -133,5 +133,10 @@ fn in_place(session: &Session, source: &Source, mut path: String) -> Result<Valu
         _ => Ok(Some(serde_json::from_str(data)?)),
     });
     bar.finish_and_clear();
-    stored?.context("the node's answer ended early: see its log, and `nearfield ls datasets` for what it did")
+    const EARLY: &str =
+        "the node's answer ended early, and the put may go on: see its log, and `nearfield ls datasets`";
+    match stored {
+        Err(error) if error.downcast_ref::<Problem>().is_none() => Err(error.context(EARLY)),
+        stored => stored?.context(EARLY),
+    }
 }

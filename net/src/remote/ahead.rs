@@ -100,6 +100,13 @@ impl Ahead {
     }
 }
 
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        // Nobody waits for what was asked for ahead.
+        self.asked.iter().for_each(|asked| asked.answer.abort());
+    }
+}
+
 impl Read for Ahead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.read == self.current.len() && !buffer.is_empty() {

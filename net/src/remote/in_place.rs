@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nearfield_store::{FoundObjects, Object as InPlaceObject, ObjectError, Objects};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use super::ahead::Ahead;
 use super::object::{Object, is_strong};
@@ -12,19 +13,22 @@ use super::site::{Pins, Site, Trust};
 use super::url::Remote;
 use super::{Cause, RemoteError};
 
-/// Buckets and servers whose connections are kept.
+/// Buckets, and objects of web servers, whose connections are kept.
 const MAX_SITES: u64 = 64;
+/// Requests at once: each holds up to 4 MiB, and somebody waits for it.
+const MAX_REQUESTS: usize = 64;
 /// How long they are kept unused.
 const SITE_IDLE: Duration = Duration::from_secs(300);
 
 /// The objects that a node reads where they are: those below URLs that its owner allowed.
 ///
-/// Its functions block, and may be called on any thread.
+/// Its functions block, and may be called on any thread; what a reader gives is read where a thread may block.
 pub struct RemoteObjects {
     allowed: Vec<Remote>,
     runtime: Handle,
     /// By what [`Remote::site`] says.
     sites: moka::sync::Cache<String, Arc<Site>>,
+    requests: Arc<Semaphore>,
 }
 
 impl RemoteObjects {
@@ -37,6 +41,7 @@ impl RemoteObjects {
                 .max_capacity(MAX_SITES)
                 .time_to_idle(SITE_IDLE)
                 .build(),
+            requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
         }
     }
 
@@ -74,9 +79,33 @@ impl RemoteObjects {
         }
     }
 
-    fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+    /// Makes a request, within `limit` if there is one, and waits for it.
+    fn wait<T: Send + 'static>(
+        &self,
+        limit: Option<Duration>,
+        request: impl Future<Output = Result<T, RemoteError>> + Send + 'static,
+    ) -> Result<T, ObjectError> {
+        let room = self.requests.clone();
+        let request = async move {
+            let _room = room.acquire_owned().await;
+            request.await
+        };
+        // A task of the runtime: when that ends, so does the wait.
+        let asked = self.runtime.spawn(async move {
+            match limit {
+                Some(limit) => tokio::time::timeout(limit, request).await,
+                None => Ok(request.await),
+            }
+        });
         // A runtime's own threads may not wait without saying so; elsewhere it changes nothing.
-        tokio::task::block_in_place(|| self.runtime.block_on(work))
+        match tokio::task::block_in_place(|| self.runtime.block_on(asked)) {
+            Ok(Ok(answered)) => answered.map_err(told),
+            Ok(Err(_)) => Err(ObjectError::Unreachable(format!(
+                "the server did not answer within {} s: try again later, or put a copy",
+                limit.unwrap_or_default().as_secs()
+            ))),
+            Err(_) => Err(ObjectError::Failed("the node is stopping".to_owned())),
+        }
     }
 }
 
@@ -97,21 +126,33 @@ impl Objects for RemoteObjects {
             }
         };
         if url.ends_with('/') && matches!(url.parse(), Ok(Remote::S3 { .. })) {
-            let found = self.wait(site.folder(&key, Pins::All)).map_err(told)?;
+            let listed = site.clone();
+            let found = self.wait(None, async move { listed.folder(&key, Pins::All).await })?;
             let entries = found
                 .into_iter()
                 .map(|found| Ok((found.path, found.object.map(pinned).transpose()?)));
             return Ok(FoundObjects::Folder(entries.collect::<Result<_, _>>()?));
         }
-        match self.wait(site.describe(&key)).map_err(told)? {
+        let asked = site.clone();
+        match self.wait(None, async move { asked.describe(&key).await })? {
             Some(object) => Ok(FoundObjects::One(pinned(object)?)),
-            None => Err(unpinned(&site.shown(&key))),
+            None => Err(unpinned(url)),
         }
     }
 
-    fn read(&self, url: &str, etag: Option<&str>, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
+    fn read(
+        &self,
+        url: &str,
+        etag: Option<&str>,
+        range: Range<u64>,
+        limit: Option<Duration>,
+    ) -> Result<Vec<u8>, ObjectError> {
         let (site, key) = self.site(url)?;
-        self.wait(site.range(&key, etag, range)).map_err(told)
+        let etag = etag.map(str::to_owned);
+        self.wait(
+            limit,
+            async move { site.range(&key, etag.as_deref(), range).await },
+        )
     }
 
     fn reader(&self, object: &InPlaceObject, start: u64) -> Result<Box<dyn Read>, ObjectError> {
@@ -157,6 +198,7 @@ fn told(error: RemoteError) -> ObjectError {
     };
     match error.cause {
         Cause::Changed | Cause::NotFound => ObjectError::Changed(text),
+        Cause::Unreachable | Cause::TimedOut => ObjectError::Unreachable(text),
         _ => ObjectError::Failed(text),
     }
 }

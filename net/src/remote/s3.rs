@@ -8,7 +8,6 @@ use reqwest::header::HeaderMap;
 use serde::Deserialize;
 
 use super::url::is_exposed;
-
 use super::{Cause, RemoteError};
 
 /// All of a key but what S3 signs as it is.

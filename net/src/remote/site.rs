@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use nearfield_protocol::units::format_bytes;
 use reqwest::header::{HeaderMap, HeaderValue, IF_MATCH, RANGE};
 use reqwest::{Method, Request, Response, StatusCode, Url};
@@ -110,12 +110,25 @@ impl Site {
             Pins::Pieces => PIECE_BYTES,
         };
         // Listings may leave ETags out.
-        let objects = found.iter_mut().filter_map(|found| found.object.as_mut());
-        let unpinned = objects.filter(|object| object.etag.is_none() && object.size_bytes > most_unpinned);
-        stream::iter(unpinned.map(|object| self.pin(object)))
-            .buffer_unordered(AHEAD_REQUESTS)
-            .try_collect::<()>()
-            .await?;
+        let mut unpinned = Vec::new();
+        for object in found.iter_mut().filter_map(|found| found.object.as_mut()) {
+            if object.etag.is_none() && object.size_bytes > most_unpinned {
+                unpinned.push(object);
+            }
+        }
+        let (mut unpinned, mut asked) = (unpinned.into_iter(), FuturesUnordered::new());
+        loop {
+            while asked.len() < AHEAD_REQUESTS
+                && let Some(object) = unpinned.next()
+            {
+                asked.push(self.pin(object));
+            }
+            match asked.next().await {
+                Some(pinned) => pinned?,
+                None => break,
+            }
+        }
+        drop(asked);
         Ok(found)
     }
 
@@ -206,9 +219,12 @@ impl Site {
         let mut body = Vec::new();
         let head = self.ask(key, &range, etag, &mut body).await?;
         let found = described(&head);
-        let came = found.range.map(|(came, _)| came);
+        let Some((came, _)) = found.range else {
+            let what = format!("{}: its server gives no ranges of it any more", self.shown(key));
+            return Err(RemoteError::new(Cause::Failed, what).next("put a copy, without --in-place"));
+        };
         let same = etag.is_none_or(|etag| found.etag.as_deref() == Some(etag));
-        match same && came == Some(range.clone()) && body.len() as u64 == range.end - range.start {
+        match same && came == range && body.len() as u64 == range.end - range.start {
             true => Ok(body),
             false => Err(changed(&self.shown(key))),
         }

@@ -1,10 +1,9 @@
 use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::redirect::Policy;
 use reqwest::{Client, Request, Response, Url};
 use rustls::crypto::ring;
-use tokio::time::{Instant, timeout_at};
 
 use super::{Cause, RemoteError, url};
 
@@ -14,10 +13,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing comes for so long is dead.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A whole answer comes within this, so 16 MiB at 140 KiB/s: a server that sends a byte now and then holds nobody.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// So much comes in each such time, or it is given up: a server that sends a byte now and then holds nobody.
+const LEAST_BYTES: usize = 64 << 10;
+const LEAST_TIME: Duration = Duration::from_secs(30);
 
-/// Nothing is asked again after this: who waits wants to know.
+/// Nothing is asked again so long after the first failure: who waits wants to know.
 const MOST_RETRYING: Duration = Duration::from_secs(120);
 
 /// Nobody listens: soon told, since most often the address is wrong.
@@ -117,14 +117,17 @@ impl Transport {
     }
 
     async fn retried(&self, request: &Request, mut body: Option<&mut Vec<u8>>) -> Result<Response, Trouble> {
-        let (begun, mut retries) = (Instant::now(), 0);
+        let (mut failing_since, mut retries) = (None, 0);
         loop {
             match self.once(request, body.as_deref_mut()).await {
                 Ok(answer) => return Ok(answer),
-                Err(trouble) => match pause(&trouble, retries) {
-                    Some(pause) if begun.elapsed() + pause < MOST_RETRYING => tokio::time::sleep(pause).await,
-                    _ => return Err(trouble),
-                },
+                Err(trouble) => {
+                    let failing = failing_since.get_or_insert_with(Instant::now).elapsed();
+                    match pause(&trouble, retries) {
+                        Some(pause) if failing + pause < MOST_RETRYING => tokio::time::sleep(pause).await,
+                        _ => return Err(trouble),
+                    }
+                }
             }
             retries += 1;
         }
@@ -153,17 +156,18 @@ pub async fn read(head: &mut Response, body: &mut Vec<u8>) -> Result<(), Trouble
     }
     body.clear();
     body.reserve_exact(said.unwrap_or(0) as usize);
-    let until = Instant::now() + ANSWER_TIMEOUT;
-    let slow = |_| Trouble::BrokeOff(format!("not all came within {} s", ANSWER_TIMEOUT.as_secs()));
-    while let Some(chunk) = timeout_at(until, head.chunk())
-        .await
-        .map_err(slow)?
-        .map_err(trouble)?
-    {
+    let (mut since, mut before) = (Instant::now(), 0);
+    while let Some(chunk) = head.chunk().await.map_err(trouble)? {
         if (body.len() + chunk.len()) as u64 > MOST_BYTES {
             return Err(Trouble::TooLong);
         }
         body.extend_from_slice(&chunk);
+        if since.elapsed() > LEAST_TIME {
+            if body.len() - before < LEAST_BYTES {
+                return Err(Trouble::BrokeOff("it came too slowly".to_owned()));
+            }
+            (since, before) = (Instant::now(), body.len());
+        }
     }
     match said {
         Some(bytes) if bytes != body.len() as u64 => {

@@ -263,6 +263,11 @@ impl Store {
             .or_else(|| inner.sweeper.late(inner.options.sweep_interval))
     }
 
+    /// Ends the puts in place that are under way, with an error.
+    pub fn stop(&self) {
+        self.inner.in_place.stop();
+    }
+
     /// Waits until all is written; the folder may be opened again afterwards.
     pub async fn shutdown(&self) {
         self.inner.in_place.stop();

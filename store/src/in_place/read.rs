@@ -14,7 +14,7 @@ use nearfield_protocol::Digest;
 
 use super::InPlace;
 use super::groups::Groups;
-use super::objects::{ObjectError, is_url};
+use super::objects::{ObjectError, is_url, site};
 use super::source::{Source, SourceError};
 use super::table::Place;
 use crate::error::StoreError;
@@ -56,6 +56,7 @@ impl InPlaceShard {
     pub fn read(&self, range: Range<u64>) -> Result<Bytes, StoreError> {
         let around = self.groups.around(&range);
         let (mut tried, mut changed, mut failed) = (Vec::new(), Vec::new(), None);
+        let mut failed_sites = Vec::new();
         loop {
             let places = self.places();
             for place in places.iter() {
@@ -63,8 +64,8 @@ impl InPlaceShard {
                     continue;
                 }
                 tried.push(place.clone());
-                // Waited for once: equal objects lie on one server, most often.
-                if failed.is_some() && is_url(&place.path) {
+                // A server that does not answer is waited for once.
+                if is_url(&place.path) && failed_sites.contains(&site(&place.path).to_owned()) {
                     continue;
                 }
                 match self.read_at(place, &around) {
@@ -78,7 +79,10 @@ impl InPlaceShard {
                         return Ok(bytes.slice(start..start + len));
                     }
                     Outcome::Changed => changed.push(place.clone()),
-                    Outcome::Failed(error) => failed = Some(error),
+                    Outcome::Failed(error) => {
+                        failed_sites.push(site(&place.path).to_owned());
+                        failed = Some(error);
+                    }
                 }
             }
             // A put since this was opened may have found it elsewhere.

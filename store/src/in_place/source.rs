@@ -354,7 +354,7 @@ impl Source {
             Contents::File(file) => file,
             Contents::Object { .. } if start == end => return Ok(Some(Vec::new())),
             Contents::Object { object, objects } => {
-                let bytes = objects.read(&object.url, Some(&object.etag), start..end);
+                let bytes = objects.read(&object.url, Some(&object.etag), start..end, None);
                 return bytes.map(Some).map_err(io::Error::other);
             }
         };

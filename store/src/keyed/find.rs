@@ -14,18 +14,22 @@ pub(crate) fn find(
     block: &[u8],
     key: &[u8],
 ) -> Result<Option<Range<usize>>, String> {
-    let records = records(split, block)?;
+    let ends = record_ends(split, block)?;
+    let record = |index: usize| {
+        let start = index.checked_sub(1).map_or(0, |before| ends[before]);
+        start as usize..ends[index] as usize
+    };
     // By halves: to find the records of a block costs less than to find their keys.
-    let (mut low, mut high) = (0, records.len());
+    let (mut low, mut high) = (0, ends.len());
     while low < high {
         let middle = low + (high - low) / 2;
-        match extract.key(&block[records[middle].clone()])? < key {
+        match extract.key(&block[record(middle)])? < key {
             true => low = middle + 1,
             false => high = middle,
         }
     }
     let mut found = None::<Range<usize>>;
-    for record in &records[low..] {
+    for record in (low..ends.len()).map(record) {
         if extract.key(&block[record.clone()])? != key {
             break;
         }
@@ -34,15 +38,16 @@ pub(crate) fn find(
     Ok(found)
 }
 
-fn records(split: Split, block: &[u8]) -> Result<Vec<Range<usize>>, String> {
+/// Four bytes a record: a block is a few KiB, but all records of one key are in one, and may be a shard.
+fn record_ends(split: Split, block: &[u8]) -> Result<Vec<u32>, String> {
     let mut search = Records::new(split).ok_or("its split has no records")?;
-    let (mut records, mut at) = (Vec::new(), 0);
+    let (mut ends, mut at) = (Vec::new(), 0);
     while at < block.len() {
         match search.search(&block[at..], 1, true) {
-            Ok(Search::End(len) | Search::More(len)) => records.push(at..at + len),
+            Ok(Search::End(len) | Search::More(len)) => at += len,
             Err(_) => return Err("a record is too long".to_owned()),
         }
-        at = records.last().map_or(at, |record| record.end);
+        ends.push(u32::try_from(at).map_err(|_| "the block is too long")?);
     }
-    Ok(records)
+    Ok(ends)
 }

@@ -1,4 +1,4 @@
-//! A large object from an S3 server that fails now and then: the same bytes, in little memory.
+//! A large object from an S3 server that fails now and then: the same bytes, in little memory of the command line.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
