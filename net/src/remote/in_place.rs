@@ -15,10 +15,10 @@ use super::{Cause, RemoteError};
 
 /// Buckets, and objects of web servers, whose connections are kept.
 const MAX_SITES: u64 = 64;
-/// Requests at once: each holds up to 4 MiB, and somebody waits for it.
-const MAX_REQUESTS: usize = 64;
 /// How long they are kept unused.
 const SITE_IDLE: Duration = Duration::from_secs(300);
+/// Requests at once: each holds a window of 4 MiB or a piece of a put of 8 MiB, and a thread waits for it.
+const MAX_REQUESTS: usize = 64;
 
 /// The objects that a node reads where they are: those below URLs that its owner allowed.
 ///
