@@ -11,8 +11,9 @@ use bytes::Bytes;
 use nearfield_protocol::{Digest, Split};
 
 use super::groups::Groups;
+use super::identity::Identity;
 use super::objects::{FoundObjects, Object, is_url};
-use super::source::{Identity, Kind, Source, SourceError};
+use super::source::{Kind, Source, SourceError};
 use super::table::{Cut, FileRow};
 use super::{InPlace, StagedInPlace};
 use crate::blobs::SealReport;

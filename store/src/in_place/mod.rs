@@ -1,9 +1,11 @@
 //! Data that stays where it is: shards as ranges of files and objects that belong to somebody else.
 //!
-//! `source` opens what may be opened, `objects` is what lies on servers; `groups` is what bytes are checked with; `table` knows files and shards;
-//! `index` cuts and hashes, and reads only what is new; `read` gives bytes, checked each time. No file is ever written to or locked.
+//! `source` opens what may be opened, `identity` tells its states apart, `objects` is what lies on servers; `groups` is what
+//! bytes are checked with; `table` knows files and shards; `index` cuts and hashes, and reads only what is new; `read`
+//! gives bytes, checked each time. No file is ever written to or locked.
 
 mod groups;
+mod identity;
 mod index;
 mod objects;
 mod read;

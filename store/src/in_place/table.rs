@@ -14,7 +14,7 @@ use redb::{
 use serde::{Deserialize, Serialize};
 
 use super::groups::Groups;
-use super::source::Identity;
+use super::identity::Identity;
 use crate::database;
 use crate::error::StoreError;
 
