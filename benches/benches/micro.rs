@@ -3,8 +3,12 @@
 use std::hint::black_box;
 use std::io::Cursor;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use nearfield_gateway::place::{Ask, HostView, place};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use nearfield_gateway::place::table::HostTable;
+use nearfield_gateway::place::{Ask, Need, place};
+use nearfield_net::Records;
+use nearfield_net::control::Hello;
+use nearfield_protocol::node::{NodeRecord, NodeVersion, Role};
 use nearfield_protocol::{Digest, NodeId, Split};
 use nearfield_store::cut::{CutOptions, cut_stream};
 
@@ -41,34 +45,111 @@ fn cutting(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A call among all hosts of a network, of which all hold its data: ties everywhere, so all is compared.
+/// Shards in the network, each on two hosts.
+const SHARDS: u32 = 1_000_000;
+
+/// Calls with up to three inputs among a thousand hosts with a million shards, each on two of them. What the table of
+/// all that takes in memory is printed.
 fn placing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("place");
-    for count in [1, 16, 1000] {
-        let hosts: Vec<_> = (0..count).map(host).collect();
-        let ask = Ask {
-            key: Digest::of(b"a shard"),
-            component_bytes: 86_000,
-        };
-        group.bench_with_input(BenchmarkId::from_parameter(count), &hosts, |bencher, hosts| {
-            bencher.iter(|| place(black_box(&ask), black_box(hosts)));
-        });
+    for hosts in [1, 16, 1_000] {
+        let before = resident_bytes();
+        let table = network(hosts);
+        let grown = resident_bytes().saturating_sub(before);
+        println!(
+            "{hosts} hosts, {SHARDS} shards twice: {:.1} MiB",
+            grown as f64 / (1 << 20) as f64
+        );
+        let mut shard = 0;
+        for needed in [1, 3] {
+            group.bench_function(format!("{hosts} hosts, {needed} shards needed"), |bencher| {
+                bencher.iter(|| {
+                    shard = (shard + 7_919) % SHARDS;
+                    let needs: Vec<_> = (0..needed)
+                        .map(|more| Need::Blob {
+                            digest: digest((shard + more) % SHARDS),
+                            size_bytes: 4 << 20,
+                        })
+                        .collect();
+                    let ask = Ask {
+                        key: digest(shard),
+                        component: Digest::EMPTY,
+                        component_bytes: 86_000,
+                        located: None,
+                        needs: &needs,
+                        only: &[],
+                    };
+                    place(black_box(&ask), black_box(&table))
+                });
+            });
+        }
     }
     group.finish();
 }
 
-fn host(index: u32) -> HostView {
-    let mut id = [0; 32];
-    id[..4].copy_from_slice(&index.to_le_bytes());
-    HostView {
-        id: NodeId::from_bytes(id),
-        draining: false,
-        queued_fuel: 0,
-        fuel_per_ms: 1_000_000,
-        link_bytes_per_ms: 100_000,
-        has_code: true,
-        missing_bytes: 0,
+fn digest(shard: u32) -> Digest {
+    // Spread like a hash, and cheaper than one.
+    let mut bytes = [0; 32];
+    for (word, part) in bytes.chunks_exact_mut(8).enumerate() {
+        let mixed = (u64::from(shard) + 1)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(17 * word as u32);
+        part.copy_from_slice(&(mixed ^ (mixed >> 29)).to_le_bytes());
     }
+    Digest::from_bytes(bytes)
+}
+
+fn network(hosts: u32) -> HostTable {
+    let id = |index: u32| {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&index.to_le_bytes());
+        NodeId::from_bytes(id)
+    };
+    let mut records = Records::new(id(u32::MAX));
+    let hello = Hello {
+        addresses: Vec::new(),
+        hosting: true,
+        version: String::new(),
+    };
+    let joined = |index, role| {
+        NodeRecord::Joined(Box::new(NodeVersion {
+            id: id(index),
+            role,
+            labels: Default::default(),
+            max_bytes: None,
+            may_put: Vec::new(),
+            addresses: Vec::new(),
+            joined_unix_ms: 0,
+        }))
+    };
+    let founder = id(u32::MAX);
+    records.tell_node(founder, &founder, &joined(u32::MAX, Role::Gateway));
+    for index in 0..hosts {
+        records.tell_node(founder, &id(index), &joined(index, Role::Host));
+    }
+    let mut table = HostTable::default();
+    for index in 0..hosts {
+        table.up(id(index), &hello, &records);
+        table.holds(&id(index), &[Digest::EMPTY], &[]);
+    }
+    for shard in 0..SHARDS {
+        for replica in 0..2 {
+            let host = shard.wrapping_mul(2_654_435_761).rotate_left(7 * replica) % hosts;
+            table.holds(&id((host + replica) % hosts), &[digest(shard)], &[]);
+        }
+    }
+    table
+}
+
+/// Memory that this process has now.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = status
+        .split_whitespace()
+        .nth(1)
+        .and_then(|pages| pages.parse().ok())
+        .unwrap_or(0);
+    pages * 4_096
 }
 
 /// Records of uneven length that cut at different places, some of them quoted.

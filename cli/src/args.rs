@@ -1,6 +1,7 @@
 //! What can be typed. Raw text becomes checked values here, so that verbs never parse.
 
 mod jobs;
+mod nodes;
 mod values;
 
 use std::net::SocketAddr;
@@ -10,10 +11,12 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use nearfield_net::remote::Remote;
+use nearfield_protocol::node::Label;
 use nearfield_protocol::units::{parse_bytes, parse_duration};
 use nearfield_protocol::{CallId, DatasetName, FunctionName, PartName};
 
 pub use jobs::{CancelArgs, ReplayArgs, RunArgs, WaitArgs};
+pub use nodes::{DrainArgs, InviteArgs, JoinArgs};
 pub use values::{Logged, Thing, TokenScope};
 use values::{fuel_per_day, header, source, split};
 
@@ -84,6 +87,14 @@ impl Global {
 pub enum Verb {
     /// Run a node on this machine
     Up(UpArgs),
+    /// Let this machine be part of another's network, and run a node on it
+    Join(JoinArgs),
+    /// Make a ticket with which a machine can join
+    Invite(InviteArgs),
+    /// Take this node out of its network, and end it
+    Leave,
+    /// Have a node hand over what it does and holds
+    Drain(DrainArgs),
     /// Store a file, a folder, standard input or what a URL names as a dataset
     Put(PutArgs),
     /// Fetch a dataset, a file in one, or a blob
@@ -118,7 +129,7 @@ pub enum Verb {
     Logs(LogsArgs),
     /// Bring an earlier version of a function back
     Rollback(RollbackArgs),
-    /// Remove a function, a dataset or a token; asks nothing
+    /// Remove a function, a dataset or a token, or expel a node; asks nothing
     Rm(RmArgs),
     /// Keep a blob or a dataset's newest version even after `rm`
     Pin(PinArgs),
@@ -141,12 +152,13 @@ pub enum Verb {
     },
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Clone, ClapArgs)]
 #[command(after_help = "\
 Examples:
   nearfield up
   nearfield up --data-dir /srv/nearfield --max-bytes 500G
-  nearfield up --listen 0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem")]
+  nearfield up --listen 0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem
+  nearfield up --no-host                     a gateway for other machines' hosts")]
 pub struct UpArgs {
     /// Where functions and bytes are served
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
@@ -163,6 +175,18 @@ pub struct UpArgs {
     /// A URL that may be put in place, or all below it if it ends with /; s3://, https:// or http://; repeatable
     #[arg(long, value_name = "URL")]
     pub allow_source: Vec<Remote>,
+    /// Where other nodes reach this one, UDP; port 8082 on all addresses without it, or another one if that is taken
+    #[arg(long, value_name = "ADDRESS")]
+    pub peers: Option<SocketAddr>,
+    /// An address at which others reach this node and that it cannot see itself; repeatable
+    #[arg(long, value_name = "ADDRESS")]
+    pub advertise: Vec<SocketAddr>,
+    /// Run no functions and hold no shards here: only take requests and decide where they run
+    #[arg(long)]
+    pub no_host: bool,
+    /// Most bytes of other nodes' shards that may stay here after they were fetched
+    #[arg(long, value_parser = parse_bytes, value_name = "SIZE", default_value = "8GiB")]
+    pub max_cached: u64,
     /// Most bytes that remembered results of jobs may take; the least used go first
     #[arg(long, value_parser = parse_bytes, value_name = "SIZE", default_value = "16GiB")]
     pub max_remembered: u64,
@@ -193,6 +217,7 @@ Examples:
   nearfield put /var/log/app.log --name logs --part web-1
   zcat events.gz | nearfield put - --name events --split ndjson
   nearfield put prices.csv --name prices --if-version 3     only over version 3
+  nearfield put users.csv --name users --only region=eu --replicas 3
   nearfield put s3://bucket/2024/events.csv.gz --name events
   nearfield put s3://bucket/photos/ --name photos           all objects below, as a folder
   nearfield put https://example.org/prices.csv --name prices
@@ -232,6 +257,12 @@ pub struct PutArgs {
     /// Fail unless this is the newest version now; 0: unless there is none
     #[arg(long, value_name = "VERSION")]
     pub if_version: Option<u64>,
+    /// Hosts that are to keep each shard; 2, or as many as there are, without it
+    #[arg(long, value_name = "N")]
+    pub replicas: Option<u32>,
+    /// Let only nodes with this label have the bytes; repeatable
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub only: Vec<Label>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -427,7 +458,7 @@ pub struct RmArgs {
     /// With a dataset, also forget every result that was computed from it
     #[arg(long)]
     pub purge: bool,
-    /// function/NAME, dataset/NAME or token/ID
+    /// function/NAME, dataset/NAME, token/ID or node/ID
     #[arg(value_name = "KIND/NAME")]
     pub thing: Thing,
 }

@@ -31,17 +31,17 @@ impl Exit {
             OutOfFuel | Timeout | Trap | NoResponse | BadResponse | HostCallTooLarge | OutOfMemory
             | TooManyHandles | FunctionFailed => Exit::FunctionFailed,
             UnknownFunction | UnknownDataset | UnknownBlob | UnknownPath | UnknownRoute | UnknownCall
-            | UnknownJob | UnknownToken => Exit::NotFound,
-            Unauthorized | Forbidden => Exit::NotAllowed,
+            | UnknownJob | UnknownToken | UnknownNode => Exit::NotFound,
+            Unauthorized | Forbidden | NotPermitted => Exit::NotAllowed,
             BodyTooLarge | TooManyRequests | HeadersTooLarge | StoreFull => Exit::OverLimit,
             BadRequest | BadInput | BadManifest | RefusedComponent if problem.limit.is_some() => {
                 Exit::OverLimit
             }
             RequestTimeout => Exit::TimedOut,
-            SourceUnreachable => Exit::Unreachable,
+            SourceUnreachable | HostUnreachable => Exit::Unreachable,
             BadRequest | MethodNotAllowed | Conflict | RangeNotSatisfiable | RefusedComponent
             | BadManifest | BadInput | Internal | Corrupt | SourceChanged | Overload | Draining
-            | ForgottenResult => Exit::Failed,
+            | ForgottenResult | HostLost => Exit::Failed,
         }
     }
 
@@ -170,7 +170,7 @@ mod tests {
             let expected = match (kind.slug(), kind.status()) {
                 ("out-of-fuel" | "timeout" | "trap" | "no-response" | "bad-response", _) => 3,
                 ("host-call-too-large" | "out-of-memory" | "too-many-handles" | "function-failed", _) => 3,
-                ("source-unreachable", _) => 5,
+                ("source-unreachable" | "host-unreachable", _) => 5,
                 ("store-full", _) | (_, 413 | 429 | 431) => 7,
                 (_, 401 | 403) => 6,
                 (_, 404) => 4,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use nearfield_gateway::{Body, Boxed, Dispatch, LogQuery, Logged, Replayed, RunOf, Surface};
+use nearfield_gateway::{Body, Boxed, Dispatch, Given, LogQuery, Logged, Replayed, RunOf, Surface};
 use nearfield_host::{Host, LogLine, Logs};
 use nearfield_protocol::call::{CallSpec, OnReport};
 use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
@@ -62,10 +62,16 @@ impl Dispatch for LocalHost {
     fn recall<'a>(
         &'a self,
         _host: NodeId,
-        key: ResultKey,
+        keys: &'a [ResultKey],
         origins: &'a [String],
-    ) -> Boxed<'a, Result<Option<PureReport>, Problem>> {
-        Box::pin(async move { self.host.recall(&key, origins).await })
+    ) -> Boxed<'a, Result<Vec<Option<PureReport>>, Problem>> {
+        Box::pin(async move {
+            let mut found = Vec::with_capacity(keys.len());
+            for key in keys {
+                found.push(self.host.recall(key, origins).await?);
+            }
+            Ok(found)
+        })
     }
 
     fn output(&self, _host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
@@ -74,6 +80,25 @@ impl Dispatch for LocalHost {
 
     fn written(&self, _host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
         Box::pin(async move { self.host.written(&key).await })
+    }
+
+    fn take(&self, _host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Given>, Problem>> {
+        Box::pin(async move {
+            let report = self.host.recall(&key, &[]).await?;
+            let output = self.host.output(&key).await?;
+            Ok(report
+                .zip(output)
+                .map(|(report, output)| Given { report, output }))
+        })
+    }
+
+    fn give<'a>(
+        &'a self,
+        _host: NodeId,
+        given: Given,
+        origins: &'a [String],
+    ) -> Boxed<'a, Result<(), Problem>> {
+        Box::pin(async move { self.host.remember(given.report, given.output, origins).await })
     }
 
     fn logs(&self, _host: NodeId, query: LogQuery) -> Boxed<'_, Result<mpsc::Receiver<Logged>, Problem>> {

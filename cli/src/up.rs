@@ -2,22 +2,25 @@
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, BufReader, IsTerminal};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nearfield_gateway::{
-    Admission, Auth, Calls, Catalog, Gateway, Hosts, JobRecord, Jobs, Metrics, Routes, Side,
-    load_or_create_admin_token, serve,
+    Admission, Auth, Calls, Catalog, Cluster, Dispatch, Gateway, Hosts, JobRecord, Jobs, Metrics, PeerBlobs,
+    Remote as RemoteHosts, Routed, Routes, Serving, Side, load_or_create_admin_token, serve, serve_calls,
 };
 use nearfield_host::{CompilerCommand, Host, HostOptions, Logs};
+use nearfield_net::control::{Load, Reporter};
 use nearfield_net::remote::{Remote, RemoteObjects};
-use nearfield_net::{Identity, Node};
+use nearfield_net::{Identity, Network, Node, NodeOptions};
 use nearfield_protocol::Digest;
+use nearfield_protocol::node::Role;
 use nearfield_store::{Objects, Remembered, Store, StoreOptions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
@@ -27,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{self, pki_types};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::UpArgs;
+use crate::args::{JoinArgs, UpArgs};
 use crate::local::LocalHost;
 
 /// How much guests stand back behind listeners and control, as a nice value, and jobs behind calls.
@@ -37,8 +40,39 @@ const JOB_NICE: i32 = 15;
 const SCRUB_INTERVAL: Duration = Duration::from_secs(1);
 /// How often remembered results are looked through: they may exceed their limit for as long.
 const EVICT_INTERVAL: Duration = Duration::from_secs(60);
+/// Where other nodes reach a node that says nothing else.
+const USUAL_PEERS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8082);
+/// How often a host looks whether it has heard from a gateway since its start.
+const HEARING: Duration = Duration::from_secs(1);
 /// What a secret derived from the node's key is for.
 const TOKEN_PURPOSE: &str = "nearfield 2026-11 function tokens";
+
+/// Redeems a ticket, then runs a node until it is told to stop.
+pub fn join(args: JoinArgs, up: UpArgs, json: bool) -> anyhow::Result<()> {
+    let data_dir = up.data_dir.as_path();
+    make_data_dir(data_dir)?;
+    if args.forget {
+        Network::forget(data_dir).context("forgetting the folder's network")?;
+    }
+    if Network::load(data_dir)?.is_some() {
+        bail!(
+            "{} belongs to a network already, and `nearfield up` starts it there; to join another, choose another \
+             --data-dir, or give up that network with --forget",
+            data_dir.display()
+        );
+    }
+    let identity = identity(data_dir)?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting a thread")?;
+    let listen = peers_address(&up)?;
+    let joined = nearfield_net::join(data_dir, &identity, listen, &up.advertise, &args.ticket);
+    let network = runtime.block_on(joined).context("joining the network")?;
+    drop(runtime);
+    eprintln!("joined as a {} by {}", network.role, args.ticket.issuer.short());
+    run(up, json)
+}
 
 /// Runs a node until it is told to stop.
 pub fn run(args: UpArgs, json: bool) -> anyhow::Result<()> {
@@ -84,26 +118,33 @@ struct Runtimes {
 
 async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runtimes) -> anyhow::Result<()> {
     let data_dir = args.data_dir.as_path();
-    let functions = bind(args.listen, "--listen").await?;
+    make_data_dir(data_dir)?;
+    let role = Network::load(data_dir)?.map_or(Role::Gateway, |network| network.role);
+    if role == Role::Host && args.no_host {
+        bail!("this node joined as a host: --no-host is for gateways");
+    }
+    // A host alone takes no requests: gateways bring them.
+    let functions = match role {
+        Role::Gateway => Some(bind(args.listen, "--listen").await?),
+        Role::Host => None,
+    };
     let admin = bind(args.admin, "--admin").await?;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(data_dir)
-        .with_context(|| format!("making the data folder {}", data_dir.display()))?;
 
     let store_options = StoreOptions {
         max_bytes: args.max_bytes,
         allow_paths: args.allow_path.clone(),
         objects: remote_objects(&args.allow_source)?,
+        max_cached_bytes: args.max_cached,
         ..StoreOptions::default()
     };
     let store = Store::open(data_dir, store_options).await?;
-    let key = data_dir.join("node.key");
-    let identity =
-        Identity::load_or_create(&key).with_context(|| format!("the node's key {}", key.display()))?;
-    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    let node = Node::open(data_dir, &identity, store.clone(), loopback).await?;
+    let identity = identity(data_dir)?;
+    let options = NodeOptions {
+        listen: peers_address(&args)?,
+        advertise: args.advertise.clone(),
+    };
+    let (node, inbox) = Node::open(data_dir, &identity, store.clone(), &options).await?;
+    keep_peers_address(data_dir, &node)?;
     let remembered = Remembered::open(data_dir, store.clone(), args.max_remembered)?;
     let (logs, log_writer) = Logs::open(data_dir.join("logs"))?;
     let host = Host::new(
@@ -126,18 +167,58 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     let token = load_or_create_admin_token(&token_file)
         .with_context(|| format!("the admin token {}", token_file.display()))?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let functions_url = format!("{scheme}://{}", functions.local_addr()?);
+    let functions_url = match &functions {
+        Some(functions) => format!("{scheme}://{}", functions.local_addr()?),
+        None => String::new(),
+    };
     let admin_url = format!("{scheme}://{}", admin.local_addr()?);
 
     let stop = CancellationToken::new();
+    let hosting = !args.no_host;
+    let hosts = Arc::new(Hosts::new(node.id()));
+    let rate = Arc::<AtomicU64>::default();
+    store.connect(Arc::new(PeerBlobs {
+        node: node.clone(),
+        hosts: hosts.clone(),
+        rate: rate.clone(),
+    }));
+    let (load, here): (Arc<dyn Fn() -> Load + Send + Sync>, Arc<dyn Dispatch>) = {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get) as u32;
+        let job_workers = runtimes.job_workers as u32;
+        let measured = host.clone();
+        let load = move || Load {
+            calls: measured.calls() as u32,
+            // Not measured yet: placement takes its estimate.
+            fuel_per_ms: 0,
+            link_bytes_per_ms: rate.load(Ordering::Relaxed),
+            cores,
+            job_workers,
+            free_bytes: None,
+        };
+        let here = LocalHost { id: node.id(), host };
+        (Arc::new(load), Arc::new(here))
+    };
+    if hosting {
+        hosts.enter_local(load(), &node.records());
+    }
+    let secret = node.network_secret(TOKEN_PURPOSE).await?;
+    let leaving = CancellationToken::new();
     let gateway = Arc::new(Gateway {
-        auth: Auth::new(&token, identity.derive(TOKEN_PURPOSE)).context("the key for function tokens")?,
+        auth: Auth::new(&token, secret.unwrap_or_else(|| identity.derive(TOKEN_PURPOSE)))
+            .context("the key for function tokens")?,
         admission: Admission::default(),
         routes: Routes::default(),
-        hosts: Hosts::new(node.id()),
+        hosts,
         calls: Calls::default(),
         metrics: Metrics::default(),
-        dispatch: Arc::new(LocalHost { id: node.id(), host }),
+        dispatch: Arc::new(Routed {
+            local: node.id(),
+            here: hosting.then(|| here.clone()),
+            there: Arc::new(RemoteHosts {
+                peers: node.peers().clone(),
+            }),
+        }),
+        leaving: leaving.clone(),
         started: Instant::now(),
         max_store_bytes: args.max_bytes,
         functions_url: functions_url.clone(),
@@ -151,25 +232,56 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     let interrupted = gateway.jobs.interrupted()?;
     let log_writer = tokio::spawn(log_writer.run());
     let scrubber = tokio::spawn(scrub(store.clone(), stop.clone()));
+    let cluster = Cluster {
+        gateway: gateway.clone(),
+        stop: stop.clone(),
+    };
+    let mut among_nodes = vec![
+        tokio::spawn(follow_records(node.clone(), stop.clone())),
+        tokio::spawn(cluster.clone().follow_members(inbox.members)),
+        tokio::spawn(cluster.clone().follow_records()),
+        tokio::spawn(cluster.clone().answer(inbox.questions)),
+        tokio::spawn(
+            Reporter {
+                hosting,
+                load: load.clone(),
+            }
+            .run(node.clone(), stop.clone()),
+        ),
+    ];
+    if hosting {
+        among_nodes.push(tokio::spawn(cluster.clone().follow_own(load)));
+        let serving = Arc::new(Serving::new(here, node.id()));
+        let calls = serve_calls(serving, inbox.calls, runtimes.guests.clone(), stop.clone());
+        among_nodes.push(tokio::spawn(calls));
+    }
+    if role == Role::Gateway {
+        among_nodes.push(tokio::spawn(cluster.repair()));
+    }
+    node.admitted().await?;
     // Function connections live where guests run, which saves handing each call to another thread and
     // its answer back. The admin API keeps threads that no guest can delay.
-    let serving = [
-        runtimes.guests.spawn(serve(
-            gateway.clone(),
-            Side::Functions,
-            functions,
-            tls.clone(),
-            stop.clone(),
-        )),
-        tokio::spawn(serve(gateway.clone(), Side::Admin, admin, tls, stop.clone())),
-    ];
+    let mut serving = vec![tokio::spawn(serve(
+        gateway.clone(),
+        Side::Admin,
+        admin,
+        tls.clone(),
+        stop.clone(),
+    ))];
+    if let Some(functions) = functions {
+        let functions = serve(gateway.clone(), Side::Functions, functions, tls, stop.clone());
+        serving.push(runtimes.guests.spawn(functions));
+    }
     let orphans = tokio::spawn(settle(gateway.clone(), sealed, interrupted));
     let evictor = tokio::spawn(evict(gateway.clone(), stop.clone()));
     // Before anybody is told that there is a node to stop.
     let asked = stopped()?;
     announce(json, &node, &functions_url, &admin_url, data_dir);
 
-    asked.await;
+    tokio::select! {
+        () = asked => {}
+        () = leaving.cancelled() => {}
+    }
     let asked_again = stopped()?;
     tokio::spawn(async {
         // Whoever asks twice does not want to wait.
@@ -185,6 +297,9 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     for listener in serving {
         listener.await?;
     }
+    for task in among_nodes {
+        task.await?;
+    }
     scrubber.await?;
     evictor.await?;
     orphans.abort();
@@ -195,6 +310,55 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     // The writer ends with the last guest's log; a guest that never ends must not hold the node.
     log_writer.abort();
     Ok(())
+}
+
+fn make_data_dir(data_dir: &Path) -> anyhow::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
+    made.with_context(|| format!("making the data folder {}", data_dir.display()))
+}
+
+fn identity(data_dir: &Path) -> anyhow::Result<Identity> {
+    let key = data_dir.join("node.key");
+    Identity::load_or_create(&key).with_context(|| format!("the node's key {}", key.display()))
+}
+
+/// Where this node keeps the address at which others reach it.
+fn peers_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("peers.address")
+}
+
+/// Where other nodes reach this one: as asked, else as before, else at the usual port if that is free.
+fn peers_address(args: &UpArgs) -> anyhow::Result<SocketAddr> {
+    let before = fs::read_to_string(peers_file(&args.data_dir)).ok();
+    let before: Option<SocketAddr> = before.and_then(|text| text.trim().parse().ok());
+    Ok(match (args.peers, before) {
+        // Any port is the one that others know.
+        (Some(asked), Some(before)) if asked.port() == 0 && asked.ip() == before.ip() => before,
+        (Some(asked), _) => asked,
+        (None, Some(before)) => before,
+        (None, None) => match std::net::UdpSocket::bind(USUAL_PEERS) {
+            Ok(_) => USUAL_PEERS,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => SocketAddr::new(USUAL_PEERS.ip(), 0),
+            Err(error) => return Err(error).with_context(|| format!("listening on UDP {USUAL_PEERS}")),
+        },
+    })
+}
+
+/// After a restart this node is where others look for it.
+fn keep_peers_address(data_dir: &Path, node: &Node) -> anyhow::Result<()> {
+    if let Some(address) = node.listening().first() {
+        fs::write(peers_file(data_dir), address.to_string())
+            .context("writing down the address for other nodes")?;
+    }
+    Ok(())
+}
+
+/// Takes in what other nodes write. Without that a node must not go on: what it says would be old.
+async fn follow_records(node: Node, stop: CancellationToken) {
+    if let Err(error) = node.follow_records(stop).await {
+        tracing::error!(%error, "the records cannot be followed");
+        std::process::exit(1);
+    }
 }
 
 /// As many open files as the system gives this user: connections, mapped shards and files in place add up to more than the
@@ -226,6 +390,8 @@ fn announce(json: bool, node: &Node, functions_url: &str, admin_url: &str, data_
     if json {
         let value = json!({
             "node": node.id().to_string(),
+            "role": node.role(),
+            "peers": node.addresses(),
             "functions_url": functions_url,
             "admin_url": admin_url,
             "data_dir": data_dir,
@@ -234,10 +400,18 @@ fn announce(json: bool, node: &Node, functions_url: &str, admin_url: &str, data_
         return;
     }
     println!("nearfield {} is up", env!("CARGO_PKG_VERSION"));
-    println!("  functions  {functions_url}");
+    if !functions_url.is_empty() {
+        println!("  functions  {functions_url}");
+    }
     println!("  admin      {admin_url}");
     println!("  data       {}", data_dir.display());
-    println!("  node       {}", node.id());
+    println!("  node       {} ({})", node.id(), node.role());
+    let peers: Vec<String> = node
+        .addresses()
+        .iter()
+        .map(|address| format!("UDP {address}"))
+        .collect();
+    println!("  peers      {}", peers.join(", "));
     println!("Put data with `nearfield put PATH --name NAME`, make a function with `nearfield new NAME`.");
 }
 
@@ -289,6 +463,10 @@ async fn settle(gateway: Arc<Gateway>, sealed: Vec<Digest>, interrupted: Vec<Job
     for record in interrupted {
         let hold = Jobs::hold(&gateway, &record).await;
         held.push((record, hold));
+    }
+    // A host's last put may be in records that it has yet to hear of.
+    while gateway.catalog.node.role() == Role::Host && !gateway.catalog.node.heard() {
+        tokio::time::sleep(HEARING).await;
     }
     match gateway.catalog.release_orphans(sealed).await {
         Ok(0) => {}
@@ -359,7 +537,7 @@ fn acceptor(args: &UpArgs) -> anyhow::Result<Option<TlsAcceptor>> {
 /// Logs go to stderr: text for people, JSON lines otherwise. `RUST_LOG` chooses what.
 fn start_logs() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| "warn,nearfield=info".into());
+        .unwrap_or_else(|_| "warn,iroh_docs=error,nearfield=info".into());
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);

@@ -239,3 +239,43 @@ impl http_body::Body for Buffered {
         SizeHint::with_exact(self.frames.iter().map(|data| data.len() as u64).sum())
     }
 }
+
+/// A body of which `frames` were read ahead.
+pub fn resumed(frames: VecDeque<Bytes>, rest: Body) -> Body {
+    Resumed { frames, rest }.boxed_unsync()
+}
+
+struct Resumed {
+    frames: VecDeque<Bytes>,
+    rest: Body,
+}
+
+impl http_body::Body for Resumed {
+    type Data = Bytes;
+    type Error = Problem;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
+        match self.frames.pop_front() {
+            Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            None => Pin::new(&mut self.rest).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.frames.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let held: u64 = self.frames.iter().map(|data| data.len() as u64).sum();
+        let rest = self.rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(held + rest.lower());
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(held + upper);
+        }
+        hint
+    }
+}

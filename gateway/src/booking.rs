@@ -22,7 +22,8 @@ pub struct Booking {
     pub gateway: Arc<Gateway>,
     pub served: Arc<Served>,
     pub id: CallId,
-    pub host: NodeId,
+    /// The host that had it in the end.
+    pub chosen: Arc<OnceLock<NodeId>>,
     pub placement: Arc<Placement>,
     pub caller: Caller,
     pub started: Instant,
@@ -56,7 +57,11 @@ impl Booking {
             id: self.id,
             status: status.or(report.status).unwrap_or_default(),
             function: self.served.function.clone(),
-            host: self.host,
+            host: self
+                .chosen
+                .get()
+                .copied()
+                .or_else(|| self.placement.hosts().next()),
             started_unix_ms: self.started_unix_ms,
             placement: self.placement,
             report,

@@ -18,7 +18,7 @@ const MAX_CALLS: usize = 4_096;
 pub struct CallRecord {
     pub id: CallId,
     pub function: Arc<FunctionVersion>,
-    pub host: NodeId,
+    pub host: Option<NodeId>,
     pub started_unix_ms: u64,
     pub status: u16,
     pub placement: Arc<Placement>,
@@ -72,19 +72,33 @@ impl Calls {
     }
 }
 
+impl Placement {
+    /// The hosts that may run the call, the best first.
+    pub fn hosts(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let can = self
+            .candidates
+            .iter()
+            .filter(|candidate| matches!(candidate.standing, Standing::Costs { .. }));
+        can.map(|candidate| candidate.host)
+    }
+}
+
 impl CallRecord {
-    pub fn to_json(&self) -> Value {
-        let candidates: Vec<_> = self.placement.candidates.iter().map(candidate_json).collect();
+    /// With every other host's reason, as far as `others` tells.
+    pub fn to_json(&self, others: &[Candidate]) -> Value {
+        let candidates = self.placement.candidates.iter().chain(others);
+        let candidates: Vec<_> = candidates.map(candidate_json).collect();
+        let host = self.host.map(|host| host.to_string());
         json!({
             "id": self.id.to_string(),
             "function": self.function.name,
             "version": self.function.version,
             "component": self.function.component,
-            "host": self.host.to_string(),
+            "host": host,
             "started_unix_ms": self.started_unix_ms,
             "status": self.status,
             "placement": {
-                "chosen": self.host.to_string(),
+                "chosen": host,
                 "candidates": candidates,
                 "local": self.placement.local,
                 "inputs": self.placement.inputs,
@@ -97,14 +111,13 @@ impl CallRecord {
 }
 
 fn candidate_json(candidate: &Candidate) -> Value {
-    let host = candidate.host.to_string();
-    match candidate.standing {
-        Standing::Costs { ms, missing_bytes: 0 } => {
-            json!({ "host": host, "cost_ms": ms, "reason": "holds all of the call's data" })
-        }
-        Standing::Costs { ms, missing_bytes } => {
-            json!({ "host": host, "cost_ms": ms, "reason": format!("lacks {missing_bytes} bytes of the call's data") })
-        }
-        Standing::Draining => json!({ "host": host, "cost_ms": null, "reason": "takes no new calls" }),
-    }
+    let cost_ms = match candidate.standing {
+        Standing::Costs { ms, .. } => Some(ms),
+        _ => None,
+    };
+    json!({
+        "host": candidate.host.to_string(),
+        "cost_ms": cost_ms,
+        "reason": candidate.standing.to_string(),
+    })
 }

@@ -9,23 +9,42 @@ use std::collections::HashSet;
 use std::io::Read;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nearfield_net::{NetError, Node};
 use nearfield_protocol::manifest::Input;
+use nearfield_protocol::node::{Label, Role};
 use nearfield_protocol::records::{DatasetVersion, FunctionVersion};
 use nearfield_protocol::{DatasetName, Digest, FunctionName, Problem, ProblemKind};
-use nearfield_store::{Placement, PutProgress, PutReport, PutRequest, Remembered, StagedDataset, Store};
+use nearfield_store::{
+    Placement, PutProgress, PutReport, PutRequest, Remembered, StagedDataset, Store, StoreError,
+};
 use serde::Serialize;
 use tokio::sync::RwLock;
 
+use crate::cluster;
 use crate::remaining::Remaining;
 use crate::reply::store_problem;
+
+/// How often growth is laid out anew because other nodes were faster.
+const GROWTH_TRIES: usize = 16;
+/// How long what another node wrote may take to get here.
+const SPREADING: Duration = Duration::from_secs(5);
 
 /// What is put.
 pub enum PutInput {
     Stream(Box<dyn Read + Send>),
     /// The path or URL of what stays where it is.
     InPlace(String),
+}
+
+/// Who is to keep a dataset's bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Keeping {
+    /// How many hosts; without it as many as its last version, or the default.
+    pub replicas: Option<u32>,
+    /// Labels that they must have. What a dataset grows by goes by the rules of the whole.
+    pub only: Vec<Label>,
 }
 
 /// Writes data and the records that name it.
@@ -35,6 +54,9 @@ pub struct Catalog {
     pub remembered: Remembered,
     /// The lock is held for one look-up.
     held: Arc<Mutex<HeldDigests>>,
+    /// Datasets that another node has written down and that this one's records do not name yet. The lock is held for one
+    /// look-up.
+    recorded: Mutex<Vec<Digest>>,
     recording: RwLock<()>,
 }
 
@@ -45,6 +67,7 @@ impl Catalog {
             node,
             remembered,
             held: Arc::default(),
+            recorded: Mutex::default(),
             recording: RwLock::new(()),
         }
     }
@@ -57,12 +80,19 @@ impl Catalog {
         if_version: Option<u64>,
         input: PutInput,
         mut request: PutRequest,
+        mut keeping: Keeping,
         progress: Arc<PutProgress>,
     ) -> Result<(DatasetVersion, PutReport), Problem> {
         // Told early where it can be; what counts is the check as the record is written.
         let newest = self.node.records().dataset(&name).cloned();
         check_version(&name, if_version, newest.as_ref())?;
         let grows = request.placement != Placement::Whole;
+        if let Some(newest) = &newest {
+            keeping.replicas = keeping.replicas.or(newest.replicas);
+            if grows && keeping.only.is_empty() {
+                keeping.only.clone_from(&newest.only);
+            }
+        }
         if grows && let Some(newest) = &newest {
             // What is added is cut as what is there.
             let base = self.store.dataset(&newest.digest).await.map_err(store_problem)?;
@@ -75,28 +105,39 @@ impl Catalog {
             PutInput::Stream(stream) => self.store.stage_input(stream, request, progress).await,
             PutInput::InPlace(place) => self.store.stage_in_place(place, request, progress).await,
         };
-        let input = staged.map_err(store_problem)?;
+        let mut input = staged.map_err(store_problem)?;
         if grows {
             // Alone: what is there must not change before it has grown.
             let _recording = self.recording.write().await;
-            let newest = self.node.records().dataset(&name).cloned();
-            check_version(&name, if_version, newest.as_ref())?;
-            let base = match newest {
-                Some(newest) => Some(self.store.dataset(&newest.digest).await.map_err(store_problem)?),
-                None => None,
-            };
-            let staged = self
-                .store
-                .stage_dataset(input, base)
-                .await
-                .map_err(store_problem)?;
-            return match self.record(name, if_version, staged).await? {
-                Ok(done) => Ok(done),
-                Err((digest, problem)) => {
-                    self.release_unreferenced(vec![digest], Vec::new()).await?;
-                    Err(problem)
+            let mut for_nothing = Vec::new();
+            let grown = loop {
+                let newest = self.node.records().dataset(&name).cloned();
+                check_version(&name, if_version, newest.as_ref())?;
+                let after = newest.as_ref().map_or(0, |newest| newest.version);
+                let base = match newest {
+                    Some(newest) => Some(self.store.dataset(&newest.digest).await.map_err(store_problem)?),
+                    None => None,
+                };
+                let again = input.again();
+                let staged = self.store.stage_dataset(input, base).await;
+                let staged = staged.map_err(store_problem)?;
+                match self.record(&name, Some(after), staged, &keeping).await? {
+                    Ok(done) => break Ok(done),
+                    Err((digest, problem)) => for_nothing.push((digest, problem)),
                 }
+                let problem = &for_nothing[for_nothing.len() - 1].1;
+                let theirs = problem.kind == ProblemKind::Conflict && if_version.is_none();
+                if !theirs || for_nothing.len() > GROWTH_TRIES || !self.newer_than(&name, after).await {
+                    break Err(problem.clone());
+                }
+                // Another node was faster: the same is laid over what it wrote.
+                input = again;
             };
+            let for_nothing: Vec<_> = for_nothing.into_iter().map(|(digest, _)| digest).collect();
+            if !for_nothing.is_empty() {
+                self.release_unreferenced(for_nothing, Vec::new()).await?;
+            }
+            return grown;
         }
         let staged = self
             .store
@@ -104,7 +145,7 @@ impl Catalog {
             .await
             .map_err(store_problem)?;
         let recording = self.recording.read().await;
-        let recorded = self.record(name, if_version, staged).await?;
+        let recorded = self.record(&name, if_version, staged, &keeping).await?;
         drop(recording);
         match recorded {
             Ok(done) => Ok(done),
@@ -120,26 +161,66 @@ impl Catalog {
     /// for nothing comes back.
     async fn record(
         &self,
-        name: DatasetName,
+        name: &DatasetName,
         if_version: Option<u64>,
         staged: StagedDataset,
+        keeping: &Keeping,
     ) -> Result<Result<(DatasetVersion, PutReport), (Digest, Problem)>, Problem> {
         let report = self.store.seal_dataset(staged).await.map_err(store_problem)?;
-        let written = self
+        let make = |version| DatasetVersion {
+            name: name.clone(),
+            version,
+            digest: report.digest,
+            size_bytes: report.size_bytes,
+            shards: report.shards,
+            put_unix_ms: unix_ms(),
+            replicas: keeping.replicas,
+            only: keeping.only.clone(),
+        };
+        // What a dataset grows by is written down by one gateway for all, so that none overlooks another's. Out of reach of
+        // it, both versions are kept.
+        let leader = self.node.leader().filter(|_| if_version.is_some());
+        let newest = self
             .node
-            .write_dataset(&name.clone(), if_version, |version| DatasetVersion {
-                name,
-                version,
-                digest: report.digest,
-                size_bytes: report.size_bytes,
-                shards: report.shards,
-                put_unix_ms: unix_ms(),
-            })
-            .await;
+            .records()
+            .dataset(name)
+            .map_or(0, |newest| newest.version);
+        let after = if_version.unwrap_or(newest);
+        let dataset = self.store.dataset(&report.digest).await.map_err(store_problem)?;
+        let heads: Vec<Digest> = dataset.heads().collect();
+        let written = match (self.node.role(), leader) {
+            (Role::Host, _) => {
+                cluster::record_by_gateway(&self.node, None, name, after, make(after + 1), heads).await
+            }
+            (Role::Gateway, Some(leader)) => {
+                let version = make(after + 1);
+                match cluster::record_by_gateway(&self.node, Some(leader), name, after, version, heads).await
+                {
+                    Err(NetError::Unreachable { .. }) => {
+                        self.node.write_dataset(name, if_version, make).await
+                    }
+                    written => written,
+                }
+            }
+            (Role::Gateway, None) => self.node.write_dataset(name, if_version, make).await,
+        };
+        let mut recorded = self.recorded.lock().expect("no panic under this lock");
+        recorded.extend(written.iter().map(|version| version.digest));
+        drop(recorded);
         Ok(match written {
             Ok(version) => Ok((version, report)),
             Err(error) => Err((report.digest, net_problem(error))),
         })
+    }
+
+    /// Waits a while for a version after `after` that another node wrote.
+    async fn newer_than(&self, name: &DatasetName, after: u64) -> bool {
+        let mut changes = self.node.changes();
+        let newer = changes.wait_for(|_| {
+            let records = self.node.records();
+            records.dataset(name).is_some_and(|newest| newest.version > after)
+        });
+        matches!(tokio::time::timeout(SPREADING, newer).await, Ok(Ok(_)))
     }
 
     /// Forgets all versions of a dataset but the newest `keep`. Returns how many went, and how many bytes the next
@@ -219,9 +300,12 @@ impl Catalog {
             held: self.held.clone(),
         };
         for digest in datasets {
-            if let Ok(dataset) = self.store.dataset(&digest).await
-                && self.store.revive(dataset.blobs().collect()).await.is_ok()
-            {
+            let Ok(dataset) = self.store.dataset(&digest).await else {
+                continue;
+            };
+            // Other nodes hold what is not here.
+            let here = dataset.blobs().filter(|blob| self.store.has(blob)).collect();
+            if self.store.revive(here).await.is_ok() {
                 guard.digests.datasets.push(digest);
             }
         }
@@ -345,7 +429,20 @@ impl Catalog {
         kept.extend(&held.blobs);
         let versions = records.all_dataset_versions().map(|version| version.digest);
         let pins = self.store.pins().map_err(store_problem)?;
-        for digest in versions.chain(pins).chain(held.datasets) {
+        let recorded = {
+            let mut recorded = self.recorded.lock().expect("no panic under this lock");
+            recorded.retain(|digest| {
+                !records
+                    .all_dataset_versions()
+                    .any(|version| version.digest == *digest)
+            });
+            recorded.clone()
+        };
+        for digest in versions.chain(pins).chain(held.datasets).chain(recorded) {
+            // Whoever keeps a shard has its dataset's list, so nothing here belongs to one whose list is elsewhere.
+            if matches!(self.store.stored(&digest).await, Err(StoreError::Missing(_))) {
+                continue;
+            }
             // One whose shards cannot be named: nothing may be released until it is mended or removed.
             let dataset = self.store.dataset(&digest).await.map_err(store_problem)?;
             kept.extend(dataset.blobs());
@@ -444,10 +541,15 @@ pub fn unknown_function(name: &str) -> Problem {
     )
 }
 
-fn net_problem(error: NetError) -> Problem {
+pub fn net_problem(error: NetError) -> Problem {
     match error {
         NetError::Store(error) => store_problem(error),
         NetError::Conflict { .. } => Problem::new(ProblemKind::Conflict, error.to_string()),
+        NetError::Unreachable { .. } => Problem::new(ProblemKind::HostUnreachable, error.to_string()),
+        NetError::NotAGateway(_) | NetError::Membership(_) | NetError::Refused { .. } => {
+            Problem::new(ProblemKind::NotPermitted, error.to_string())
+        }
+        NetError::Unconfirmed { .. } => Problem::new(ProblemKind::HostUnreachable, error.to_string()),
         other => Problem::new(ProblemKind::Internal, other.to_string()),
     }
 }

@@ -18,7 +18,7 @@ use crate::body::Body;
 /// A boxed future: dispatch is chosen at run time.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Reaches hosts. The first implementation is the host in this same process.
+/// Reaches hosts: the one in this same process, or those of other nodes.
 pub trait Dispatch: Send + Sync + 'static {
     /// Runs one call on `host`. Ends with the response's head; the body streams. `report` is told what
     /// became of the call even if this future or the body is dropped.
@@ -39,13 +39,13 @@ pub trait Dispatch: Send + Sync + 'static {
     /// The same run once more, whatever is remembered of it and stays so. Dropping the future stops the guest.
     fn replay(&self, host: NodeId, spec: PureSpec) -> Boxed<'_, Result<Replayed, Problem>>;
 
-    /// What `host` remembers under `key`, used for the datasets `origins`.
+    /// What `host` remembers under each of `keys`, used for the datasets `origins`.
     fn recall<'a>(
         &'a self,
         host: NodeId,
-        key: ResultKey,
+        keys: &'a [ResultKey],
         origins: &'a [String],
-    ) -> Boxed<'a, Result<Option<PureReport>, Problem>>;
+    ) -> Boxed<'a, Result<Vec<Option<PureReport>>, Problem>>;
 
     /// The output of a result that `host` remembers.
     fn output(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>>;
@@ -53,9 +53,27 @@ pub trait Dispatch: Send + Sync + 'static {
     /// The files that such a run wrote, encoded as [`nearfield_store::written`] says.
     fn written(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>>;
 
+    /// A result that `host` remembers, to be given to another.
+    fn take(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Given>, Problem>>;
+
+    /// Has `host` remember a result that another made, used for the datasets `origins`.
+    fn give<'a>(
+        &'a self,
+        host: NodeId,
+        given: Given,
+        origins: &'a [String],
+    ) -> Boxed<'a, Result<(), Problem>>;
+
     /// The last log lines on `host` that `query` asks for, then, if it follows, those that come.
     /// The channel is bounded: a slow reader holds nobody up and misses lines.
     fn logs(&self, host: NodeId, query: LogQuery) -> Boxed<'_, Result<mpsc::Receiver<Logged>, Problem>>;
+}
+
+/// A result on its way from one host to another.
+#[derive(Debug, Clone)]
+pub struct Given {
+    pub report: PureReport,
+    pub output: Bytes,
 }
 
 /// Which log lines.
@@ -70,7 +88,8 @@ pub struct LogQuery {
 }
 
 /// What of a job a run is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum RunOf {
     Shard(u32),
     Reduce,
@@ -114,4 +133,79 @@ pub struct Logged {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
     pub line: String,
+}
+
+/// Takes each request to where its host is.
+pub struct Routed {
+    pub local: NodeId,
+    /// This node's own host, if it has one.
+    pub here: Option<Arc<dyn Dispatch>>,
+    pub there: Arc<dyn Dispatch>,
+}
+
+impl Routed {
+    fn to(&self, host: NodeId) -> &dyn Dispatch {
+        match &self.here {
+            Some(here) if host == self.local => &**here,
+            _ => &*self.there,
+        }
+    }
+}
+
+impl Dispatch for Routed {
+    fn call(
+        &self,
+        host: NodeId,
+        spec: CallSpec,
+        request: Request<Body>,
+        report: OnReport,
+    ) -> Boxed<'_, Result<Response<Body>, Problem>> {
+        self.to(host).call(host, spec, request, report)
+    }
+
+    fn check(&self, host: NodeId, component: Digest) -> Boxed<'_, Result<Surface, Problem>> {
+        self.to(host).check(host, component)
+    }
+
+    fn run_pure(&self, host: NodeId, spec: PureSpec) -> Boxed<'_, Result<PureReport, PureFailure>> {
+        self.to(host).run_pure(host, spec)
+    }
+
+    fn replay(&self, host: NodeId, spec: PureSpec) -> Boxed<'_, Result<Replayed, Problem>> {
+        self.to(host).replay(host, spec)
+    }
+
+    fn recall<'a>(
+        &'a self,
+        host: NodeId,
+        keys: &'a [ResultKey],
+        origins: &'a [String],
+    ) -> Boxed<'a, Result<Vec<Option<PureReport>>, Problem>> {
+        self.to(host).recall(host, keys, origins)
+    }
+
+    fn output(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
+        self.to(host).output(host, key)
+    }
+
+    fn written(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
+        self.to(host).written(host, key)
+    }
+
+    fn take(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Given>, Problem>> {
+        self.to(host).take(host, key)
+    }
+
+    fn give<'a>(
+        &'a self,
+        host: NodeId,
+        given: Given,
+        origins: &'a [String],
+    ) -> Boxed<'a, Result<(), Problem>> {
+        self.to(host).give(host, given, origins)
+    }
+
+    fn logs(&self, host: NodeId, query: LogQuery) -> Boxed<'_, Result<mpsc::Receiver<Logged>, Problem>> {
+        self.to(host).logs(host, query)
+    }
 }

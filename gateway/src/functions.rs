@@ -16,13 +16,14 @@ use nearfield_protocol::manifest::{Locate, Sought};
 use nearfield_protocol::{CallId, Digest, NodeId, Problem, ProblemKind, limits};
 
 use crate::admit;
+use crate::attempts;
 use crate::auth::{Asked, Caller};
 use crate::body::{self, Body, BodyFault, BoundedBody, HeldEnd};
 use crate::booking::{Booking, Cost};
 use crate::calls::Placement;
 use crate::catalog::unix_ms;
 use crate::finish::FinishingBody;
-use crate::place::{self, Ask, Standing};
+use crate::place::{self, Ask, Candidate, Need, Standing};
 use crate::reply;
 use crate::route::{Served, rest_of};
 use crate::server::{Gateway, Peer};
@@ -63,6 +64,8 @@ pub async fn call(gateway: &Arc<Gateway>, request: Request<Incoming>, peer: &Pee
 /// A call that is ready to be given to its host.
 struct Prepared {
     booking: Booking,
+    /// Where it may run, the best first.
+    hosts: Vec<NodeId>,
     spec: CallSpec,
     request: Request<Body>,
 }
@@ -111,18 +114,19 @@ async fn prepare(
         Some(locate) => Some(locate_shard(gateway, locate, &inputs, &rest, request.uri().query()).await?),
         None => None,
     };
-    let placement = match (located, inputs.is_empty()) {
-        // Nothing to look for: the same for every call, until the hosts change.
-        (None, true) => served
+    let placement = match (gateway.hosts.alone(), &located, inputs.is_empty()) {
+        // Nothing to look for and nowhere else to go: the same for every call.
+        (Some(host), None, true) => served
             .placement
-            .get_or_init(|| Arc::new(choose(gateway, function.component, None, &inputs)))
+            .get_or_init(|| Arc::new(only(gateway, host, None, &inputs)))
             .clone(),
-        (located, _) => Arc::new(choose(gateway, function.component, located, &inputs)),
+        (Some(host), located, _) => Arc::new(only(gateway, host, located.as_ref(), &inputs)),
+        (None, located, _) => Arc::new(choose(gateway, &served, located.as_ref(), &inputs).await?),
     };
-    let host = match placement.candidates.first() {
-        Some(best) if matches!(best.standing, Standing::Costs { .. }) => best.host,
-        _ => return Err(Problem::new(ProblemKind::Overload, "no host takes calls now")),
-    };
+    let hosts: Vec<NodeId> = placement.hosts().collect();
+    if hosts.is_empty() {
+        return Err(nobody(&placement));
+    }
 
     let fault = BodyFault::default();
     let request = forward(request, &served, peer, &fault)?;
@@ -130,7 +134,7 @@ async fn prepare(
         gateway: gateway.clone(),
         served: served.clone(),
         id,
-        host,
+        chosen: Arc::default(),
         placement,
         caller,
         started,
@@ -146,6 +150,7 @@ async fn prepare(
     };
     Ok(Prepared {
         booking,
+        hosts,
         spec,
         request,
     })
@@ -202,7 +207,7 @@ async fn locate_shard(
     inputs: &std::collections::BTreeMap<String, Digest>,
     rest: &str,
     query: Option<&str>,
-) -> Result<Digest, Problem> {
+) -> Result<Located, Problem> {
     let digest = inputs.get(&locate.input).ok_or_else(|| {
         Problem::new(
             ProblemKind::BadManifest,
@@ -231,35 +236,131 @@ async fn locate_shard(
         None => None,
     };
     let shard = shard.and_then(|index| dataset.shard(index));
-    Ok(shard.map_or(*digest, |(_, shard)| shard))
+    Ok(match shard {
+        Some((meta, shard)) => Located {
+            blob: shard,
+            size_bytes: meta.size_bytes,
+        },
+        None => Located {
+            blob: *digest,
+            size_bytes: 0,
+        },
+    })
 }
 
-/// Asks placement with what this node knows of its hosts.
-fn choose(
+/// What `locate` came to.
+struct Located {
+    /// A shard, or the dataset's list of them where it has no such path or key.
+    blob: Digest,
+    size_bytes: u64,
+}
+
+/// Why nobody takes a call.
+fn nobody(placement: &Placement) -> Problem {
+    let reason = placement
+        .candidates
+        .first()
+        .map(|candidate| candidate.standing.to_string());
+    Problem::new(
+        ProblemKind::Overload,
+        match reason {
+            Some(reason) => format!("no host takes this call now; the nearest one {reason}"),
+            None => "no host takes calls now: none is there".to_owned(),
+        },
+    )
+}
+
+/// Where there is but one host.
+fn only(
     gateway: &Gateway,
-    component: Digest,
-    located: Option<Digest>,
+    host: NodeId,
+    located: Option<&Located>,
     inputs: &std::collections::BTreeMap<String, Digest>,
 ) -> Placement {
     let store = &gateway.catalog.store;
-    let local = inputs.values().filter(|digest| store.has(digest)).count();
-    let hosts = gateway.hosts.views();
-    let ask = Ask {
-        key: located.unwrap_or(component),
-        component_bytes: 0,
-    };
-    let candidates = place::place(&ask, &hosts);
-    let moved_bytes = match candidates.first().map(|best| best.standing) {
-        Some(Standing::Costs { missing_bytes, .. }) => missing_bytes,
-        _ => 0,
-    };
     Placement {
+        candidates: vec![Candidate {
+            host,
+            standing: Standing::Costs {
+                ms: 0,
+                missing_bytes: 0,
+            },
+        }],
+        inputs: inputs.len(),
+        local: inputs.values().filter(|digest| store.has(digest)).count(),
+        moved_bytes: 0,
+        located: located.map(|located| located.blob),
+    }
+}
+
+/// Asks placement with what this gateway knows of the hosts.
+async fn choose(
+    gateway: &Gateway,
+    served: &Served,
+    located: Option<&Located>,
+    inputs: &std::collections::BTreeMap<String, Digest>,
+) -> Result<Placement, Problem> {
+    let (store, function) = (&gateway.catalog.store, &served.function);
+    let located_in = function.manifest.locate.as_ref().map(|locate| &locate.input);
+    let mut spreads = Vec::new();
+    for (name, digest) in inputs {
+        // Of the input that is looked into, only what was found is needed.
+        if located.is_none() || Some(name) != located_in {
+            let dataset = store.dataset(digest).await.map_err(reply::store_problem)?;
+            spreads.push((dataset.meta.size_bytes, gateway.hosts.spread(&dataset)));
+        }
+    }
+    let mut needs: Vec<Need<'_>> = spreads
+        .iter()
+        .map(|(size_bytes, held)| Need::Spread {
+            size_bytes: *size_bytes,
+            held,
+        })
+        .collect();
+    needs.extend(located.map(|located| Need::Blob {
+        digest: located.blob,
+        size_bytes: located.size_bytes,
+    }));
+    let records = gateway.catalog.node.records();
+    let only: Vec<_> = match inputs.is_empty() {
+        true => Vec::new(),
+        false => {
+            let used = records
+                .all_dataset_versions()
+                .filter(|version| inputs.values().any(|input| *input == version.digest));
+            used.flat_map(|version| version.only.clone()).collect()
+        }
+    };
+    let ask = Ask {
+        key: located.map_or(function.component, |located| located.blob),
+        component: function.component,
+        component_bytes: store.size_of(&function.component).unwrap_or_default(),
+        located: located
+            .filter(|located| located.size_bytes > 0)
+            .map(|located| located.blob),
+        needs: &needs,
+        only: &only,
+    };
+    let table = gateway.hosts.table();
+    let candidates = place::place(&ask, &table);
+    let (local, moved_bytes) = match candidates
+        .first()
+        .map(|best| (table.slot(&best.host), &best.standing))
+    {
+        Some((Some(slot), Standing::Costs { missing_bytes, .. })) => {
+            let missing = |need: &&Need<'_>| need.missing_bytes(&table, slot) == 0;
+            (needs.iter().filter(missing).count(), *missing_bytes)
+        }
+        _ => (0, 0),
+    };
+    drop(table);
+    Ok(Placement {
         candidates,
         inputs: inputs.len(),
         local,
         moved_bytes,
-        located,
-    }
+        located: located.map(|located| located.blob),
+    })
 }
 
 /// The request as the guest gets to see it: its path below the route, headers that are its own.
@@ -354,17 +455,28 @@ fn not_forwarded(name: &HeaderName) -> bool {
         || name.as_str().starts_with("x-forwarded-")
 }
 
-/// Gives the call to its host and makes a response of what comes back.
+/// Gives the call to a host and makes a response of what comes back.
 async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
     let Prepared {
         booking,
+        hosts,
         spec,
         request,
     } = prepared;
-    let (served, host, placement) = (booking.served.clone(), booking.host, booking.placement.clone());
+    let (served, placement, chosen) = (
+        booking.served.clone(),
+        booking.placement.clone(),
+        booking.chosen.clone(),
+    );
     let (fault, refused) = (booking.fault.clone(), booking.refused.clone());
     let (on_report, report) = booking.begin();
-    let response = gateway.dispatch.call(host, spec, request, on_report).await;
+    let (chosen, response) = match hosts[..] {
+        [host] if host == gateway.hosts.local() => {
+            let _ = chosen.set(host);
+            (host, gateway.dispatch.call(host, spec, request, on_report).await)
+        }
+        _ => attempts::call(gateway, &hosts, &chosen, spec, request, on_report).await,
+    };
     let mut response = match read_ahead(&served, response, &refused).await {
         Ok((parts, frames, Rest::Ended(trailers))) => {
             let mut response = Response::from_parts(parts, body::buffered(frames, trailers));
@@ -386,7 +498,7 @@ async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
             response
         }
     };
-    set_common(response.headers_mut(), gateway, host, &placement);
+    set_common(response.headers_mut(), gateway, chosen, &placement);
     response
 }
 

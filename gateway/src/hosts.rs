@@ -1,40 +1,163 @@
-//! The hosts that this gateway knows, as placement sees them. So far there is one: this node.
+//! The hosts that this gateway knows: the table that placement looks at, and what changes it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use http::HeaderValue;
-use nearfield_protocol::NodeId;
+use nearfield_net::Records;
+use nearfield_net::control::{Hello, Load, MemberEvent};
+use nearfield_protocol::{Digest, NodeId};
+use nearfield_store::Dataset;
 
-use crate::place::HostView;
+use crate::place::holders::Slot;
+use crate::place::table::HostTable;
 
-/// Fuel that one core burns in a millisecond: an estimate until hosts measure their own. It only
-/// matters as a ratio between hosts.
-const FUEL_PER_MS: u64 = 3_000_000;
-/// Bytes a millisecond that a verified transfer over loopback reaches.
-const LINK_BYTES_PER_MS: u64 = 240_000;
+/// How long it is not asked again how much of a dataset each host holds.
+const SPREAD_AGE: Duration = Duration::from_secs(2);
+/// Datasets of which that is known.
+const MAX_SPREADS: u64 = 1_024;
+/// Blobs that a report changes under one lock, so that no placement waits long.
+const STEP: usize = 1_024;
+/// Of the mean fuel of a call, how much the last one counts: one part in so many.
+const FUEL_MEMORY: u64 = 32;
+
+/// How many bytes of a dataset each host holds, the most first.
+pub type Spread = Arc<Vec<(Slot, u64)>>;
 
 /// What is known of the hosts.
 pub struct Hosts {
     local: NodeId,
     /// `nearfield-host` of this node, made once.
     header: HeaderValue,
+    /// The lock is held for one placement, or for [`STEP`] changes.
+    table: RwLock<HostTable>,
+    spreads: moka::sync::Cache<(Digest, u64), Spread>,
+    fuel_per_call: AtomicU64,
 }
 
 impl Hosts {
     pub fn new(local: NodeId) -> Self {
         let header = HeaderValue::from_str(&local.short()).unwrap_or(HeaderValue::from_static("local"));
-        Hosts { local, header }
+        Hosts {
+            local,
+            header,
+            table: RwLock::default(),
+            spreads: moka::sync::Cache::builder()
+                .max_capacity(MAX_SPREADS)
+                .time_to_live(SPREAD_AGE)
+                .build(),
+            fuel_per_call: AtomicU64::new(HostTable::default().fuel_per_call),
+        }
     }
 
-    /// A snapshot for placement.
-    pub fn views(&self) -> [HostView; 1] {
-        [HostView {
-            id: self.local,
-            draining: false,
-            queued_fuel: 0,
-            fuel_per_ms: FUEL_PER_MS,
-            link_bytes_per_ms: LINK_BYTES_PER_MS,
-            has_code: true,
-            missing_bytes: 0,
-        }]
+    pub fn table(&self) -> RwLockReadGuard<'_, HostTable> {
+        self.table.read().expect("no panic under this lock")
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, HostTable> {
+        self.table.write().expect("no panic under this lock")
+    }
+
+    /// Takes in what a member reported.
+    pub fn take(&self, event: MemberEvent, records: &Records) {
+        match event {
+            MemberEvent::Up(id, hello) => self.change().up(id, &hello, records),
+            MemberEvent::Gone(id) => self.change().gone(&id),
+            MemberEvent::Beat(id, load) => {
+                let mut table = self.change();
+                table.fuel_per_call = self.fuel_per_call.load(Ordering::Relaxed);
+                table.beat(&id, load);
+            }
+            MemberEvent::Holds { node, added, removed } => {
+                for some in added.chunks(STEP) {
+                    self.change().holds(&node, some, &[]);
+                }
+                for some in removed.chunks(STEP) {
+                    self.change().holds(&node, &[], some);
+                }
+            }
+        }
+    }
+
+    /// Takes from the records what they say of hosts.
+    pub fn refresh(&self, records: &Records) {
+        self.change().refresh(records);
+    }
+
+    /// This node's own host, which is there from the start.
+    pub fn enter_local(&self, load: Load, records: &Records) {
+        let hello = Hello {
+            addresses: Vec::new(),
+            hosting: true,
+            version: String::new(),
+        };
+        let mut table = self.change();
+        table.up(self.local, &hello, records);
+        table.beat(&self.local, load);
+    }
+
+    /// The only host, if there is but one and it is this node: then there is nothing to choose.
+    pub fn alone(&self) -> Option<NodeId> {
+        let table = self.table();
+        (table.len() == 1 && table.find(&self.local).is_some_and(|host| !host.draining)).then_some(self.local)
+    }
+
+    pub fn local(&self) -> NodeId {
+        self.local
+    }
+
+    /// A call did not reach a host.
+    pub fn missed(&self, host: &NodeId) {
+        if *host != self.local {
+            self.change().missed(host);
+        }
+    }
+
+    /// Counts a call as under way on `host` until it is dropped.
+    pub fn enter(self: &Arc<Self>, host: NodeId) -> UnderWay {
+        if let Some(host) = self.change().get_mut(&host) {
+            host.in_flight += 1;
+        }
+        UnderWay {
+            hosts: self.clone(),
+            host,
+        }
+    }
+
+    /// What a call came to.
+    pub fn burned(&self, fuel: u64) {
+        // Two at once may lose one of them: it is a mean.
+        let mean = self.fuel_per_call.load(Ordering::Relaxed);
+        let next = mean - mean / FUEL_MEMORY + fuel / FUEL_MEMORY;
+        self.fuel_per_call.store(next, Ordering::Relaxed);
+    }
+
+    /// How much of a dataset each host holds, as of a moment ago.
+    pub fn spread(&self, dataset: &Dataset) -> Spread {
+        let generation = self.table().generation;
+        self.spreads.get_with((dataset.digest, generation), || {
+            let mut held = Vec::new();
+            let shards = dataset.shards.iter().zip(&dataset.meta.shards);
+            for some in shards.collect::<Vec<_>>().chunks(STEP) {
+                let table = self.table();
+                for (digest, meta) in some {
+                    for slot in table.holders.of(digest) {
+                        if held.len() <= slot as usize {
+                            held.resize(slot as usize + 1, 0);
+                        }
+                        held[slot as usize] += meta.size_bytes;
+                    }
+                }
+            }
+            let with = held
+                .into_iter()
+                .enumerate()
+                .map(|(slot, bytes)| (slot as Slot, bytes));
+            let mut spread: Vec<_> = with.filter(|(_, bytes)| *bytes > 0).collect();
+            spread.sort_unstable_by_key(|(slot, bytes)| (std::cmp::Reverse(*bytes), *slot));
+            Arc::new(spread)
+        })
     }
 
     /// How a host is named in responses.
@@ -43,5 +166,19 @@ impl Hosts {
             return self.header.clone();
         }
         HeaderValue::from_str(&host.short()).unwrap_or(HeaderValue::from_static("unknown"))
+    }
+}
+
+/// A call that a host has, as far as this gateway knows.
+pub struct UnderWay {
+    hosts: Arc<Hosts>,
+    host: NodeId,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(host) = self.hosts.change().get_mut(&self.host) {
+            host.in_flight = host.in_flight.saturating_sub(1);
+        }
     }
 }

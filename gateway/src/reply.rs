@@ -62,6 +62,7 @@ pub fn text(status: StatusCode, text: impl Into<bytes::Bytes>) -> Response<Body>
 pub fn store_problem(error: StoreError) -> Problem {
     let kind = match &error {
         StoreError::Missing(_) => ProblemKind::UnknownBlob,
+        StoreError::Elsewhere { .. } => ProblemKind::SourceUnreachable,
         StoreError::NotADataset { .. } => ProblemKind::UnknownDataset,
         StoreError::Corrupt(_) => ProblemKind::Corrupt,
         StoreError::SourceChanged { .. } => ProblemKind::SourceChanged,

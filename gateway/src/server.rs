@@ -12,7 +12,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use nearfield_net::Records;
-use nearfield_protocol::{Problem, ProblemKind, limits};
+use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind, limits};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -30,6 +30,7 @@ use crate::dispatch::Dispatch;
 use crate::hosts::Hosts;
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
+use crate::place::{Ask, Need, Standing, place};
 use crate::route::{RouteTable, Routes};
 use crate::stall::StallGuard;
 use crate::{admin, functions, reply};
@@ -49,7 +50,7 @@ pub struct Gateway {
     pub auth: Auth,
     pub admission: Admission,
     pub routes: Routes,
-    pub hosts: Hosts,
+    pub hosts: Arc<Hosts>,
     pub calls: Calls,
     pub jobs: Jobs,
     /// Runs of jobs that this node's host works on at once.
@@ -60,9 +61,35 @@ pub struct Gateway {
     pub max_store_bytes: Option<u64>,
     /// Where functions are reached from outside: `http://host:port`.
     pub functions_url: String,
+    /// Cancelled once the node has left its network: it ends then.
+    pub leaving: CancellationToken,
 }
 
 impl Gateway {
+    /// A host that holds a blob, or else one that may fetch it.
+    pub fn host_for(&self, digest: &Digest) -> Result<NodeId, Problem> {
+        let needs = [Need::Blob {
+            digest: *digest,
+            size_bytes: 1,
+        }];
+        let ask = Ask {
+            key: *digest,
+            component: *digest,
+            component_bytes: 0,
+            located: None,
+            needs: &needs,
+            only: &[],
+        };
+        let ranked = place(&ask, &self.hosts.table());
+        match ranked.first() {
+            Some(best) if matches!(best.standing, Standing::Costs { .. }) => Ok(best.host),
+            _ => Err(Problem::new(
+                ProblemKind::Overload,
+                "no host is there: start one, or invite one with `nearfield invite --role host`",
+            )),
+        }
+    }
+
     /// Who answers for what, by `records`.
     pub fn route_table(&self, records: &Records) -> Arc<RouteTable> {
         self.routes.current(records, &self.admission, &self.metrics)

@@ -26,6 +26,7 @@ pub(crate) struct DataAccess {
     inputs: Arc<BTreeMap<String, Digest>>,
     sources: Sources,
     bytes: u64,
+    moved_bytes: u64,
     waited: Duration,
 }
 
@@ -44,6 +45,7 @@ impl DataAccess {
             inputs,
             sources,
             bytes: 0,
+            moved_bytes: 0,
             waited: Duration::ZERO,
         }
     }
@@ -51,10 +53,16 @@ impl DataAccess {
     pub fn renew(&mut self, inputs: Arc<BTreeMap<String, Digest>>) {
         self.inputs = inputs;
         self.bytes = 0;
+        self.moved_bytes = 0;
         self.waited = Duration::ZERO;
     }
 
-    /// How long the guest waited for what lies in place.
+    /// Bytes that came from another node for it.
+    pub fn moved_bytes(&self) -> u64 {
+        self.moved_bytes
+    }
+
+    /// How long the guest waited for what lies in place, or on another node.
     pub fn waited(&self) -> Duration {
         self.waited
     }
@@ -203,7 +211,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         "[method]dataset.shard",
         |mut store: Context<'_>, (this, index): (Resource<DatasetHandle>, u32)| {
             let dataset = dataset(&mut store, &this)?;
-            let answer: Answer<Resource<ShardHandle>> = match open_shard(&store, &dataset, index)? {
+            let answer: Answer<Resource<ShardHandle>> = match open_shard(&mut store, &dataset, index)? {
                 Ok(shard) => Ok(store.data_mut().ctx().table.push(ShardHandle {
                     dataset,
                     index,
@@ -352,8 +360,8 @@ fn by_key(
     })
 }
 
-fn open_shard(store: &Context<'_>, dataset: &Dataset, index: u32) -> wasmtime::Result<Answer<Shard>> {
-    let blobs = &store.data().data.blobs;
+fn open_shard(store: &mut Context<'_>, dataset: &Dataset, index: u32) -> wasmtime::Result<Answer<Shard>> {
+    let blobs = store.data().data.blobs.clone();
     let Some((_, digest)) = dataset.shard(index) else {
         return Ok(Err(DataError::NotFound(format!(
             "shard {index} of {}",
@@ -363,8 +371,17 @@ fn open_shard(store: &Context<'_>, dataset: &Dataset, index: u32) -> wasmtime::R
     if let Some(shard) = blobs.opened(&digest) {
         return Ok(Ok(shard));
     }
-    Ok(match wait(blobs.shard(&digest)) {
-        Ok(shard) => Ok(shard),
+    let begun = Instant::now();
+    let opened = wait(blobs.open_shard(&digest));
+    let data = &mut store.data_mut().data;
+    Ok(match opened {
+        Ok(opened) => {
+            if opened.moved_bytes > 0 {
+                data.moved_bytes += opened.moved_bytes;
+                data.waited += begun.elapsed();
+            }
+            Ok(opened.shard)
+        }
         Err(error) => Err(told(store, error)?),
     })
 }

@@ -141,6 +141,12 @@ impl Host {
         self.inner.components.check(component).await
     }
 
+    /// Calls that run or wait.
+    pub fn calls(&self) -> usize {
+        let running = CALLS_AT_ONCE as usize - self.inner.places.available_permits();
+        running + self.inner.waiting.load(Ordering::Relaxed)
+    }
+
     pub fn logs(&self) -> &Logs {
         &self.inner.logs
     }

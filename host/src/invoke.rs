@@ -276,6 +276,7 @@ impl Closing {
             request_bytes,
             response_bytes,
             data_bytes: self.figures.data_bytes,
+            moved_bytes: self.figures.moved_bytes,
             pages_grown: self.figures.pages_grown,
             outgoing_requests: self.figures.outgoing_requests,
             cold: self.cold,
@@ -389,6 +390,7 @@ fn trap_problem(spec: &CallSpec, error: &wasmtime::Error) -> Problem {
 #[derive(Default)]
 struct Figures {
     data_bytes: u64,
+    moved_bytes: u64,
     pages_grown: u64,
     outgoing_requests: u32,
 }
@@ -397,6 +399,7 @@ impl Figures {
     fn of(guest: &Guest) -> Self {
         Figures {
             data_bytes: guest.data.bytes(),
+            moved_bytes: guest.data.moved_bytes(),
             pages_grown: guest.limiter.pages_grown,
             outgoing_requests: guest.outgoing.sent(),
         }

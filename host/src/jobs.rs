@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey, Work};
-use nearfield_protocol::{CallId, Problem, ProblemKind};
+use nearfield_protocol::{CallId, Digest, Problem, ProblemKind};
 use tokio::sync::SemaphorePermit;
 use tokio::task::JoinHandle;
 
@@ -55,6 +55,22 @@ impl Host {
         self.inner.recall(key, origins).await
     }
 
+    /// Remembers a result that another host made, after its bytes are checked against their digest.
+    pub async fn remember(
+        &self,
+        report: PureReport,
+        output: Bytes,
+        origins: &[String],
+    ) -> Result<(), Problem> {
+        if Digest::of(&output) != report.output {
+            let text = "a result's output is not what its report says";
+            return Err(Problem::new(ProblemKind::Corrupt, text));
+        }
+        // Files that it wrote stay with who made it.
+        let kept = self.inner.remembered.keep(report, origins, output, None);
+        kept.await.map_err(store_problem)
+    }
+
     /// The output of a remembered result.
     pub async fn output(&self, key: &ResultKey) -> Result<Option<Bytes>, Problem> {
         self.inner.remembered.output(key).await.map_err(store_problem)
@@ -86,7 +102,7 @@ impl Inner {
         let component = self.components.load_job(spec.setting.component).await?;
         let stopping = |_| Problem::new(ProblemKind::Draining, "this host is stopping");
         let slot = self.job_slots.acquire().await.map_err(stopping)?;
-        let (subject, fuel_before) = self.subject(&spec.work).await?;
+        let (subject, fuel_before, moved_bytes) = self.subject(&spec.work).await?;
         let place = self.job_places.clone().acquire_owned().await.map_err(stopping)?;
         let run = PureRun {
             key,
@@ -106,6 +122,7 @@ impl Inner {
             .map_err(|error| Problem::new(ProblemKind::Internal, format!("a job's run: {error}")))?;
         let mut run = ended.map_err(|(problem, fuel)| PureFailure { problem, fuel })?;
         run.report.total_fuel += fuel_before;
+        run.report.moved_bytes += moved_bytes;
         Ok((run, slot))
     }
 
@@ -117,8 +134,8 @@ impl Inner {
         Ok(found)
     }
 
-    /// What a run is given, and the fuel that went into it.
-    async fn subject(&self, work: &Work) -> Result<(Subject, u64), Problem> {
+    /// What a run is given, the fuel that went into it, and the bytes that came from another node for it.
+    async fn subject(&self, work: &Work) -> Result<(Subject, u64, u64), Problem> {
         match work {
             Work::Map { dataset, index, .. } => {
                 let dataset = self.store.dataset(dataset).await.map_err(store_problem)?;
@@ -126,7 +143,8 @@ impl Inner {
                     let shards = dataset.shards.len();
                     Problem::new(ProblemKind::BadRequest, format!("shard {index} of {shards}"))
                 })?;
-                let shard = self.store.shard(&digest).await.map_err(store_problem)?;
+                let opened = self.store.open_shard(&digest).await.map_err(store_problem)?;
+                let (shard, moved_bytes) = (opened.shard, opened.moved_bytes);
                 let index = *index;
                 Ok((
                     Subject::Shard(ShardHandle {
@@ -135,6 +153,7 @@ impl Inner {
                         shard,
                     }),
                     0,
+                    moved_bytes,
                 ))
             }
             Work::Reduce { parts } => {
@@ -144,11 +163,11 @@ impl Inner {
                     outputs.push(output);
                     fuel += report.total_fuel;
                 }
-                Ok((Subject::Parts(outputs), fuel))
+                Ok((Subject::Parts(outputs), fuel, 0))
             }
             Work::Finish { total } => {
                 let (output, report) = self.part(total).await?;
-                Ok((Subject::Total(output), report.total_fuel))
+                Ok((Subject::Total(output), report.total_fuel, 0))
             }
         }
     }

@@ -247,6 +247,7 @@ impl PureRun {
             fuel,
             total_fuel: fuel,
             data_bytes: guest.data.bytes(),
+            moved_bytes: guest.data.moved_bytes(),
             written_files,
             written_bytes,
             run_us: begun.elapsed().as_micros() as u64,

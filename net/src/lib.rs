@@ -1,15 +1,31 @@
-//! A node on the network: its identity, its endpoint, the records it shares.
+//! A node on the network: its identity, its endpoint, the records it shares, what it gives and takes.
 //!
-//! `remote` reads what lies on servers that are no nodes.
-//!
-//! One node so far: the endpoint listens on loopback and the document has one replica. What crosses
-//! nodes is already what it will be: signed records under prefix-free keys.
+//! `join` is how a node becomes a member, `gate` keeps all others out; `document` is the replicated records and `view` what
+//! they add up to; `control` is what nodes tell each other, `bytes` how blobs move, `residency` where they may; `peers` are the
+//! connections. `remote` reads what lies on servers that are no nodes.
 
+mod bytes;
+pub mod control;
+mod document;
+mod error;
+mod follow;
+pub mod frame;
+mod gate;
 mod identity;
+mod join;
+mod network;
 mod node;
+mod peers;
 pub mod remote;
+mod residency;
+#[cfg(test)]
+mod tests;
 mod view;
 
+pub use error::NetError;
 pub use identity::Identity;
-pub use node::{NetError, Node};
-pub use view::Records;
+pub use join::{Invitation, Offer, Ticket, join};
+pub use network::{Contact, Network};
+pub use node::{CallStream, Inbox, Node, NodeOptions};
+pub use peers::{CALL, Peers};
+pub use view::{Membership, Records};

@@ -1,47 +1,52 @@
-//! This node's endpoint and its replica of the records.
+//! This node: its endpoint, what it serves on it, and what it writes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::{Arc, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use futures_util::{StreamExt, pin_mut};
 use iroh::Endpoint;
-use iroh::endpoint::presets;
-use iroh::protocol::Router;
-use iroh_blobs::Hash;
-use iroh_docs::api::Doc;
-use iroh_docs::protocol::Docs;
-use iroh_docs::store::Query;
-use iroh_docs::{Author, AuthorId};
+use iroh::address_lookup::memory::MemoryLookup;
+use iroh::endpoint::{Connection, PortmapperConfig, RecvStream, SendStream, presets};
+use iroh::protocol::{AcceptError, ProtocolHandler, Router};
 use iroh_gossip::net::Gossip;
+use nearfield_protocol::node::{NodeRecord, NodeVersion, Role};
 use nearfield_protocol::records::{
-    DatasetRecord, DatasetVersion, FunctionRecord, FunctionVersion, RecordClock, RecordKey, RecordKind,
-    TokenRecord, TokenVersion,
+    DatasetRecord, DatasetVersion, FunctionRecord, FunctionVersion, RecordKind, TokenRecord, TokenVersion,
 };
 use nearfield_protocol::{DatasetName, Digest, FunctionName, NodeId};
-use nearfield_store::{Store, StoreError};
+use nearfield_store::Store;
 use serde::Serialize;
-use tokio::sync::Mutex;
+use tokio::sync::{mpsc, watch};
 
+use crate::bytes::Giving;
+use crate::control::{Asked, Control, MemberEvent, Question, Reply};
+use crate::document::{Document, Granted, unix_ms};
+use crate::error::NetError;
+use crate::gate::{Admits, Doors, Gate};
 use crate::identity::Identity;
+use crate::join::{Invitations, Joining, Offer, Rate, Ticket};
+use crate::network::{Contact, Network};
+use crate::peers::{BYTES, CALL, CONTROL, JOIN, Peers, node_id, transport};
+use crate::residency::Residency;
 use crate::view::Records;
 
-/// Why the network part of a node failed.
-#[derive(Debug, thiserror::Error)]
-pub enum NetError {
-    #[error("the node's endpoint: {0}")]
-    Endpoint(String),
-    #[error("the record document: {0}")]
-    Records(String),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("`{name}` is at version {found}, not {expected}: look at what changed and try again")]
-    Conflict { name: String, found: u64, expected: u64 },
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
-}
+/// Events, questions and calls that wait to be taken up.
+const WAITING: usize = 256;
+/// How long a record may take to reach a second node.
+const CONFIRM: Duration = Duration::from_secs(5);
+/// Nodes that are asked to confirm a record: the first that does is enough.
+const CONFIRMING: usize = 3;
+/// Longest answer to a question.
+const ANSWER_BYTES: usize = 4 << 20;
+/// How long a member that comes up waits for another one.
+const FIRST_MEETING: Duration = Duration::from_secs(2);
+/// How long the connections of a node that left go on.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a new member waits for the records that say so.
+const FIRST_SYNC: Duration = Duration::from_secs(60);
 
 /// This node: its endpoint, and the records it reads and writes. Cheap to clone.
 #[derive(Clone)]
@@ -50,68 +55,260 @@ pub struct Node {
 }
 
 struct Inner {
+    dir: PathBuf,
     id: NodeId,
     router: Router,
-    doc: Doc,
-    author: AuthorId,
+    advertise: Vec<SocketAddr>,
+    peers: Peers,
+    document: Arc<Document>,
+    doors: Arc<Doors>,
+    residency: Arc<Residency>,
+    invitations: Arc<Invitations>,
+    present: Arc<Present>,
     store: Store,
-    /// The blobs that are records' values. The lock is held for one insertion or copy.
-    values: std::sync::Mutex<HashSet<Digest>>,
-    /// Replaced whole by the writer; readers clone the `Arc` and let go.
-    records: RwLock<Arc<Records>>,
-    /// Writers one after another: a record's clock must follow the last one's.
-    writing: Mutex<()>,
+    /// The lock is held while the file is written.
+    network: Mutex<Network>,
+    /// Some gateway's records and these were compared to the end since the start.
+    heard: AtomicBool,
+    /// It has left: nothing of the network is written any more.
+    left: AtomicBool,
+}
+
+/// The members with which this node has a stream of reports now, each as often as it has.
+#[derive(Default)]
+pub(crate) struct Present(watch::Sender<HashMap<NodeId, usize>>);
+
+impl Present {
+    /// Counts one stream with `node` until it is dropped.
+    pub fn enter(self: &Arc<Self>, node: NodeId) -> Here {
+        self.0
+            .send_modify(|present| *present.entry(node).or_default() += 1);
+        Here {
+            present: self.clone(),
+            node,
+        }
+    }
+
+    fn all(&self) -> Vec<NodeId> {
+        self.0.borrow().keys().copied().collect()
+    }
+}
+
+/// A stream of reports.
+pub(crate) struct Here {
+    present: Arc<Present>,
+    node: NodeId,
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        self.present.0.send_modify(|present| {
+            if let Some(streams) = present.get_mut(&self.node) {
+                *streams -= 1;
+                if *streams == 0 {
+                    present.remove(&self.node);
+                }
+            }
+        });
+    }
+}
+
+/// What other nodes bring, to be taken up by who composes this one.
+pub struct Inbox {
+    pub members: mpsc::Receiver<MemberEvent>,
+    pub questions: mpsc::Receiver<Asked>,
+    pub calls: mpsc::Receiver<CallStream>,
+}
+
+/// A gateway's request for this node's host: HTTP on a stream of its own.
+#[derive(Debug)]
+pub struct CallStream {
+    pub node: NodeId,
+    pub send: SendStream,
+    pub receive: RecvStream,
+}
+
+/// How a node is reached.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// Where the endpoint listens, UDP.
+    pub listen: SocketAddr,
+    /// Where others reach it, if they cannot find that out themselves.
+    pub advertise: Vec<SocketAddr>,
+}
+
+/// Binds an endpoint that nothing else finds or maps: no relay, no lookup, no UPnP.
+pub(crate) async fn bind(
+    identity: &Identity,
+    listen: SocketAddr,
+    advertise: &[SocketAddr],
+) -> Result<(Endpoint, MemoryLookup), NetError> {
+    let lookup = MemoryLookup::new();
+    let mut builder = Endpoint::builder(presets::Minimal)
+        .secret_key(identity.secret().clone())
+        .transport_config(transport())
+        .portmapper_config(PortmapperConfig::Disabled {})
+        .address_lookup(lookup.clone())
+        .clear_ip_transports()
+        .bind_addr(listen)
+        .map_err(|error| NetError::Endpoint(error.to_string()))?;
+    for address in advertise {
+        builder = builder.external_addr(*address);
+    }
+    let endpoint = builder
+        .bind()
+        .await
+        .map_err(|error| NetError::Endpoint(format!("binding UDP {listen}: {error}")))?;
+    Ok((endpoint, lookup))
+}
+
+/// Where others may reach an endpoint.
+pub(crate) fn addresses(endpoint: &Endpoint, advertise: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut addresses: Vec<SocketAddr> = advertise.to_vec();
+    addresses.extend(endpoint.addr().ip_addrs());
+    // Bound to one address, that is it.
+    let bound = endpoint.bound_sockets();
+    addresses.extend(bound.iter().filter(|address| !address.ip().is_unspecified()));
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
 }
 
 impl Node {
-    /// Binds the endpoint to `listen` and opens the records kept in `dir`.
+    /// Binds the endpoint and opens the records kept in `dir`; founds a network if it belongs to none.
     pub async fn open(
         dir: &Path,
         identity: &Identity,
         store: Store,
-        listen: SocketAddr,
-    ) -> Result<Self, NetError> {
-        let endpoint = Endpoint::builder(presets::Minimal)
-            .secret_key(identity.secret().clone())
-            .clear_ip_transports()
-            .bind_addr(listen)
-            .map_err(|error| NetError::Endpoint(error.to_string()))?
-            .bind()
-            .await
-            .map_err(|error| NetError::Endpoint(format!("binding UDP {listen}: {error}")))?;
-
-        let docs_dir = dir.join("records");
-        std::fs::create_dir_all(&docs_dir)?;
+        options: &NodeOptions,
+    ) -> Result<(Self, Inbox), NetError> {
+        let (endpoint, lookup) = bind(identity, options.listen, &options.advertise).await?;
         let gossip = Gossip::builder().spawn(endpoint.clone());
-        let docs = Docs::persistent(docs_dir)
-            .spawn(endpoint.clone(), store.blobs().clone(), gossip)
-            .await
-            .map_err(records_error)?;
-        let author = Author::from_bytes(&identity.secret().to_bytes());
-        let author_id = author.id();
-        docs.author_import(author).await.map_err(records_error)?;
-        let doc = open_document(&docs).await?;
-        // No ALPN is accepted yet: strangers have nothing to talk to.
-        let router = Router::builder(endpoint).spawn();
-
-        let (records, values) = read_all(&doc, &store).await?;
-        let inner = Inner {
-            id: identity.node_id(),
-            router,
-            doc,
-            author: author_id,
-            store,
-            values: std::sync::Mutex::new(values),
-            records: RwLock::new(Arc::new(records)),
-            writing: Mutex::new(()),
+        let (document, network) =
+            Document::open(dir, identity, endpoint.clone(), gossip.clone(), store.clone()).await?;
+        let document = Arc::new(document);
+        let peers = Peers::new(endpoint.clone(), lookup);
+        for member in document.records().nodes() {
+            let addresses = member.node.addresses.clone();
+            peers.learn(&Contact {
+                id: member.node.id,
+                addresses,
+            });
+        }
+        // Heard later than what the records say of the day it joined.
+        network.known.iter().for_each(|contact| peers.learn(contact));
+        let (members, members_inbox) = mpsc::channel(WAITING);
+        let (questions, questions_inbox) = mpsc::channel(WAITING);
+        let (calls, calls_inbox) = mpsc::channel(WAITING);
+        let invitations = Arc::new(Invitations::open(dir)?);
+        let residency = Arc::new(Residency::new(document.clone()));
+        let (doors, present) = (Arc::new(Doors::default()), Arc::new(Present::default()));
+        let control = Control {
+            document: document.clone(),
+            peers: peers.clone(),
+            present: present.clone(),
+            members,
+            questions,
         };
-        Ok(Node {
-            inner: Arc::new(inner),
-        })
+        let giving = Giving {
+            store: store.clone(),
+            residency: residency.clone(),
+        };
+        let joining = Joining {
+            document: document.clone(),
+            peers: peers.clone(),
+            invitations: invitations.clone(),
+            rate: Rate::new(),
+        };
+        let behind = Behind {
+            document: &document,
+            doors: &doors,
+        };
+        let router = Router::builder(endpoint)
+            .accept(JOIN, joining)
+            .accept(
+                iroh_docs::ALPN,
+                behind.gate(document.docs().clone(), Admits::Members),
+            )
+            .accept(iroh_gossip::ALPN, behind.gate(gossip, Admits::Members))
+            .accept(CONTROL, behind.gate(control, Admits::Members))
+            .accept(BYTES, behind.gate(giving, Admits::Members))
+            .accept(CALL, behind.gate(Calls(calls), Admits::Gateways))
+            .spawn();
+        let node = Node {
+            inner: Arc::new(Inner {
+                dir: dir.to_owned(),
+                id: identity.node_id(),
+                router,
+                advertise: options.advertise.clone(),
+                peers,
+                document,
+                doors,
+                residency,
+                invitations,
+                present,
+                store,
+                network: Mutex::new(network),
+                heard: AtomicBool::new(false),
+                left: AtomicBool::new(false),
+            }),
+        };
+        let founder = || NodeVersion {
+            id: node.id(),
+            role: Role::Gateway,
+            labels: Default::default(),
+            max_bytes: None,
+            may_put: Vec::new(),
+            addresses: node.addresses(),
+            joined_unix_ms: unix_ms(),
+        };
+        node.inner.document.enter_founder(founder).await?;
+        node.inner.residency.refresh(&node.inner.store).await;
+        let inbox = Inbox {
+            members: members_inbox,
+            questions: questions_inbox,
+            calls: calls_inbox,
+        };
+        Ok((node, inbox))
     }
 
     pub fn id(&self) -> NodeId {
         self.inner.id
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    pub fn peers(&self) -> &Peers {
+        &self.inner.peers
+    }
+
+    pub(crate) fn document(&self) -> &Document {
+        &self.inner.document
+    }
+
+    /// Whether a blob may go to `node`; why not, if not.
+    pub fn forbids(&self, node: &NodeId, digest: &Digest) -> Option<String> {
+        self.inner.residency.forbids(node, digest)
+    }
+
+    /// Reads anew which blobs may go where.
+    pub async fn refresh_residency(&self) {
+        self.inner.residency.refresh(&self.inner.store).await;
+    }
+
+    /// A secret of its own for one purpose, which all gateways of the network have; `None` at a host.
+    pub async fn network_secret(&self, purpose: &str) -> Result<Option<[u8; 32]>, NetError> {
+        Ok(match self.inner.document.grant(self.role()).await? {
+            Granted::Write(secret) => Some(blake3::derive_key(purpose, &secret)),
+            Granted::Read(_) => None,
+        })
+    }
+
+    /// Where others may reach this node.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        addresses(self.inner.router.endpoint(), &self.inner.advertise)
     }
 
     /// Where the endpoint listens.
@@ -119,13 +316,198 @@ impl Node {
         self.inner.router.endpoint().bound_sockets()
     }
 
+    /// What this node is in its network.
+    pub fn role(&self) -> Role {
+        self.network().role
+    }
+
+    pub fn founder(&self) -> NodeId {
+        self.network().founder
+    }
+
+    fn network(&self) -> std::sync::MutexGuard<'_, Network> {
+        self.inner.network.lock().expect("no panic under this lock")
+    }
+
     /// What the records say now.
     pub fn records(&self) -> Arc<Records> {
-        self.inner
-            .records
-            .read()
-            .expect("no panic under this lock")
-            .clone()
+        self.inner.document.records()
+    }
+
+    /// Told each time the records change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.document.changes()
+    }
+
+    /// The blobs that are records' values: they must be kept.
+    pub fn record_blobs(&self) -> HashSet<Digest> {
+        self.inner.document.values()
+    }
+
+    /// The other gateways. Before the records say who they are, those that were there when this node joined.
+    pub fn gateways(&self) -> Vec<NodeId> {
+        let records = self.records();
+        let members = records.nodes().map(|member| member.node.id);
+        let mut gateways: Vec<NodeId> = members.filter(|id| records.is_gateway(id)).collect();
+        if gateways.is_empty() {
+            gateways.extend(self.network().known.iter().map(|contact| contact.id));
+        }
+        gateways.retain(|id| *id != self.id());
+        gateways
+    }
+
+    /// Writes down where other nodes were last reached, for the next start.
+    pub(crate) fn remember_peers(&self) {
+        let mut network = self.network();
+        if self.inner.left.load(Ordering::Relaxed) {
+            return;
+        }
+        let known = self.inner.peers.book();
+        if network.known != known {
+            network.known = known;
+            if let Err(error) = network.save(&self.inner.dir) {
+                tracing::warn!(%error, "where other nodes are cannot be written down");
+            }
+        }
+    }
+
+    /// Exchanges records with these nodes, now and as they come.
+    pub async fn sync(&self, nodes: &[NodeId]) -> Result<(), NetError> {
+        self.inner.document.sync(nodes).await
+    }
+
+    /// Whether the records were compared with another node's since the start.
+    pub fn heard(&self) -> bool {
+        self.inner.heard.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn hear(&self) {
+        self.inner.heard.store(true, Ordering::Relaxed);
+    }
+
+    /// The gateway that does what one should do for all, unless it is this one: of those that are there, the one with the
+    /// lowest id.
+    pub fn leader(&self) -> Option<NodeId> {
+        let present = self.present();
+        let lower = self
+            .gateways()
+            .into_iter()
+            .filter(|id| *id < self.id() && present.contains(id));
+        lower.min()
+    }
+
+    /// The members that are there now, as far as this node knows.
+    pub fn present(&self) -> Vec<NodeId> {
+        self.inner.present.all()
+    }
+
+    /// Whom this node has met and not lost.
+    pub(crate) fn met(&self, node: NodeId) -> Here {
+        self.inner.present.enter(node)
+    }
+
+    /// Waits until the records say that this node belongs to them, and for some other node to be there.
+    pub async fn admitted(&self) -> Result<(), NetError> {
+        let mut changes = self.changes();
+        let admitted = changes.wait_for(|_| self.records().node(&self.id()).is_some());
+        match tokio::time::timeout(FIRST_SYNC, admitted).await {
+            Ok(Ok(_)) if self.records().nodes().count() < 2 => Ok(()),
+            Ok(Ok(_)) => {
+                let mut present = self.inner.present.0.subscribe();
+                let met = present.wait_for(|present| !present.is_empty());
+                // Alone for now is a member, too.
+                let _ = tokio::time::timeout(FIRST_MEETING, met).await;
+                Ok(())
+            }
+            _ if self.records().is_expelled(&self.id()) => Err(NetError::Membership(
+                "this node was expelled from its network".to_owned(),
+            )),
+            _ => Err(NetError::Membership(format!(
+                "no gateway sent the records within {} s: look whether one is up and can be reached",
+                FIRST_SYNC.as_secs()
+            ))),
+        }
+    }
+
+    /// Lets go of those that are members no more, each time the records change.
+    pub async fn shut_out(&self) {
+        let records = self.records();
+        self.inner.doors.close_to(|node| records.is_expelled(node));
+        let (doors, document) = (self.inner.doors.clone(), self.inner.document.clone());
+        tokio::spawn(async move {
+            // Whoever left is still to be told that it has.
+            tokio::time::sleep(FAREWELL).await;
+            let records = document.records();
+            doors.close_to(|node| records.node(node).is_none());
+        });
+        for contact in self.inner.peers.book() {
+            if records.is_expelled(&contact.id) {
+                self.inner.peers.forget(contact.id).await;
+            }
+        }
+    }
+
+    /// Makes a ticket. What it offers is on disk when this returns.
+    pub fn invite(&self, offer: Offer) -> Result<Ticket, NetError> {
+        if self.role() != Role::Gateway {
+            return Err(NetError::NotAGateway("invitations"));
+        }
+        let mut nonce = [0; 32];
+        rand::fill(&mut nonce);
+        let ticket = Ticket {
+            issuer: self.id(),
+            addresses: self.addresses(),
+            role: offer.role,
+            labels: offer.labels.clone(),
+            expires_unix_ms: offer.expires_unix_ms,
+            nonce,
+        };
+        self.inner.invitations.add(&nonce, offer, unix_ms())?;
+        Ok(ticket)
+    }
+
+    /// Asks a member.
+    pub async fn ask(&self, node: NodeId, question: Question, patience: Duration) -> Result<Reply, NetError> {
+        let peers = &self.inner.peers;
+        let opening = crate::control::asking(question);
+        peers.ask(node, CONTROL, &opening, ANSWER_BYTES, patience).await
+    }
+
+    /// Waits until a record that was just written is on disk at another node, if one is there.
+    async fn confirm(&self, key: &nearfield_protocol::records::RecordKey) -> Result<(), NetError> {
+        let mut present = self.inner.present.all();
+        if present.is_empty() {
+            return Ok(());
+        }
+        let records = self.records();
+        // Gateways first: they can go on without this one.
+        present.sort_by_key(|node| !records.is_gateway(node));
+        let key: String = key.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut asked: futures_util::stream::FuturesUnordered<_> = present
+            .iter()
+            .take(CONFIRMING)
+            .map(|node| self.ask(*node, Question::Confirm { key: key.clone() }, CONFIRM))
+            .collect();
+        while let Some(answer) = futures_util::StreamExt::next(&mut asked).await {
+            if let Ok(Reply::Confirmed(true)) = answer {
+                return Ok(());
+            }
+        }
+        if self.inner.present.all().is_empty() {
+            // They are gone meanwhile: there is no second node.
+            return Ok(());
+        }
+        Err(NetError::Unconfirmed {
+            seconds: CONFIRM.as_secs(),
+        })
+    }
+
+    async fn write(&self, kind: RecordKind, name: &str, value: &impl Serialize) -> Result<(), NetError> {
+        let written = {
+            let _writing = self.inner.document.lock().await;
+            self.inner.document.write(kind, name, value).await?
+        };
+        self.confirm(&written.key).await
     }
 
     /// Writes the next version of a function; `make` gets its number. Durable when this returns.
@@ -134,24 +516,19 @@ impl Node {
         name: &FunctionName,
         make: impl FnOnce(u64) -> FunctionVersion,
     ) -> Result<FunctionVersion, NetError> {
-        let _writing = self.inner.writing.lock().await;
-        let number = self
-            .records()
-            .function(name)
-            .map_or(1, |newest| newest.version + 1);
-        let version = make(number);
-        let record = FunctionRecord::Deployed(Box::new(version.clone()));
-        self.write(RecordKind::Function, name.as_str(), &record).await?;
+        let (written, version) = {
+            let _writing = self.inner.document.lock().await;
+            let newest = self.records().function(name).map(|newest| newest.version);
+            let version = make(newest.unwrap_or_default() + 1);
+            let record = FunctionRecord::Deployed(Box::new(version.clone()));
+            let document = &self.inner.document;
+            let written = document
+                .write(RecordKind::Function, name.as_str(), &record)
+                .await?;
+            (written, version)
+        };
+        self.confirm(&written.key).await?;
         Ok(version)
-    }
-
-    /// The blobs that are records' values: they must be kept.
-    pub fn record_blobs(&self) -> HashSet<Digest> {
-        self.inner
-            .values
-            .lock()
-            .expect("no panic under this lock")
-            .clone()
     }
 
     /// Writes the next version of a dataset; `make` gets its number. Durable when this returns.
@@ -162,245 +539,127 @@ impl Node {
         expected: Option<u64>,
         make: impl FnOnce(u64) -> DatasetVersion,
     ) -> Result<DatasetVersion, NetError> {
-        let _writing = self.inner.writing.lock().await;
-        let found = self.records().dataset(name).map_or(0, |newest| newest.version);
-        if let Some(expected) = expected.filter(|expected| *expected != found) {
-            let name = name.to_string();
-            return Err(NetError::Conflict {
-                name,
-                found,
-                expected,
-            });
-        }
-        let number = found + 1;
-        let version = make(number);
-        self.write(
-            RecordKind::Dataset,
-            name.as_str(),
-            &DatasetRecord::Put(version.clone()),
-        )
-        .await?;
+        let (written, version) = {
+            let _writing = self.inner.document.lock().await;
+            let found = self.records().dataset(name).map_or(0, |newest| newest.version);
+            if let Some(expected) = expected.filter(|expected| *expected != found) {
+                let name = name.to_string();
+                return Err(NetError::Conflict {
+                    name,
+                    found,
+                    expected,
+                });
+            }
+            let version = make(found + 1);
+            let record = DatasetRecord::Put(version.clone());
+            let document = &self.inner.document;
+            let written = document
+                .write(RecordKind::Dataset, name.as_str(), &record)
+                .await?;
+            (written, version)
+        };
+        self.confirm(&written.key).await?;
         Ok(version)
     }
 
     pub async fn remove_function(&self, name: &FunctionName) -> Result<(), NetError> {
-        let _writing = self.inner.writing.lock().await;
         self.write(RecordKind::Function, name.as_str(), &FunctionRecord::Removed)
             .await
     }
 
     pub async fn remove_dataset(&self, name: &DatasetName) -> Result<(), NetError> {
-        let _writing = self.inner.writing.lock().await;
         self.write(RecordKind::Dataset, name.as_str(), &DatasetRecord::Removed)
             .await
     }
 
     /// Forgets the versions of a dataset before `before`, which must be one of them.
     pub async fn prune_dataset(&self, name: &DatasetName, before: u64) -> Result<(), NetError> {
-        let _writing = self.inner.writing.lock().await;
-        self.write(
-            RecordKind::Dataset,
-            name.as_str(),
-            &DatasetRecord::Pruned { before },
-        )
-        .await
+        let record = DatasetRecord::Pruned { before };
+        self.write(RecordKind::Dataset, name.as_str(), &record).await
     }
 
     pub async fn issue_token(&self, token: TokenVersion) -> Result<(), NetError> {
-        let _writing = self.inner.writing.lock().await;
         let id = token.id.clone();
         self.write(RecordKind::Token, &id, &TokenRecord::Issued(token))
             .await
     }
 
     pub async fn revoke_token(&self, id: &str) -> Result<(), NetError> {
-        let _writing = self.inner.writing.lock().await;
         self.write(RecordKind::Token, id, &TokenRecord::Revoked).await
     }
 
-    /// Leaves the network. The store stays open.
+    pub async fn drain(&self, node: &NodeId, draining: bool) -> Result<(), NetError> {
+        let record = NodeRecord::Draining { draining };
+        self.write(RecordKind::Node, &node.to_string(), &record).await
+    }
+
+    /// Writes down that a node has gone by its own will.
+    pub async fn let_go(&self, node: &NodeId) -> Result<(), NetError> {
+        self.write(RecordKind::Node, &node.to_string(), &NodeRecord::Left)
+            .await
+    }
+
+    /// Trusts a node no more. What it wrote up to now, and this node has, goes on to count.
+    pub async fn expel(&self, node: &NodeId) -> Result<(), NetError> {
+        if !self.records().may_expel(&self.id(), node) {
+            return Err(NetError::Membership(format!(
+                "a gateway expels only nodes that joined after it, and nobody the founder: expel {} at a gateway that \
+                 joined earlier",
+                node.short()
+            )));
+        }
+        let accepted = self.inner.document.accepted_of(node).await?;
+        let record = NodeRecord::Expelled { accepted };
+        self.write(RecordKind::Node, &node.to_string(), &record).await?;
+        self.shut_out().await;
+        Ok(())
+    }
+
+    /// Forgets the network: after the next start this node is one of its own. The node must be stopped next.
+    pub fn forget_network(&self) -> Result<(), NetError> {
+        let _network = self.network();
+        self.inner.left.store(true, Ordering::Relaxed);
+        Ok(Network::forget(&self.inner.dir)?)
+    }
+
+    /// Leaves the network for now. The store stays open.
     pub async fn shutdown(&self) {
         if let Err(error) = self.inner.router.shutdown().await {
             tracing::warn!(%error, "the endpoint did not shut down cleanly");
         }
     }
+}
 
-    /// Value first, then the entry that names it, then a read: reading commits the document's
-    /// write transaction, which otherwise waits up to half a second.
-    async fn write(&self, kind: RecordKind, name: &str, value: &impl Serialize) -> Result<(), NetError> {
-        let inner = &self.inner;
-        let bytes = serde_json::to_vec(value).map_err(|error| NetError::Records(error.to_string()))?;
-        let size_bytes = bytes.len() as u64;
-        let digest = inner.store.add_record(bytes.clone().into()).await?;
-        inner
-            .values
-            .lock()
-            .expect("no panic under this lock")
-            .insert(digest);
+/// What every gate stands before.
+struct Behind<'a> {
+    document: &'a Arc<Document>,
+    doors: &'a Arc<Doors>,
+}
 
-        let mut records = Records::clone(&self.records());
-        let writer = *inner.id.as_bytes().first_chunk().expect("an id has 32 bytes");
-        let clock = RecordClock::after(records.last, unix_ms(), writer);
-        let key = RecordKey {
-            kind,
-            name: name.to_owned(),
-            clock,
-        };
-        records.apply(&key, &bytes).map_err(NetError::Records)?;
+impl Behind<'_> {
+    fn gate<P>(&self, protocol: P, admits: Admits) -> Gate<P> {
+        Gate {
+            document: self.document.clone(),
+            doors: self.doors.clone(),
+            admits,
+            protocol,
+        }
+    }
+}
 
-        let encoded = key.encode();
-        let hash = Hash::from_bytes(*digest.as_bytes());
-        inner
-            .doc
-            .set_hash(inner.author, encoded.clone(), hash, size_bytes)
-            .await
-            .map_err(records_error)?;
-        let committed = inner
-            .doc
-            .get_many(Query::key_exact(encoded))
-            .await
-            .map_err(records_error)?;
-        pin_mut!(committed);
-        match committed.next().await {
-            Some(Ok(_)) => {}
-            Some(Err(error)) => return Err(records_error(error)),
-            None => {
-                return Err(NetError::Records(
-                    "a record that was just written is not there".to_owned(),
-                ));
+/// Hands on the streams of gateways.
+#[derive(Debug)]
+struct Calls(mpsc::Sender<CallStream>);
+
+impl ProtocolHandler for Calls {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        let node = node_id(&connection.remote_id());
+        while let Ok((send, receive)) = connection.accept_bi().await {
+            let stream = CallStream { node, send, receive };
+            if self.0.send(stream).await.is_err() {
+                break;
             }
         }
-        *inner.records.write().expect("no panic under this lock") = Arc::new(records);
         Ok(())
-    }
-}
-
-/// The one document of this network.
-async fn open_document(docs: &Docs) -> Result<Doc, NetError> {
-    let known = docs.list().await.map_err(records_error)?;
-    pin_mut!(known);
-    if let Some(first) = known.next().await {
-        let (id, _) = first.map_err(records_error)?;
-        return docs
-            .open(id)
-            .await
-            .map_err(records_error)?
-            .ok_or_else(|| NetError::Records(format!("document {id} is listed but cannot be opened")));
-    }
-    docs.create().await.map_err(records_error)
-}
-
-/// What the document adds up to, and the blobs that its values are.
-async fn read_all(doc: &Doc, store: &Store) -> Result<(Records, HashSet<Digest>), NetError> {
-    let mut found = Vec::new();
-    let entries = doc.get_many(Query::all()).await.map_err(records_error)?;
-    pin_mut!(entries);
-    while let Some(entry) = entries.next().await {
-        let entry = entry.map_err(records_error)?;
-        match RecordKey::decode(entry.key()) {
-            Some(key) => found.push((key, Digest::from_bytes(*entry.content_hash().as_bytes()))),
-            None => tracing::warn!(key = ?entry.key(), "a record of a kind that this build does not know"),
-        }
-    }
-    found.sort_by_key(|(key, _)| key.clock);
-    let values = found.iter().map(|(_, digest)| *digest).collect();
-    let mut records = Records::default();
-    for (key, digest) in found {
-        let value = store.blob(&digest).await?;
-        if let Err(error) = records.apply(&key, &value) {
-            tracing::error!(%error, "skipping a record");
-        }
-    }
-    Ok((records, values))
-}
-
-fn records_error(error: impl std::fmt::Display) -> NetError {
-    NetError::Records(error.to_string())
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_millis() as u64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use nearfield_store::StoreOptions;
-
-    async fn open(dir: &Path) -> (Store, Node) {
-        let store = Store::open(dir, StoreOptions::default()).await.unwrap();
-        let identity = Identity::load_or_create(&dir.join("node.key")).unwrap();
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let node = Node::open(dir, &identity, store.clone(), loopback).await.unwrap();
-        (store, node)
-    }
-
-    async fn put(node: &Node, name: &str) -> u64 {
-        let name: DatasetName = name.parse().unwrap();
-        let version = node
-            .write_dataset(&name.clone(), None, |version| DatasetVersion {
-                name,
-                version,
-                digest: Digest::EMPTY,
-                size_bytes: 0,
-                shards: 0,
-                put_unix_ms: 0,
-            })
-            .await
-            .unwrap();
-        version.version
-    }
-
-    /// Names of which one starts with another are where a document that deletes by prefix loses records.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn records_survive_each_other_in_every_order() {
-        let orders = [
-            ["a", "ab", "a/b"],
-            ["a", "a/b", "ab"],
-            ["ab", "a", "a/b"],
-            ["ab", "a/b", "a"],
-            ["a/b", "a", "ab"],
-            ["a/b", "ab", "a"],
-        ];
-        for order in orders {
-            let dir = tempfile::tempdir().unwrap();
-            let (store, node) = open(dir.path()).await;
-            for (index, name) in order.iter().chain(&order).enumerate() {
-                assert_eq!(put(&node, name).await, 1 + index as u64 / 3);
-            }
-            let before = node.records();
-            // What the document itself holds, not what this node remembers.
-            let (after, _) = read_all(&node.inner.doc, &store).await.unwrap();
-            assert_eq!(after.datasets().count(), 3, "{order:?}");
-            for name in order {
-                let name = name.parse().unwrap();
-                assert_eq!(
-                    after.dataset_versions(&name),
-                    before.dataset_versions(&name),
-                    "{order:?}"
-                );
-                assert_eq!(after.dataset_versions(&name).len(), 2);
-            }
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn writers_at_once_get_a_version_each() {
-        let dir = tempfile::tempdir().unwrap();
-        let (_store, node) = open(dir.path()).await;
-        let writers: Vec<_> = (0..20)
-            .map(|_| {
-                let node = node.clone();
-                tokio::spawn(async move { put(&node, "shared").await })
-            })
-            .collect();
-        let mut versions = Vec::new();
-        for writer in writers {
-            versions.push(writer.await.unwrap());
-        }
-        versions.sort_unstable();
-        assert_eq!(versions, (1..=20).collect::<Vec<_>>());
     }
 }

@@ -1,19 +1,69 @@
-//! What the records say, taken together. Pure: records in, answers out.
+//! What the records say, taken together, and whose word counts. Pure: records in, answers out.
+//!
+//! A record counts if its author was a gateway when it was written, by the records before it; the network's founder
+//! is one by definition. What an expelled node wrote counts only as far as its expulsion lists it, whatever clock it
+//! bears. Only a node that joined earlier can expel one: so no two gateways can expel each other, and nobody the
+//! founder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
+use bytes::Bytes;
+use nearfield_protocol::node::{NodeRecord, NodeVersion, Role};
 use nearfield_protocol::records::{
     DatasetRecord, DatasetVersion, FunctionRecord, FunctionVersion, RecordClock, RecordKey, RecordKind,
     TokenRecord, TokenVersion,
 };
-use nearfield_protocol::{DatasetName, FunctionName};
+use nearfield_protocol::{DatasetName, Digest, FunctionName, NodeId};
+use serde::de::DeserializeOwned;
 
-/// The state that a set of records adds up to. Applying them in key order gives it.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// One record as it was written.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub key: RecordKey,
+    pub author: NodeId,
+    pub value: Bytes,
+}
+
+impl Entry {
+    /// Names the record in an expulsion.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&[self.key.encode().as_slice(), &self.value].concat())
+    }
+}
+
+/// A node that belongs to the network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Membership {
+    pub node: NodeVersion,
+    /// It takes nothing new and hands over what it holds.
+    pub draining: bool,
+    /// From when on it belongs: never before who invited it.
+    since: RecordClock,
+}
+
+/// Why a record does not count.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Ignored {
+    #[error("its author {} is no gateway", .0.short())]
+    NoGateway(NodeId),
+    #[error("its author {} is expelled, and its expulsion does not list it", .0.short())]
+    Expelled(NodeId),
+    #[error("{} may not expel {}, which joined before it", .author.short(), .node.short())]
+    Junior { author: NodeId, node: NodeId },
+    #[error("it cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// The state that a set of records adds up to.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Records {
+    founder: NodeId,
     functions: BTreeMap<FunctionName, Vec<FunctionVersion>>,
     datasets: BTreeMap<DatasetName, Vec<DatasetVersion>>,
     tokens: BTreeMap<String, TokenVersion>,
+    nodes: BTreeMap<NodeId, Membership>,
+    /// Of each expelled node the records that count all the same.
+    expelled: BTreeMap<NodeId, HashSet<Digest>>,
     /// The latest clock seen, of any record.
     pub(crate) last: Option<RecordClock>,
     /// Rises with every record applied, so that what is derived from the records can tell that it is old.
@@ -21,6 +71,51 @@ pub struct Records {
 }
 
 impl Records {
+    pub fn new(founder: NodeId) -> Self {
+        Records {
+            founder,
+            functions: BTreeMap::new(),
+            datasets: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            expelled: BTreeMap::new(),
+            last: None,
+            generation: 0,
+        }
+    }
+
+    /// What `entries` add up to, in the order of their clocks, and which of them do not count.
+    pub fn of(founder: NodeId, entries: &mut [Entry]) -> (Self, Vec<(RecordKey, Ignored)>) {
+        entries.sort_by(|a, b| a.key.clock.cmp(&b.key.clock).then_with(|| a.key.cmp(&b.key)));
+        let mut records = Records::new(founder);
+        // An expulsion changes what earlier records count for, so all are judged again by it. Each round settles the
+        // expulsions by the next most senior node, so there are no more rounds than nodes.
+        loop {
+            let mut next = Records {
+                expelled: records.expelled.clone(),
+                ..Records::new(founder)
+            };
+            let mut found = BTreeMap::new();
+            let mut ignored = Vec::new();
+            for entry in entries.iter() {
+                match next.take(entry) {
+                    Ok(Some((node, accepted))) => {
+                        found.entry(node).or_insert(accepted);
+                    }
+                    Ok(None) => {}
+                    Err(reason) => ignored.push((entry.key.clone(), reason)),
+                }
+            }
+            let settled = found == next.expelled;
+            next.expelled = found;
+            records = next;
+            records.shut_out();
+            if settled {
+                return (records, ignored);
+            }
+        }
+    }
+
     /// The newest version of `name`.
     pub fn function(&self, name: &FunctionName) -> Option<&FunctionVersion> {
         self.functions.get(name)?.last()
@@ -71,21 +166,99 @@ impl Records {
         self.tokens.values()
     }
 
-    /// Takes one record in. Records of one name must come in the order of their clocks.
-    /// A value that cannot be read is skipped by name: one bad record must not hide the others.
-    pub(crate) fn apply(&mut self, key: &RecordKey, value: &[u8]) -> Result<(), String> {
+    /// A node that belongs to the network.
+    pub fn node(&self, id: &NodeId) -> Option<&Membership> {
+        self.nodes.get(id)
+    }
+
+    /// All nodes of the network, by id.
+    pub fn nodes(&self) -> impl Iterator<Item = &Membership> {
+        self.nodes.values()
+    }
+
+    /// Whether `id` writes records. The founder does so before there is any.
+    pub fn is_gateway(&self, id: &NodeId) -> bool {
+        let founding = *id == self.founder && self.nodes.is_empty();
+        founding
+            || self
+                .nodes
+                .get(id)
+                .is_some_and(|node| node.node.role == Role::Gateway)
+    }
+
+    pub fn is_expelled(&self, id: &NodeId) -> bool {
+        self.expelled.contains_key(id)
+    }
+
+    pub fn founder(&self) -> NodeId {
+        self.founder
+    }
+
+    /// Whether `author` may expel `node`.
+    pub fn may_expel(&self, author: &NodeId, node: &NodeId) -> bool {
+        let since = |id: &NodeId| self.nodes.get(id).map(|node| node.since);
+        match (since(author), since(node)) {
+            _ if *node == self.founder => false,
+            _ if *author == self.founder => true,
+            (Some(author), Some(node)) => author < node,
+            _ => false,
+        }
+    }
+
+    /// Takes one record in, which must be later than all before, and end no node's membership by expulsion: then all
+    /// are to be judged again, with [`Records::of`].
+    pub(crate) fn apply(&mut self, entry: &Entry) -> Result<(), Ignored> {
+        let taken = self.take(entry).map(drop);
+        self.shut_out();
+        taken
+    }
+
+    /// Once expelled, nobody can be brought back by another's invitation.
+    fn shut_out(&mut self) {
+        self.nodes.retain(|id, _| !self.expelled.contains_key(id));
+    }
+
+    /// What `author` says of a node, later than all before: for simulations and tests of what builds on records.
+    pub fn tell_node(&mut self, author: NodeId, node: &NodeId, record: &NodeRecord) {
+        let writer = *author.as_bytes().first_chunk().expect("an id has 32 bytes");
+        let entry = Entry {
+            key: RecordKey {
+                kind: RecordKind::Node,
+                name: node.to_string(),
+                clock: RecordClock::after(self.last, 0, writer),
+            },
+            author,
+            value: serde_json::to_vec(record).unwrap_or_default().into(),
+        };
+        // What does not count changes nothing.
+        let _ = self.apply(&entry);
+    }
+
+    /// Whether [`Records::apply`] can take it.
+    pub(crate) fn follows(&self, entry: &Entry) -> bool {
+        let expels = entry.key.kind == RecordKind::Node
+            && matches!(
+                serde_json::from_slice(&entry.value),
+                Ok(NodeRecord::Expelled { .. })
+            );
+        self.last < Some(entry.key.clock) && !expels
+    }
+
+    /// Judges a record and takes it in. An expulsion that counts is given back.
+    fn take(&mut self, entry: &Entry) -> Result<Option<(NodeId, HashSet<Digest>)>, Ignored> {
+        let (key, author) = (&entry.key, entry.author);
         self.last = self.last.max(Some(key.clock));
         self.generation += 1;
-        let unreadable = |error: &dyn std::fmt::Display| {
-            format!(
-                "the record of {:?} `{}` cannot be read: {error}",
-                key.kind, key.name
-            )
-        };
+        match self.expelled.get(&author) {
+            Some(accepted) if !accepted.contains(&entry.digest()) => return Err(Ignored::Expelled(author)),
+            Some(_) => {}
+            None if self.is_gateway(&author) => {}
+            None => return Err(Ignored::NoGateway(author)),
+        }
         match key.kind {
             RecordKind::Function => {
-                let name = key.name.parse().map_err(|error| unreadable(&error))?;
-                match serde_json::from_slice(value).map_err(|error| unreadable(&error))? {
+                let name = name(key)?;
+                match read(entry)? {
                     FunctionRecord::Deployed(version) => {
                         self.functions.entry(name).or_default().push(*version);
                     }
@@ -95,8 +268,8 @@ impl Records {
                 }
             }
             RecordKind::Dataset => {
-                let name = key.name.parse().map_err(|error| unreadable(&error))?;
-                match serde_json::from_slice(value).map_err(|error| unreadable(&error))? {
+                let name = name(key)?;
+                match read(entry)? {
                     DatasetRecord::Put(version) => self.datasets.entry(name).or_default().push(version),
                     DatasetRecord::Pruned { before } => {
                         if let Some(versions) = self.datasets.get_mut(&name) {
@@ -108,7 +281,7 @@ impl Records {
                     }
                 }
             }
-            RecordKind::Token => match serde_json::from_slice(value).map_err(|error| unreadable(&error))? {
+            RecordKind::Token => match read(entry)? {
                 TokenRecord::Issued(token) => {
                     self.tokens.insert(key.name.clone(), token);
                 }
@@ -116,76 +289,251 @@ impl Records {
                     self.tokens.remove(&key.name);
                 }
             },
+            RecordKind::Node => return self.take_node(entry),
         }
-        Ok(())
+        Ok(None)
     }
+
+    fn take_node(&mut self, entry: &Entry) -> Result<Option<(NodeId, HashSet<Digest>)>, Ignored> {
+        let id: NodeId = name(&entry.key)?;
+        match read(entry)? {
+            NodeRecord::Joined(node) => self.join(entry, *node),
+            NodeRecord::Draining { draining } => {
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.draining = draining;
+                }
+            }
+            NodeRecord::Left => {
+                self.nodes.remove(&id);
+            }
+            NodeRecord::Expelled { accepted } => {
+                if !self.may_expel(&entry.author, &id) {
+                    return Err(Ignored::Junior {
+                        author: entry.author,
+                        node: id,
+                    });
+                }
+                self.nodes.remove(&id);
+                return Ok(Some((id, accepted.into_iter().collect())));
+            }
+        }
+        Ok(None)
+    }
+
+    fn join(&mut self, entry: &Entry, node: NodeVersion) {
+        let inviter = self.nodes.get(&entry.author).map(|inviter| inviter.since);
+        let since = inviter.map_or(entry.key.clock, |inviter| inviter.max(entry.key.clock));
+        self.nodes.insert(
+            node.id,
+            Membership {
+                node,
+                draining: false,
+                since,
+            },
+        );
+    }
+}
+
+fn name<T: std::str::FromStr<Err: std::fmt::Display>>(key: &RecordKey) -> Result<T, Ignored> {
+    let unreadable = |error: T::Err| Ignored::Unreadable(format!("`{}`: {error}", key.name));
+    key.name.parse().map_err(unreadable)
+}
+
+fn read<T: DeserializeOwned>(entry: &Entry) -> Result<T, Ignored> {
+    serde_json::from_slice(&entry.value).map_err(|error| Ignored::Unreadable(error.to_string()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nearfield_protocol::Digest;
 
-    fn key(kind: RecordKind, name: &str, unix_ms: u64) -> RecordKey {
+    const FOUNDER: NodeId = node(1);
+
+    const fn node(n: u8) -> NodeId {
+        NodeId::from_bytes([n; 32])
+    }
+
+    fn entry(kind: RecordKind, name: &str, unix_ms: u64, author: NodeId, value: Vec<u8>) -> Entry {
+        let writer = *author.as_bytes().first_chunk().unwrap();
         let clock = RecordClock {
             unix_ms,
             counter: 0,
-            writer: *b"node",
+            writer,
         };
-        RecordKey {
-            kind,
-            name: name.into(),
-            clock,
+        Entry {
+            key: RecordKey {
+                kind,
+                name: name.into(),
+                clock,
+            },
+            author,
+            value: value.into(),
         }
     }
 
-    fn put(name: &str, version: u64) -> Vec<u8> {
+    fn put(name: &str, version: u64, unix_ms: u64, author: NodeId) -> Entry {
         let record = DatasetRecord::Put(DatasetVersion {
             name: name.parse().unwrap(),
             version,
-            digest: Digest::of(&version.to_le_bytes()),
+            digest: Digest::of(&unix_ms.to_le_bytes()),
             size_bytes: 1,
             shards: 1,
-            put_unix_ms: 0,
+            put_unix_ms: unix_ms,
+            replicas: None,
+            only: Vec::new(),
         });
-        serde_json::to_vec(&record).unwrap()
+        let value = serde_json::to_vec(&record).unwrap();
+        entry(RecordKind::Dataset, name, unix_ms, author, value)
+    }
+
+    fn about(id: NodeId, unix_ms: u64, author: NodeId, record: &NodeRecord) -> Entry {
+        let value = serde_json::to_vec(record).unwrap();
+        entry(RecordKind::Node, &id.to_string(), unix_ms, author, value)
+    }
+
+    fn joined(id: NodeId, role: Role, unix_ms: u64, author: NodeId) -> Entry {
+        let record = NodeRecord::Joined(Box::new(NodeVersion {
+            id,
+            role,
+            labels: Default::default(),
+            max_bytes: None,
+            may_put: Vec::new(),
+            addresses: Vec::new(),
+            joined_unix_ms: unix_ms,
+        }));
+        about(id, unix_ms, author, &record)
+    }
+
+    fn expelled(id: NodeId, accepted: &[&Entry], unix_ms: u64, author: NodeId) -> Entry {
+        let accepted = accepted.iter().map(|entry| entry.digest()).collect();
+        about(id, unix_ms, author, &NodeRecord::Expelled { accepted })
+    }
+
+    fn versions(records: &Records, name: &str) -> Vec<u64> {
+        let versions = records.dataset_versions(&name.parse().unwrap());
+        versions.iter().map(|version| version.version).collect()
     }
 
     #[test]
     fn the_newest_version_counts_until_removal() {
-        let mut records = Records::default();
+        let mut records = Records::new(FOUNDER);
         let name: DatasetName = "logs".parse().unwrap();
-        records
-            .apply(&key(RecordKind::Dataset, "logs", 1), &put("logs", 1))
-            .unwrap();
-        records
-            .apply(&key(RecordKind::Dataset, "logs", 2), &put("logs", 2))
-            .unwrap();
+        records.apply(&put("logs", 1, 1, FOUNDER)).unwrap();
+        records.apply(&put("logs", 2, 2, FOUNDER)).unwrap();
         assert_eq!(records.dataset(&name).unwrap().version, 2);
-        assert_eq!(records.dataset_versions(&name).len(), 2);
-        let pruned = serde_json::to_vec(&DatasetRecord::Pruned { before: 2 }).unwrap();
+        assert_eq!(versions(&records, "logs"), [1, 2]);
+        let end = |record: &DatasetRecord, unix_ms| {
+            let value = serde_json::to_vec(record).unwrap();
+            entry(RecordKind::Dataset, "logs", unix_ms, FOUNDER, value)
+        };
         records
-            .apply(&key(RecordKind::Dataset, "logs", 3), &pruned)
+            .apply(&end(&DatasetRecord::Pruned { before: 2 }, 3))
             .unwrap();
-        assert_eq!(records.dataset_versions(&name).len(), 1);
-        assert_eq!(records.dataset(&name).unwrap().version, 2);
-        let removed = serde_json::to_vec(&DatasetRecord::Removed).unwrap();
-        records
-            .apply(&key(RecordKind::Dataset, "logs", 4), &removed)
-            .unwrap();
+        assert_eq!(versions(&records, "logs"), [2]);
+        records.apply(&end(&DatasetRecord::Removed, 4)).unwrap();
         assert!(records.dataset(&name).is_none());
     }
 
     #[test]
-    fn a_bad_value_is_named_and_hides_nothing() {
-        let mut records = Records::default();
-        records
-            .apply(&key(RecordKind::Dataset, "a", 1), &put("a", 1))
-            .unwrap();
-        let error = records
-            .apply(&key(RecordKind::Dataset, "b", 2), b"nonsense")
-            .unwrap_err();
-        assert!(error.contains("`b`"), "{error}");
+    fn a_bad_value_is_told_and_hides_nothing() {
+        let mut records = Records::new(FOUNDER);
+        records.apply(&put("a", 1, 1, FOUNDER)).unwrap();
+        let bad = entry(RecordKind::Dataset, "b", 2, FOUNDER, b"nonsense".to_vec());
+        assert!(matches!(records.apply(&bad), Err(Ignored::Unreadable(_))));
         assert_eq!(records.datasets().count(), 1);
+    }
+
+    #[test]
+    fn only_gateways_are_heard() {
+        let (gateway, host, stranger) = (node(2), node(3), node(4));
+        let mut all = vec![
+            joined(FOUNDER, Role::Gateway, 1, FOUNDER),
+            put("early", 1, 2, gateway),
+            joined(gateway, Role::Gateway, 3, FOUNDER),
+            joined(host, Role::Host, 4, gateway),
+            put("by-gateway", 1, 5, gateway),
+            put("by-host", 1, 6, host),
+            put("by-stranger", 1, 7, stranger),
+            joined(stranger, Role::Gateway, 8, stranger),
+            joined(stranger, Role::Gateway, 9, host),
+        ];
+        let (records, ignored) = Records::of(FOUNDER, &mut all);
+        let names: Vec<_> = records
+            .datasets()
+            .map(|version| version.name.to_string())
+            .collect();
+        assert_eq!(names, ["by-gateway"]);
+        assert_eq!(ignored.len(), 5, "{ignored:?}");
+        assert!(records.is_gateway(&gateway) && !records.is_gateway(&host) && records.node(&host).is_some());
+        assert!(records.node(&stranger).is_none());
+    }
+
+    #[test]
+    fn of_an_expelled_gateway_only_what_was_accepted_counts_whatever_its_clock() {
+        let gateway = node(2);
+        let kept = put("kept", 1, 3, gateway);
+        let mut all = vec![
+            joined(FOUNDER, Role::Gateway, 1, FOUNDER),
+            joined(gateway, Role::Gateway, 2, FOUNDER),
+            kept.clone(),
+            put("backdated", 1, 4, gateway),
+            expelled(gateway, &[&kept], 5, FOUNDER),
+            put("later", 1, 6, gateway),
+        ];
+        let (records, ignored) = Records::of(FOUNDER, &mut all);
+        assert_eq!(records.datasets().count(), 1);
+        assert_eq!(versions(&records, "kept"), [1]);
+        assert_eq!(ignored.len(), 2);
+        assert!(records.node(&gateway).is_none() && records.is_expelled(&gateway));
+    }
+
+    #[test]
+    fn nobody_expels_who_came_before_them_so_expulsions_have_no_circles() {
+        let (elder, younger, guest) = (node(2), node(3), node(4));
+        let invited = joined(guest, Role::Host, 4, younger);
+        let mut all = vec![
+            joined(FOUNDER, Role::Gateway, 1, FOUNDER),
+            joined(elder, Role::Gateway, 2, FOUNDER),
+            joined(younger, Role::Gateway, 3, elder),
+            invited.clone(),
+            expelled(elder, &[], 5, younger),
+            expelled(FOUNDER, &[], 6, younger),
+            // Written later, and stronger.
+            expelled(younger, &[&invited], 7, elder),
+        ];
+        let (records, ignored) = Records::of(FOUNDER, &mut all);
+        assert!(records.is_gateway(&elder) && records.is_gateway(&FOUNDER));
+        assert!(records.is_expelled(&younger) && !records.is_expelled(&elder));
+        assert!(records.node(&guest).is_some(), "{ignored:?}");
+        // An expelled inviter's other guests go with it.
+        let mut stricter = all;
+        stricter.pop();
+        stricter.push(expelled(younger, &[], 7, elder));
+        assert!(Records::of(FOUNDER, &mut stricter).0.node(&guest).is_none());
+    }
+
+    #[test]
+    fn one_by_one_or_all_at_once_is_the_same() {
+        let mut all = vec![
+            joined(FOUNDER, Role::Gateway, 1, FOUNDER),
+            joined(node(2), Role::Gateway, 2, FOUNDER),
+            put("a", 1, 3, node(2)),
+            put("a", 2, 4, FOUNDER),
+            put("a", 2, 4, node(2)),
+        ];
+        let (at_once, _) = Records::of(FOUNDER, &mut all);
+        let mut one_by_one = Records::new(FOUNDER);
+        for entry in &all {
+            assert!(one_by_one.follows(entry));
+            one_by_one.apply(entry).unwrap();
+        }
+        assert_eq!(at_once, one_by_one);
+        assert_eq!(
+            versions(&at_once, "a"),
+            [1, 2, 2],
+            "two writers at once: both are kept"
+        );
+        all.reverse();
+        assert_eq!(Records::of(FOUNDER, &mut all).0, at_once);
     }
 }

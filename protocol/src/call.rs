@@ -9,7 +9,7 @@ use crate::records::FunctionVersion;
 use crate::{CallId, Digest, Problem};
 
 /// What a host needs to know to run a call, beside the HTTP request.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CallSpec {
     pub id: CallId,
     pub function: Arc<FunctionVersion>,
@@ -32,6 +32,9 @@ pub struct CallReport {
     pub response_bytes: u64,
     /// Bytes of shards read.
     pub data_bytes: u64,
+    /// Bytes that came from another node for it.
+    #[serde(default)]
+    pub moved_bytes: u64,
     /// Pages of 64 KiB that linear memory grew by.
     pub pages_grown: u64,
     pub outgoing_requests: u32,
@@ -51,6 +54,7 @@ impl CallReport {
             request_bytes: 0,
             response_bytes: 0,
             data_bytes: 0,
+            moved_bytes: 0,
             pages_grown: 0,
             outgoing_requests: 0,
             cold: false,

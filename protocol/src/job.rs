@@ -21,7 +21,7 @@ const MAX_GROUP: usize = 64;
 const GROUP_MASK: u8 = 0x0f;
 
 /// One run of the pure lane: a guest that sees nothing but what is named here.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PureSpec {
     pub setting: Arc<PureSetting>,
     pub work: Work,
@@ -54,7 +54,8 @@ pub struct PureLimits {
 }
 
 /// What one run does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Work {
     /// `mapper.map` over one shard of a dataset.
     Map {
@@ -69,7 +70,7 @@ pub enum Work {
 }
 
 /// What a guest can see of the shard it maps.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapSubject {
     pub shard: Digest,
     /// The dataset's split, as `shard.format()` gives it.
@@ -162,6 +163,9 @@ pub struct PureReport {
     pub total_fuel: u64,
     /// Bytes of shards that it read.
     pub data_bytes: u64,
+    /// Bytes that came from another node for it; 0 if remembered.
+    #[serde(default)]
+    pub moved_bytes: u64,
     /// Files that it wrote, and their bytes.
     pub written_files: u64,
     pub written_bytes: u64,

@@ -11,6 +11,7 @@ pub mod limits;
 pub mod manifest;
 pub mod meta;
 mod name;
+pub mod node;
 pub mod problem;
 pub mod records;
 mod split;

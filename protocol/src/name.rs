@@ -99,7 +99,7 @@ name! {
 }
 
 /// A node's ed25519 public key: its identity on the network and the author of its records.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId([u8; 32]);
 
 impl NodeId {
@@ -141,6 +141,20 @@ macro_rules! id {
         impl $type {
             pub const fn new(unix_ms: u64, random: u128) -> Self {
                 $type(((unix_ms as u128) << 80) | (random >> 48))
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?
+                    .parse()
+                    .map_err(serde::de::Error::custom)
             }
         }
 

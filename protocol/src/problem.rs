@@ -37,6 +37,7 @@ kinds! {
     Unauthorized = "unauthorized", 401, "A token is needed";
     /// A valid token that does not grant this.
     Forbidden = "forbidden", 403, "The token does not allow this";
+    NotPermitted = "not-permitted", 403, "This node may not do that";
     UnknownFunction = "unknown-function", 404, "No such function";
     UnknownDataset = "unknown-dataset", 404, "No such dataset";
     UnknownBlob = "unknown-blob", 404, "No such blob";
@@ -44,6 +45,7 @@ kinds! {
     UnknownRoute = "unknown-route", 404, "Nothing is served at this path";
     UnknownJob = "unknown-job", 404, "No such job";
     UnknownCall = "unknown-call", 404, "No such call, or one too long ago";
+    UnknownNode = "unknown-node", 404, "There is no such node";
     UnknownToken = "unknown-token", 404, "No such token";
     MethodNotAllowed = "method-not-allowed", 405, "The path does not take this method";
     /// The client sent its headers or body too slowly.
@@ -80,6 +82,10 @@ kinds! {
     /// The guest's response breaks a limit or HTTP.
     BadResponse = "bad-response", 502, "The function gave a response that cannot be sent";
     Overload = "overload", 503, "No host has room for this call now";
+    /// Nothing ran there: any request may go elsewhere.
+    HostUnreachable = "host-unreachable", 503, "The host cannot be reached";
+    /// It may have run: only what may run twice is sent elsewhere.
+    HostLost = "host-lost", 502, "The host was lost while it worked on this";
     Draining = "draining", 503, "This node is shutting down";
     OutOfFuel = "out-of-fuel", 504, "The function used up its fuel";
     Timeout = "timeout", 504, "The function ran out of time";

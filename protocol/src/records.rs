@@ -1,4 +1,4 @@
-//! What nodes agree on: functions, dataset versions and tokens, as signed records.
+//! What nodes agree on: functions, dataset versions, tokens and who belongs to them, as signed records.
 //!
 //! A key is `kind \0 name \0 clock`, the clock always 16 bytes. A name holds no NUL, so two keys of
 //! which one starts with the other have the same kind and name and, being equally long, are equal.
@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::FunctionManifest;
+use crate::node::Label;
 use crate::{DatasetName, Digest, FunctionName};
 
 /// What a record is about; the first part of its key.
@@ -16,16 +17,23 @@ pub enum RecordKind {
     Function,
     Dataset,
     Token,
+    Node,
 }
 
 impl RecordKind {
-    pub const ALL: [RecordKind; 3] = [RecordKind::Function, RecordKind::Dataset, RecordKind::Token];
+    pub const ALL: [RecordKind; 4] = [
+        RecordKind::Function,
+        RecordKind::Dataset,
+        RecordKind::Token,
+        RecordKind::Node,
+    ];
 
     const fn tag(self) -> &'static str {
         match self {
             RecordKind::Function => "function",
             RecordKind::Dataset => "dataset",
             RecordKind::Token => "token",
+            RecordKind::Node => "node",
         }
     }
 
@@ -86,7 +94,7 @@ impl RecordClock {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecordKey {
     pub kind: RecordKind,
-    /// Holds no NUL: a function's or dataset's name, or a token's id.
+    /// Holds no NUL: a function's or dataset's name, a token's or a node's id.
     pub name: String,
     pub clock: RecordClock,
 }
@@ -162,6 +170,12 @@ pub struct DatasetVersion {
     pub size_bytes: u64,
     pub shards: u32,
     pub put_unix_ms: u64,
+    /// How many hosts are to keep each shard; as many as there are, up to the default, without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
+    /// Only nodes with all of these labels may hold its bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<Label>,
 }
 
 /// A function token that was given out, or its revocation. The token itself is never kept.

@@ -87,6 +87,11 @@ impl Dataset {
             .chain(self.shards.iter().copied())
     }
 
+    /// The blobs that say what the dataset is: its list, its meta, its index.
+    pub fn heads(&self) -> impl Iterator<Item = Digest> + '_ {
+        [self.digest].into_iter().chain(self.parts)
+    }
+
     /// The meta and digest of shard `index`.
     pub fn shard(&self, index: u32) -> Option<(&ShardMeta, Digest)> {
         let at = index as usize;

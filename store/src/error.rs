@@ -16,6 +16,8 @@ pub enum StoreError {
     Format { path: PathBuf, found: u32, known: u32 },
     #[error("no blob {0} in this store")]
     Missing(Digest),
+    #[error("blob {} is not here, and no other node gives it: {cause}", digest.short())]
+    Elsewhere { digest: Digest, cause: String },
     #[error("blob {0} no longer matches its digest; it is quarantined: put the data again to repair it")]
     Corrupt(Digest),
     #[error("{digest} is not a dataset: {reason}")]

@@ -2,13 +2,14 @@
 //!
 //! `blobs` owns the files and says what is durable; `state` is its table; `put` drives `cut` and
 //! imports what it cuts; `in_place` indexes what stays where it is; `layout` puts parts
-//! together; `dataset` and `shard` read back. The cutters are pure: bytes in, shards out.
+//! together; `dataset` and `shard` read back, `elsewhere` what is not here. The cutters are pure: bytes in, shards out.
 
 mod blobs;
 pub mod cut;
 mod database;
 mod dataset;
 mod decompress;
+mod elsewhere;
 mod error;
 mod in_place;
 mod keyed;
@@ -24,7 +25,9 @@ pub mod written;
 
 pub use blobs::{Blob, SealReport, Staged, Store, StoreOptions};
 pub use dataset::{BlobBytes, Dataset, Extent, Location};
+pub use elsewhere::{Change, Elsewhere, Opened};
 pub use error::StoreError;
+pub use in_place::groups::{GROUP_BYTES, Groups};
 pub use in_place::{FoundObjects, Object, ObjectError, Objects, SourceError};
 pub use layout::Placement;
 pub use put::{PutProgress, PutReport, PutRequest, StagedDataset, StagedInput};

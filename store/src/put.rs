@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::blobs::{SealReport, Staged, Store, blocking_store};
 use crate::cut::{self, CutOptions, CutShard, ShardData};
 use crate::dataset::Dataset;
+use crate::elsewhere::Change;
 use crate::error::StoreError;
 use crate::in_place::StagedInPlace;
 use crate::keyed::{self, Keyed};
@@ -286,7 +287,13 @@ impl Store {
         // Shards first: a sequence that is sealed never names a shard that is not.
         let new = self.seal(shards).await?;
         self.seal(parts).await?;
-        let new = in_place.map_or(new, |(_, read)| read);
+        let new = match in_place {
+            Some((lying, read)) => {
+                self.outside().tell(Change::Added(lying.digests().into()));
+                read
+            }
+            None => new,
+        };
         (report.new_shards, report.new_bytes) = (new.new_blobs, new.new_bytes);
         Ok(report)
     }
@@ -365,6 +372,29 @@ impl Store {
             in_place,
             report,
         })
+    }
+}
+
+impl StagedInput {
+    /// The same once more, after what was made of this was sealed: to be laid out over another version. Nobody may let go
+    /// of blobs meanwhile.
+    pub fn again(&self) -> StagedInput {
+        let again = |one: &Imported| Imported {
+            digest: one.digest,
+            size_bytes: one.size_bytes,
+            staged: None,
+            source: one.source.clone(),
+            header: one.header.clone(),
+            bytes: one.bytes.clone(),
+        };
+        StagedInput {
+            split: self.split,
+            index: self.index.clone(),
+            keyed: self.keyed.clone(),
+            imported: self.imported.iter().map(again).collect(),
+            in_place: None,
+            request: self.request.clone(),
+        }
     }
 }
 

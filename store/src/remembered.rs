@@ -292,6 +292,7 @@ fn report(key: &ResultKey, row: Row) -> PureReport {
         fuel,
         total_fuel,
         data_bytes,
+        moved_bytes: 0,
         written_files,
         written_bytes,
         run_us: 0,

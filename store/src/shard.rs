@@ -78,9 +78,9 @@ impl Read for ShardReader<'_> {
 }
 
 impl Store {
-    /// Opens a shard: its stored copy if there is one, else where it lies.
-    pub async fn shard(&self, digest: &Digest) -> Result<Shard, StoreError> {
-        match self.blob(digest).await {
+    /// Opens a shard that is here: its stored copy if there is one, else where it lies.
+    pub async fn local_shard(&self, digest: &Digest) -> Result<Shard, StoreError> {
+        match self.stored(digest).await {
             Ok(blob) => Ok(Shard::Stored(blob)),
             Err(stored @ (StoreError::Missing(_) | StoreError::Corrupt(_))) => {
                 match self.in_place_shard(digest).await? {

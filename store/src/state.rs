@@ -36,6 +36,8 @@ pub(crate) enum Standing {
     Evictable = 1,
     /// Failed verification: never served again, until the same bytes are put once more.
     Quarantined = 2,
+    /// Fetched from another node: served, and let go of when room is needed.
+    Cached = 3,
 }
 
 impl Standing {
@@ -43,6 +45,7 @@ impl Standing {
         match byte {
             0 => Standing::Live,
             1 => Standing::Evictable,
+            3 => Standing::Cached,
             _ => Standing::Quarantined,
         }
     }
@@ -131,15 +134,19 @@ impl State {
     }
 
     /// Seals `blobs` in one durable transaction. Returns how many, and how many bytes, were not
-    /// sealed and live before.
-    pub fn seal(&self, blobs: &[(Digest, u64)]) -> Result<(u64, u64), StoreError> {
+    /// sealed and live before. A live blob stays so, and one that is mended is live again.
+    pub fn seal(&self, blobs: &[(Digest, u64)], standing: Standing) -> Result<(u64, u64), StoreError> {
         self.write(|tx| {
             let (mut new_blobs, mut new_bytes, mut added, mut revived) = (0, 0, 0, 0);
             let mut table = tx.open_table(BLOBS)?;
             for (digest, size_bytes) in blobs {
-                let before = table
-                    .insert(digest.as_bytes(), (*size_bytes, Standing::Live as u8))?
-                    .map(|row| Standing::from_byte(row.value().1));
+                let before = table.get(digest.as_bytes())?;
+                let before = before.map(|row| Standing::from_byte(row.value().1));
+                let standing = match before {
+                    Some(Standing::Live | Standing::Quarantined) => Standing::Live,
+                    _ => standing,
+                };
+                table.insert(digest.as_bytes(), (*size_bytes, standing as u8))?;
                 match before {
                     None => added += size_bytes,
                     Some(Standing::Evictable) => revived += size_bytes,
@@ -164,7 +171,7 @@ impl State {
             match self.get(digest)?.map(|sealed| sealed.standing) {
                 None => return Err(StoreError::Missing(*digest)),
                 Some(Standing::Live) => {}
-                Some(Standing::Evictable) => evictable.push(*digest),
+                Some(Standing::Evictable | Standing::Cached) => evictable.push(*digest),
                 Some(Standing::Quarantined) => return Err(StoreError::Corrupt(*digest)),
             }
         }
@@ -194,6 +201,34 @@ impl State {
                 (sum + evictable).saturating_sub(no_longer)
             })
         })
+    }
+
+    /// Of `digests` those that stand as `from` stand as `to` afterwards.
+    pub fn change(&self, digests: &[Digest], from: Standing, to: Standing) -> Result<(), StoreError> {
+        let mut standing_so = Vec::new();
+        for digest in digests {
+            if self.get(digest)?.is_some_and(|sealed| sealed.standing == from) {
+                standing_so.push(*digest);
+            }
+        }
+        match standing_so.is_empty() {
+            true => Ok(()),
+            false => self.set_standing(&standing_so, to),
+        }
+    }
+
+    /// Every cached blob and its size in bytes.
+    pub fn cached(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
+        let table = self.db.begin_read()?.open_table(BLOBS)?;
+        let mut cached = Vec::new();
+        for row in table.iter()? {
+            let (digest, value) = row?;
+            let (size, standing) = value.value();
+            if Standing::from_byte(standing) == Standing::Cached {
+                cached.push((Digest::from_bytes(digest.value()), size));
+            }
+        }
+        Ok(cached)
     }
 
     /// Forgets every evictable blob that `keep` does not hold, and returns all digests that must
@@ -239,13 +274,14 @@ impl State {
         Ok(live)
     }
 
-    /// The next live blob after `after` in digest order, for the scrubber's round.
+    /// The next blob after `after` in digest order that is served, for the scrubber's round.
     pub fn next_live(&self, after: &Digest) -> Result<Option<Digest>, StoreError> {
         use std::ops::Bound::{Excluded, Unbounded};
         let table = self.db.begin_read()?.open_table(BLOBS)?;
         for row in table.range::<[u8; 32]>((Excluded(*after.as_bytes()), Unbounded))? {
             let (digest, value) = row?;
-            if Standing::from_byte(value.value().1) == Standing::Live {
+            let standing = Standing::from_byte(value.value().1);
+            if matches!(standing, Standing::Live | Standing::Cached) {
                 return Ok(Some(Digest::from_bytes(digest.value())));
             }
         }
@@ -312,13 +348,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = State::open(&dir.path().join("state.redb")).unwrap();
         let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
-        assert_eq!(state.seal(&[(a, 10), (b, 20)]).unwrap(), (2, 30));
-        assert_eq!(state.seal(&[(a, 10)]).unwrap(), (0, 0));
+        assert_eq!(state.seal(&[(a, 10), (b, 20)], Standing::Live).unwrap(), (2, 30));
+        assert_eq!(state.seal(&[(a, 10)], Standing::Live).unwrap(), (0, 0));
         assert_eq!(state.sealed_bytes().unwrap(), 30);
 
         state.set_standing(&[a], Standing::Evictable).unwrap();
         assert_eq!(
-            state.seal(&[(a, 10)]).unwrap(),
+            state.seal(&[(a, 10)], Standing::Live).unwrap(),
             (1, 10),
             "sealing again makes it live again"
         );

@@ -98,10 +98,25 @@ impl Node {
         Node::start_as(shell, data, &[])
     }
 
+    /// A new node that joins the network of `gateway`, as `invite` says.
+    pub fn join(gateway: &Node, invite: &[&str], flags: &[&str]) -> Node {
+        let ticket = gateway.json(&[&["invite"], invite].concat());
+        let data = tempfile::tempdir().unwrap();
+        let mut command = Command::new(binary());
+        command.args(["join", ticket["ticket"].as_str().unwrap()]);
+        Node::launch(command, data, flags)
+    }
+
     fn start_as(mut command: Command, data: TempDir, flags: &[&str]) -> Node {
+        command.arg("up");
+        Node::launch(command, data, flags)
+    }
+
+    fn launch(mut command: Command, data: TempDir, flags: &[&str]) -> Node {
         let mut child = command
             .args([
-                "up",
+                "--peers",
+                "127.0.0.1:0",
                 "--listen",
                 "127.0.0.1:0",
                 "--admin",
@@ -160,6 +175,25 @@ impl Node {
         // After the command's name in parentheses: utime and stime are the 12th and 13th field.
         let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> String {
+        self.json(&["ls", "nodes"])["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|node| node["this"] == true)
+            .unwrap()["id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    /// `kill -9`. Its folder stays until it is dropped.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// `kill -9`, then a new process on the same folder.

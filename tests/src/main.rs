@@ -14,6 +14,7 @@ mod http2;
 mod in_place;
 mod jobs;
 mod keyed;
+mod network;
 mod objects;
 mod outgoing;
 mod replay;

@@ -14,12 +14,12 @@ pub fn run(session: &Session, thing: Thing) -> Result<()> {
         Thing::Dataset(name) => client.get(format!("/v1/datasets/{}", segment(name.as_str())))?,
         Thing::Job(id) => client.get(format!("/v1/jobs/{id}"))?,
         Thing::Token(id) => one_of(client.get("/v1/tokens")?, "tokens", &id)?,
-        Thing::Node(id) => one_of(client.get("/v1/nodes")?, "nodes", &id)?,
+        Thing::Node(id) => client.get(format!("/v1/nodes/{}", segment(&id)))?,
     };
     session.out.show_as(&value, || tree(&value))
 }
 
-/// Tokens and nodes have no page of their own: the list holds all that is known of each.
+/// Tokens have no page of their own: the list holds all that is known of each.
 fn one_of(mut list: Value, kind: &str, id: &str) -> Result<Value> {
     let items = list[kind]
         .as_array_mut()

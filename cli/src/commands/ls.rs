@@ -1,4 +1,5 @@
 use anyhow::Result;
+use nearfield_protocol::node::Labels;
 use nearfield_protocol::records::TokenVersion;
 use nearfield_protocol::units::{format_bytes, format_count};
 use nearfield_protocol::{Digest, FunctionName};
@@ -92,13 +93,41 @@ struct Nodes {
 #[derive(Deserialize)]
 struct Node {
     id: String,
-    roles: Vec<String>,
-    listening: Vec<String>,
+    role: String,
+    this: bool,
+    there: bool,
+    hosting: bool,
+    draining: bool,
+    labels: Labels,
+    addresses: Vec<String>,
 }
 
 fn nodes(list: Nodes) -> String {
-    let row = |node: Node| [node.id, node.roles.join(" "), node.listening.join(" ")];
-    table(["id", "roles", "listening"], list.nodes.into_iter().map(row))
+    let row = |node: Node| {
+        let state = match (node.there, node.draining) {
+            (false, _) => "away",
+            (true, true) => "draining",
+            (true, false) if node.this => "this one",
+            (true, false) => "there",
+        };
+        let labels: Vec<String> = node
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        [
+            node.id.chars().take(10).collect(),
+            node.role,
+            if node.hosting { "yes" } else { "no" }.to_owned(),
+            state.to_owned(),
+            labels.join(" "),
+            node.addresses.join(" "),
+        ]
+    };
+    table(
+        ["id", "role", "hosts", "state", "labels", "addresses"],
+        list.nodes.into_iter().map(row),
+    )
 }
 
 #[derive(Deserialize)]

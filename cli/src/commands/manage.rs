@@ -46,14 +46,7 @@ pub fn rm(session: &Session, thing: Thing, purge: bool) -> Result<()> {
             .next(format!("to stop it: nearfield cancel {id}"))
             .into());
         }
-        Thing::Node(id) => {
-            return Err(Failure::new(
-                Exit::Usage,
-                format!("`{id}` is a node, which this build cannot remove"),
-            )
-            .next("end its `nearfield up` with Ctrl-C")
-            .into());
-        }
+        Thing::Node(id) => (format!("/v1/nodes/{}", segment(id)), id.clone()),
     };
     let removed = session
         .client

@@ -14,6 +14,7 @@ mod logs;
 mod ls;
 mod manage;
 mod new;
+mod nodes;
 mod put;
 mod replay;
 mod token;
@@ -36,6 +37,13 @@ pub fn run(args: Args) -> Result<()> {
     let data_dir = global.data_dir();
     let verb = match verb {
         Verb::Up(args) => return up::run(crate::args::UpArgs { data_dir, ..args }, global.json),
+        Verb::Join(args) => {
+            let up = crate::args::UpArgs {
+                data_dir,
+                ..args.up.clone()
+            };
+            return up::join(args, up, global.json);
+        }
         Verb::CompileComponent { lane, input, output } => {
             std::process::exit(nearfield_host::compiler_main(&lane, &input, &output))
         }
@@ -47,7 +55,10 @@ pub fn run(args: Args) -> Result<()> {
         out: Output { json: global.json },
     };
     match verb {
-        Verb::Up(_) | Verb::CompileComponent { .. } => unreachable!("ran above"),
+        Verb::Up(_) | Verb::Join(_) | Verb::CompileComponent { .. } => unreachable!("ran above"),
+        Verb::Invite(args) => nodes::invite(&session, args),
+        Verb::Leave => nodes::leave(&session),
+        Verb::Drain(args) => nodes::drain(&session, args),
         Verb::Put(args) => put::run(&session, args),
         Verb::Get(args) => get::run(&session, args),
         Verb::New(args) => new::run(&session, args),

@@ -58,6 +58,12 @@ pub fn run(session: &Session, args: PutArgs) -> Result<()> {
     if let Some(version) = args.if_version {
         path.push_str(&format!("&if-version={version}"));
     }
+    if let Some(replicas) = args.replicas {
+        path.push_str(&format!("&replicas={replicas}"));
+    }
+    for label in &args.only {
+        path.push_str(&format!("&only={}", segment(&label.to_string())));
+    }
     let stored = match args.in_place {
         true => in_place(session, &args.source, path),
         false => upload(session, &args.source, args.insecure_source, path),

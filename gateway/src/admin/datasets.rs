@@ -10,6 +10,7 @@ use futures_util::stream;
 use http::header::{HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
+use nearfield_protocol::node::Label;
 use nearfield_protocol::records::DatasetVersion;
 use nearfield_protocol::{DatasetName, Digest, PartName, Problem, ProblemKind, Split};
 use nearfield_store::{
@@ -22,13 +23,16 @@ use tokio::task::{JoinError, JoinHandle};
 use super::events::{self, PROGRESS_STEP, event};
 use super::{Asked, parse_digest, streamed};
 use crate::body::{Body, BodyFault, BoundedBody};
-use crate::catalog::{PutInput, unknown_dataset};
+use crate::catalog::{Keeping, PutInput, unknown_dataset};
+use crate::cluster::REPLICAS;
 use crate::content::{self, Content};
 use crate::reply::{self, store_problem};
 use crate::server::Gateway;
 
 /// Bounds of `shard-size`: what the cutter can aim at.
 const SHARD_BYTES_RANGE: std::ops::RangeInclusive<u32> = (64 << 10)..=(4 << 20);
+/// Bounds of `replicas`.
+const REPLICAS_RANGE: std::ops::RangeInclusive<u32> = 1..=16;
 /// Shards and sources that a description lists.
 const MAX_LISTED: usize = 1_000;
 const MAX_LISTED_SOURCES: usize = 100;
@@ -93,6 +97,7 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
         }
     }
     let if_version = asked.parsed::<u64>("if-version")?;
+    let keeping = keeping(&asked)?;
     let fault = BodyFault::default();
     if let Some(place) = asked.parameter("in-place") {
         let input = PutInput::InPlace(place.to_owned());
@@ -101,7 +106,7 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
         let put = async move {
             gateway
                 .catalog
-                .put(name, if_version, input, request, progress)
+                .put(name, if_version, input, request, keeping, progress)
                 .await
         };
         return match asked.takes(events::CONTENT) {
@@ -118,8 +123,29 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
     };
     let input = PutInput::Stream(Box::new(input));
     let progress = Arc::default();
-    let put = gateway.catalog.put(name, if_version, input, request, progress);
+    let put = gateway
+        .catalog
+        .put(name, if_version, input, request, keeping, progress);
     stored(put.await.map_err(|problem| fault.problem().unwrap_or(problem))?)
+}
+
+/// `replicas` and any number of `only`.
+fn keeping(asked: &Asked) -> Result<Keeping, Problem> {
+    let bad = |error: &dyn std::fmt::Display| Problem::new(ProblemKind::BadRequest, error.to_string());
+    let replicas = asked.parsed::<u32>("replicas")?;
+    if replicas.is_some_and(|replicas| !REPLICAS_RANGE.contains(&replicas)) {
+        return Err(bad(&format!(
+            "`replicas` is between {} and {}",
+            REPLICAS_RANGE.start(),
+            REPLICAS_RANGE.end()
+        )));
+    }
+    let only = asked.query.iter().filter(|(key, _)| key == "only");
+    let only: Result<Vec<Label>, _> = only.map(|(_, label)| label.parse()).collect();
+    Ok(Keeping {
+        replicas,
+        only: only.map_err(|error| bad(&error))?,
+    })
 }
 
 type Put = (DatasetVersion, PutReport);
@@ -195,6 +221,7 @@ pub async fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, P
         .iter()
         .map(|header| String::from_utf8_lossy(header))
         .collect();
+    let mut least = usize::MAX;
     let shards: Vec<_> = (0..)
         .map_while(|index| Some((index, dataset.shard(index)?)))
         .take(MAX_LISTED)
@@ -202,7 +229,20 @@ pub async fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, P
             let source = shard.source.and_then(|source| meta.sources.get(source as usize));
             let range = meta.key.as_ref().and_then(|key| key.ranges.get(index as usize));
             let keys = range.map(|range| [&range.min, &range.max].map(|key| String::from_utf8_lossy(key)));
-            json!({ "digest": digest, "size_bytes": shard.size_bytes, "source": source, "keys": keys })
+            let holders: Vec<_> = gateway
+                .hosts
+                .table()
+                .holders_of(&digest)
+                .map(|host| host.id.short())
+                .collect();
+            least = least.min(holders.len());
+            json!({
+                "digest": digest,
+                "size_bytes": shard.size_bytes,
+                "source": source,
+                "keys": keys,
+                "holders": holders,
+            })
         })
         .collect();
     Ok(reply::json(
@@ -219,6 +259,11 @@ pub async fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, P
                 "key": meta.key.as_ref().map(|key| &key.name),
                 "parts": meta.parts.iter().take(MAX_LISTED).collect::<Vec<_>>(),
             },
+            "replicas": {
+                "wanted": newest.replicas.unwrap_or(REPLICAS),
+                "least": if shards.is_empty() { 0 } else { least },
+            },
+            "only": newest.only.iter().map(Label::to_string).collect::<Vec<_>>(),
             "shards": shards,
         }),
     ))

@@ -153,8 +153,7 @@ pub async fn logs(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Respon
         lines: log_lines(asked)?,
         follow: asked.flag("follow")?,
     };
-    let host = gateway.catalog.node.id();
-    let received = gateway.dispatch.logs(host, query).await?;
+    let received = crate::logs::everywhere(gateway, query).await?;
     Ok(streamed::lines(received, std::future::pending()))
 }
 
@@ -174,7 +173,10 @@ async fn check(
         .check()
         .map_err(|error| Problem::new(ProblemKind::BadManifest, format!("function `{name}`: {error}")))?;
     check_route(gateway, name, manifest.route.as_ref())?;
-    gateway.dispatch.check(gateway.catalog.node.id(), component).await
+    gateway
+        .dispatch
+        .check(gateway.host_for(&component)?, component)
+        .await
 }
 
 /// Whether the route that `name` is to have is nobody else's.

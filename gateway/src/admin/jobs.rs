@@ -19,7 +19,8 @@ use super::{Asked, streamed};
 use crate::body::{self, Body};
 use crate::catalog::{unix_ms, unknown_dataset, unknown_function};
 use crate::dispatch::LogQuery;
-use crate::jobs::{JobRecord, JobState, Jobs, Selection, runs, unknown};
+use crate::jobs::{JobRecord, JobState, Jobs, Selection, find_result, runs, unknown};
+use crate::logs;
 use crate::reply::{self, store_problem};
 use crate::server::Gateway;
 
@@ -204,8 +205,10 @@ pub async fn output(gateway: &Gateway, id: &str) -> Result<Response<Body>, Probl
     let output = match report.output_key {
         None => Bytes::from_static(b"null"),
         Some(key) => {
-            let host = gateway.catalog.node.id();
-            let output = gateway.dispatch.output(host, key).await?;
+            let output = match find_result(gateway, key).await? {
+                Some((host, _)) => gateway.dispatch.output(host, key).await?,
+                None => None,
+            };
             output.ok_or_else(|| {
                 Problem::new(
                     ProblemKind::UnknownBlob,
@@ -236,7 +239,7 @@ pub async fn logs(gateway: &Gateway, id: &str, asked: &Asked) -> Result<Response
         lines: log_lines(asked)?,
         follow: running.is_some(),
     };
-    let received = gateway.dispatch.logs(gateway.catalog.node.id(), query).await?;
+    let received = logs::everywhere(gateway, query).await?;
     let progress = running.map(|running| running.progress.subscribe());
     let ended = async move {
         let Some(mut progress) = progress else {

@@ -5,6 +5,7 @@ mod datasets;
 mod events;
 mod functions;
 mod jobs;
+mod nodes;
 mod shards;
 mod streamed;
 mod tokens;
@@ -166,7 +167,12 @@ async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match (method.as_str(), segments.as_slice()) {
         ("GET", ["v1", "status"]) => status(gateway),
-        ("GET", ["v1", "nodes"]) => Ok(nodes(gateway)),
+        ("GET", ["v1", "nodes"]) => Ok(nodes::list(gateway)),
+        ("GET", ["v1", "nodes", id]) => nodes::describe(gateway, id),
+        ("DELETE", ["v1", "nodes", id]) => nodes::expel(gateway, id).await,
+        ("POST", ["v1", "nodes", id, "drain"]) => nodes::drain(gateway, id, &asked).await,
+        ("POST", ["v1", "invitations"]) => nodes::invite(gateway, asked).await,
+        ("POST", ["v1", "leave"]) => nodes::leave(gateway).await,
         ("GET", ["v1", "datasets"]) => Ok(datasets::list(gateway)),
         ("POST", ["v1", "datasets", name]) => datasets::put(gateway, name, asked).await,
         ("GET", ["v1", "datasets", name]) => datasets::describe(gateway, name).await,
@@ -190,7 +196,7 @@ async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>
                 .unwrap_or(100)
                 .min(MAX_LISTED_CALLS);
             let calls = gateway.calls.list(asked.parameter("function"), limit);
-            let calls: Vec<_> = calls.iter().map(|call| call.to_json()).collect();
+            let calls: Vec<_> = calls.iter().map(|call| call.to_json(&[])).collect();
             Ok(reply::json(StatusCode::OK, &json!({ "calls": calls })))
         }
         ("GET", ["v1", "calls", id]) => {
@@ -202,7 +208,8 @@ async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>
             };
             let id: CallId = id.parse().map_err(|_| unknown())?;
             let call = gateway.calls.get(&id).ok_or_else(unknown)?;
-            Ok(reply::json(StatusCode::OK, &call.to_json()))
+            let others = crate::place::others(&call.placement.candidates, &gateway.hosts.table());
+            Ok(reply::json(StatusCode::OK, &call.to_json(&others)))
         }
         ("POST", ["v1", "jobs"]) => jobs::start(gateway, asked).await,
         ("GET", ["v1", "jobs"]) => jobs::list(gateway).await,
@@ -243,6 +250,8 @@ fn known_path(segments: &[&str]) -> bool {
             "v1",
             "status"
                 | "nodes"
+                | "invitations"
+                | "leave"
                 | "datasets"
                 | "content"
                 | "blobs"
@@ -254,9 +263,10 @@ fn known_path(segments: &[&str]) -> bool {
                 | "usage"
         ] | [
             "v1",
-            "datasets" | "pins" | "functions" | "calls" | "jobs" | "tokens",
+            "datasets" | "pins" | "functions" | "calls" | "jobs" | "tokens" | "nodes",
             _
         ] | ["v1", "datasets", _, "prune"]
+            | ["v1", "nodes", _, "drain"]
             | ["v1", "functions", _, "rollback" | "logs"]
             | ["v1", "jobs", _, "output" | "events" | "logs"]
             | ["v1", "jobs", _, "shards", _]
@@ -279,18 +289,6 @@ fn status(gateway: &Gateway) -> Result<Response<Body>, Problem> {
             "functions_url": gateway.functions_url,
         }),
     ))
-}
-
-fn nodes(gateway: &Gateway) -> Response<Body> {
-    let node = &gateway.catalog.node;
-    reply::json(
-        StatusCode::OK,
-        &json!({ "nodes": [{
-            "id": node.id().to_string(),
-            "roles": ["gateway", "host"],
-            "listening": node.listening(),
-        }] }),
-    )
 }
 
 /// A digest in a path, with or without its `b3:`.
@@ -318,6 +316,10 @@ mod tests {
         for path in [
             "/v1/status",
             "/v1/nodes",
+            "/v1/nodes/{id}",
+            "/v1/nodes/{id}/drain",
+            "/v1/invitations",
+            "/v1/leave",
             "/v1/datasets",
             "/v1/datasets/{name}",
             "/v1/datasets/{name}/prune",

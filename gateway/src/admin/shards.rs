@@ -93,12 +93,9 @@ pub async fn parcel(
     let max_input_bytes = asked.parsed("max-input-bytes")?.unwrap_or(MAX_INPUT_BYTES);
     let shard = find(gateway, id, index).await?;
     let what = format!("shard {index} of job {id}");
-    let host = gateway.catalog.node.id();
-    let spec = &shard.leaf.spec;
-    let recalled = gateway
-        .dispatch
-        .recall(host, shard.leaf.key, &spec.setting.origins);
-    let remembered = recalled.await?;
+    let remembered = crate::jobs::find_result(gateway, shard.leaf.key)
+        .await?
+        .map(|(_, report)| report);
     let store = gateway.catalog.store.clone();
     let parcel = Parcel::new(&store, shard, remembered, max_input_bytes).await?;
     let runtime = Handle::current();

@@ -7,7 +7,7 @@ use nearfield_protocol::{DatasetName, Problem, ProblemKind, Split};
 use nearfield_store::{Placement, PutRequest, written};
 
 use super::record::Written;
-use crate::catalog::{Catalog, PutInput};
+use crate::catalog::{Catalog, Keeping, PutInput};
 
 /// Puts the files of all `blobs` as one dataset, in path order. A blob is what one run wrote.
 pub async fn put(catalog: &Catalog, name: &DatasetName, blobs: Vec<Bytes>) -> Result<Written, Problem> {
@@ -37,6 +37,7 @@ pub async fn put(catalog: &Catalog, name: &DatasetName, blobs: Vec<Bytes>) -> Re
             None,
             PutInput::Stream(Box::new(tar)),
             request,
+            Keeping::default(),
             Arc::default(),
         )
         .await?;

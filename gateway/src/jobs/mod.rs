@@ -11,6 +11,7 @@ mod plan;
 mod record;
 mod replay;
 mod run;
+mod sites;
 
 use std::collections::HashMap;
 use std::io;
@@ -27,6 +28,7 @@ pub use parcel::Parcel;
 use record::Records;
 pub use record::{JobRecord, JobState, Selection};
 pub use replay::{JobShard, runs};
+pub use sites::find as find_result;
 
 use crate::catalog::Held;
 use crate::server::Gateway;

@@ -46,7 +46,7 @@ impl JobShard {
 
     /// Maps it again. What its guest did is in the answer; an error is this node's.
     pub async fn replay(&self, gateway: &Gateway) -> Result<Replayed, Problem> {
-        let host = gateway.catalog.node.id();
+        let host = gateway.host_for(&self.leaf.shard)?;
         let replayed = gateway.dispatch.replay(host, self.leaf.spec.clone()).await?;
         match replayed.outcome {
             Err(failure) if !run::is_guests(failure.problem.kind) => Err(failure.problem),

@@ -1,12 +1,12 @@
 //! One job: recall what is remembered, map what is not, reduce, finish.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use nearfield_protocol::job::{PureFailure, PureReport, PureSetting, PureSpec, ResultKey};
+use nearfield_protocol::job::{PureFailure, PureReport, PureSetting, PureSpec, ResultKey, Work};
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
 use nearfield_store::Dataset;
 use nearfield_store::written::Files;
@@ -15,14 +15,15 @@ use tokio::sync::watch;
 use super::order::{Known, Order, Step};
 use super::plan::{self, Leaf, Node};
 use super::record::{JobRecord, JobReport, JobState, Prediction, Selection, ShardFailure, Written};
+use super::sites::Sites;
 use super::{Progress, into};
 use crate::reply::store_problem;
 use crate::server::Gateway;
 
-/// Runs given to a host at once: more than it has workers, so that none waits for results to be kept.
-const IN_FLIGHT: usize = 32;
-/// How often a job starts over because partial results were evicted under it.
-const FORGOTTEN_RETRIES: usize = 3;
+/// Hosts that one run is tried on before the job fails for it.
+const MAX_HOSTS_TRIED: usize = 4;
+/// How often a job starts over because partial results were evicted under it, or went with their host.
+const FORGOTTEN_RETRIES: usize = 8;
 /// Failed shards that a job's report lists.
 const MAX_LISTED_FAILURES: usize = 100;
 
@@ -47,7 +48,8 @@ pub async fn run(gateway: &Arc<Gateway>, record: &JobRecord, progress: &watch::S
         gateway,
         record,
         setting: plan::setting(record),
-        host: gateway.catalog.node.id(),
+        sites: Sites::new(gateway, record.component, &datasets(record)),
+        moved: Mutex::default(),
         progress,
         started: Instant::now(),
     };
@@ -75,8 +77,9 @@ struct Job<'a> {
     gateway: &'a Arc<Gateway>,
     record: &'a JobRecord,
     setting: Arc<PureSetting>,
-    /// So far all shards are here.
-    host: NodeId,
+    sites: Sites<'a>,
+    /// Bytes of partial results that went to another host. The lock is held for one sum.
+    moved: Mutex<u64>,
     progress: &'a watch::Sender<Progress>,
     started: Instant,
 }
@@ -88,6 +91,7 @@ struct Spent {
     /// With what remembered results once took.
     all_fuel: u64,
     bytes_read: u64,
+    moved_bytes: u64,
     run_us: u64,
 }
 
@@ -147,10 +151,10 @@ impl Job<'_> {
             fuel: output.map_or(0, |output| output.total_fuel),
             fuel_spent: spent.fuel,
             bytes_read: spent.bytes_read,
-            shard_bytes_moved: 0,
-            partial_bytes_moved: 0,
+            shard_bytes_moved: spent.moved_bytes,
+            partial_bytes_moved: *self.moved.lock().expect("no panic under this lock"),
             seconds,
-            hosts: 1,
+            hosts: self.sites.used() as u64,
             predicted: self.predict(&dataset, &leaves, &spent, shards - failed),
             failed,
             failures,
@@ -178,32 +182,111 @@ impl Job<'_> {
         let Some(top) = levels.len().checked_sub(1) else {
             return Ok(known);
         };
-        let mut open = vec![(top, 0)];
-        while let Some((level, index)) = open.pop() {
-            let node = &levels[level][index];
-            if node.parts.len() > 1 && self.recall(node.key).await?.is_some() {
-                known.leaves[node.leaves.clone()].fill(true);
-                continue;
+        let mut open = vec![0];
+        for level in (0..=top).rev() {
+            let keys: Vec<_> = open.iter().map(|&index| levels[level][index].key).collect();
+            let found = self.recall(&keys).await?;
+            let mut below = Vec::new();
+            for (index, found) in open.into_iter().zip(found) {
+                let node = &levels[level][index];
+                if node.parts.len() > 1 && found.is_some() {
+                    known.leaves[node.leaves.clone()].fill(true);
+                    continue;
+                }
+                known.nodes[level][index] = false;
+                below.extend(node.parts.clone());
             }
-            known.nodes[level][index] = false;
-            if let Some(below) = level.checked_sub(1) {
-                open.extend(node.parts.clone().map(|part| (below, part)));
-            }
+            open = below;
+        }
+        // Among several hosts a map goes to the one that remembers it.
+        if self.gateway.hosts.alone().is_none() {
+            let keys: Vec<_> = open.iter().map(|&leaf| leaves[leaf].key).collect();
+            self.recall(&keys).await?;
         }
         Ok(known)
     }
 
-    async fn recall(&self, key: ResultKey) -> Result<Option<PureReport>, Problem> {
+    async fn recall(&self, keys: &[ResultKey]) -> Result<Vec<Option<PureReport>>, Problem> {
+        self.sites.recall(keys, &self.setting.origins).await
+    }
+
+    /// Runs one step where its data is; on another host if that one is lost.
+    async fn run_pure(&self, spec: PureSpec, size_bytes: u64) -> Result<PureReport, PureFailure> {
+        let mut tried = Vec::new();
+        loop {
+            let taken = match &spec.work {
+                Work::Map { subject, .. } => {
+                    self.sites
+                        .for_map(&spec.key(), subject.shard, size_bytes, &tried)?
+                }
+                Work::Reduce { parts } => self.sites.for_parts(parts, &tried)?,
+                Work::Finish { total } => self.sites.for_parts(&[*total], &tried)?,
+            };
+            let host = taken.host;
+            let ended = match self.bring(&spec, host).await {
+                Ok(()) => self.gateway.dispatch.run_pure(host, spec.clone()).await,
+                Err(problem) => Err(problem.into()),
+            };
+            drop(taken);
+            match ended {
+                Ok(report) => {
+                    self.sites.made(&report, host);
+                    return Ok(report);
+                }
+                Err(failure) if is_hosts(failure.problem.kind) && tried.len() + 1 < MAX_HOSTS_TRIED => {
+                    tracing::warn!(host = host.short(), problem = %failure.problem, "a run goes to another host");
+                    if failure.problem.kind != ProblemKind::Corrupt {
+                        self.sites.lost(&host);
+                    }
+                    tried.push(host);
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// Sees that `host` has the results that a run is over.
+    async fn bring(&self, spec: &PureSpec, host: NodeId) -> Result<(), Problem> {
+        let parts = match &spec.work {
+            Work::Map { .. } => return Ok(()),
+            Work::Reduce { parts } => parts.as_slice(),
+            Work::Finish { total } => std::slice::from_ref(total),
+        };
         let dispatch = &self.gateway.dispatch;
-        dispatch.recall(self.host, key, &self.setting.origins).await
+        for (key, holders) in self.sites.missing(parts, host) {
+            let mut brought = false;
+            for holder in holders {
+                let given = dispatch.take(holder, key).await;
+                let given = match given {
+                    Ok(Some(given)) => given,
+                    Ok(None) => continue,
+                    Err(problem) => {
+                        tracing::warn!(host = holder.short(), %problem, "a partial result cannot be had");
+                        self.sites.lost(&holder);
+                        continue;
+                    }
+                };
+                let (report, bytes) = (given.report, given.output.len() as u64);
+                dispatch.give(host, given, &self.setting.origins).await?;
+                *self.moved.lock().expect("no panic under this lock") += bytes;
+                self.sites.made(&report, host);
+                brought = true;
+                break;
+            }
+            if !brought {
+                return Err(forgotten());
+            }
+        }
+        Ok(())
     }
 
-    async fn run_pure(&self, spec: PureSpec) -> Result<PureReport, PureFailure> {
-        self.gateway.dispatch.run_pure(self.host, spec).await
-    }
-
-    async fn run_step(&self, step: Step, spec: PureSpec) -> (Step, Result<PureReport, PureFailure>) {
-        (step, self.run_pure(spec).await)
+    async fn run_step(
+        &self,
+        step: Step,
+        spec: PureSpec,
+        size_bytes: u64,
+    ) -> (Step, Result<PureReport, PureFailure>) {
+        (step, self.run_pure(spec, size_bytes).await)
     }
 
     /// Runs what is not known of the tree. Returns the leaves that failed, if the job may go on without them; what stands
@@ -220,11 +303,15 @@ impl Job<'_> {
         let mut runs = FuturesUnordered::new();
         let mut failures = Vec::new();
         loop {
-            while runs.len() < IN_FLIGHT
+            while runs.len() < self.sites.in_flight()
                 && let Some(step) = order.next()
             {
+                let mut size_bytes = 0;
                 let spec = match step {
-                    Step::Map(leaf) => leaves[leaf].spec.clone(),
+                    Step::Map(leaf) => {
+                        size_bytes = leaves[leaf].size_bytes;
+                        leaves[leaf].spec.clone()
+                    }
                     Step::Reduce { level, index } => {
                         let parts = levels[level][index].parts.clone();
                         let keys: Vec<ResultKey> = match level.checked_sub(1) {
@@ -234,7 +321,7 @@ impl Job<'_> {
                         plan::reduce(&self.setting, &keys)
                     }
                 };
-                runs.push(self.run_step(step, spec));
+                runs.push(self.run_step(step, spec, size_bytes));
             }
             let Some((step, ended)) = runs.next().await else {
                 break;
@@ -280,7 +367,7 @@ impl Job<'_> {
 
     async fn finish(&self, root: ResultKey, spent: &mut Spent) -> Result<PureReport, Stop> {
         let spec = plan::finish(&self.setting, root);
-        let report = self.run_pure(spec).await.map_err(|failure| failure.problem)?;
+        let report = self.run_pure(spec, 0).await.map_err(|failure| failure.problem)?;
         spent.count(&report);
         Ok(report)
     }
@@ -294,11 +381,19 @@ impl Job<'_> {
         let (mut written, mut seen) = (Vec::new(), HashSet::new());
         // Equal shards have one result, and wrote its files once.
         for leaf in leaves.iter().filter(|leaf| seen.insert(leaf.key)) {
-            let report = self.recall(leaf.key).await?.ok_or_else(forgotten)?;
+            let report = self.recall(&[leaf.key]).await?.into_iter().next().flatten();
+            let report = report.ok_or_else(forgotten)?;
             if report.written_files == 0 {
                 continue;
             }
-            let files = self.gateway.dispatch.written(self.host, leaf.key).await?;
+            // Of those that remember the result, only who made it has the files.
+            let mut files = None;
+            for host in self.sites.remembering(&leaf.key) {
+                files = self.gateway.dispatch.written(host, leaf.key).await?;
+                if files.is_some() {
+                    break;
+                }
+            }
             let files = files.ok_or_else(forgotten)?;
             if Files(files.clone()).count() as u64 != report.written_files {
                 return Err(Problem::new(
@@ -356,6 +451,7 @@ impl Spent {
         if !report.remembered {
             self.fuel += report.fuel;
             self.bytes_read += report.data_bytes;
+            self.moved_bytes += report.moved_bytes;
             self.run_us += report.run_us;
         }
     }
@@ -366,6 +462,27 @@ fn forgotten() -> Problem {
         ProblemKind::ForgottenResult,
         "what a shard wrote was forgotten before it was put; if that goes on, raise --max-remembered",
     )
+}
+
+/// Whether a host is to blame: another may do better.
+fn is_hosts(kind: ProblemKind) -> bool {
+    use ProblemKind::{
+        Corrupt, Draining, HostLost, HostUnreachable, SourceUnreachable, UnknownBlob, UnknownDataset,
+    };
+    matches!(
+        kind,
+        Corrupt | Draining | HostLost | HostUnreachable | SourceUnreachable | UnknownBlob | UnknownDataset
+    )
+}
+
+/// All that a job reads.
+fn datasets(record: &JobRecord) -> Vec<Digest> {
+    record
+        .inputs
+        .values()
+        .copied()
+        .chain([record.dataset_digest])
+        .collect()
 }
 
 /// Whether a guest is to blame: such a failure comes again however often it is run.

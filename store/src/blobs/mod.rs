@@ -28,6 +28,7 @@ use nearfield_protocol::Digest;
 
 use self::leftovers::Leftovers;
 use self::sweep::Sweeper;
+use crate::elsewhere::{Change, Outside};
 use crate::error::StoreError;
 use crate::in_place::{InPlace, InPlaceShard, Objects};
 use crate::state::{Standing, State};
@@ -37,6 +38,8 @@ pub use self::verify::Blob;
 
 /// How often what is evictable is collected: removed bytes need not be free at once.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// What other nodes' blobs may take by default.
+pub const MAX_CACHED_BYTES: u64 = 8 << 30;
 /// Maps held open at once: far below the kernel's 65,530 a process.
 const MAX_MAPS: u64 = 8_192;
 
@@ -51,6 +54,8 @@ pub struct StoreOptions {
     pub allow_paths: Vec<PathBuf>,
     /// The objects that may be read in place, if any may.
     pub objects: Option<Arc<dyn Objects>>,
+    /// Bytes of other nodes' blobs that may stay here after they were fetched.
+    pub max_cached_bytes: u64,
 }
 
 impl Default for StoreOptions {
@@ -60,6 +65,7 @@ impl Default for StoreOptions {
             sweep_interval: SWEEP_INTERVAL,
             allow_paths: Vec::new(),
             objects: None,
+            max_cached_bytes: MAX_CACHED_BYTES,
         }
     }
 }
@@ -86,6 +92,7 @@ struct Inner {
     stopped: OnceLock<StoreError>,
     leftovers: Leftovers,
     in_place: Arc<InPlace>,
+    outside: Outside,
     /// Bytes of blobs that are staged: they count against the quota before they are sealed.
     staged_bytes: Arc<AtomicU64>,
     options: StoreOptions,
@@ -117,6 +124,7 @@ impl Store {
         .await
         .map_err(|error| StoreError::Blobs(error.to_string()))?;
 
+        let outside = Outside::open(&state, options.max_cached_bytes)?;
         let inner = Inner {
             fs,
             paths,
@@ -129,6 +137,7 @@ impl Store {
             stopped: OnceLock::new(),
             leftovers: Leftovers::default(),
             in_place: Arc::new(InPlace::open(dir, &options.allow_paths, options.objects.clone())?),
+            outside,
             staged_bytes: Arc::default(),
             options,
         };
@@ -153,6 +162,14 @@ impl Store {
 
     pub(crate) fn in_place(&self) -> &Arc<InPlace> {
         &self.inner.in_place
+    }
+
+    pub(crate) fn outside(&self) -> &Outside {
+        &self.inner.outside
+    }
+
+    pub(crate) fn state(&self) -> &Arc<State> {
+        &self.inner.state
     }
 
     pub(crate) async fn in_place_shard(
@@ -201,15 +218,15 @@ impl Store {
         blocking_store(move || {
             inner.state.set_standing(&digests, Standing::Evictable)?;
             inner.in_place.forget(&digests)?;
-            let mut verified = inner.verified.lock().expect("no panic under this lock");
-            for digest in &digests {
-                inner.maps.invalidate(digest);
-                inner.datasets.invalidate(digest);
-                verified.remove(digest);
-            }
+            inner.forget_open(&digests);
+            inner.outside.tell(Change::Removed(digests.into()));
             Ok(())
         })
         .await
+    }
+
+    pub(crate) fn forget_open(&self, digests: &[Digest]) {
+        self.inner.forget_open(digests);
     }
 
     /// Takes the mark of [`Store::release`] away. Refused if one of the blobs is not here any more.
@@ -278,6 +295,15 @@ impl Store {
 }
 
 impl Inner {
+    fn forget_open(&self, digests: &[Digest]) {
+        let mut verified = self.verified.lock().expect("no panic under this lock");
+        for digest in digests {
+            self.maps.invalidate(digest);
+            self.datasets.invalidate(digest);
+            verified.remove(digest);
+        }
+    }
+
     fn data_file(&self, digest: Digest) -> PathBuf {
         self.paths.data_path(&Hash::from_bytes(*digest.as_bytes()))
     }

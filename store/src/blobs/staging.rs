@@ -14,6 +14,7 @@ use nearfield_protocol::Digest;
 
 use super::sweep::Held;
 use super::{Inner, Store, blocking, blocking_store};
+use crate::elsewhere::Change;
 use crate::error::StoreError;
 use crate::state::Standing;
 
@@ -78,13 +79,23 @@ impl Store {
 
     /// Makes `staged` durable, all or none. When this returns `Ok` they survive a power cut.
     pub async fn seal(&self, staged: Vec<Staged>) -> Result<SealReport, StoreError> {
+        self.seal_as(staged, Standing::Live).await
+    }
+
+    pub(crate) async fn seal_as(
+        &self,
+        staged: Vec<Staged>,
+        standing: Standing,
+    ) -> Result<SealReport, StoreError> {
         let data_path = self.inner.paths.data_path.clone();
         blocking(move || File::open(data_path)?.sync_all()).await?;
         self.sync_db().await?;
         let inner = self.inner.clone();
         blocking_store(move || {
             let rows: Vec<_> = staged.iter().map(|blob| (blob.digest, blob.size_bytes)).collect();
-            let (new_blobs, new_bytes) = inner.state.seal(&rows)?;
+            let (new_blobs, new_bytes) = inner.state.seal(&rows, standing)?;
+            let digests = rows.iter().map(|(digest, _)| *digest).collect();
+            inner.outside.tell(Change::Added(digests));
             Ok(SealReport { new_blobs, new_bytes })
         })
         .await

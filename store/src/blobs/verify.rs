@@ -10,6 +10,7 @@ use memmap2::Mmap;
 use nearfield_protocol::Digest;
 
 use super::{Inner, Store, blocking_store};
+use crate::elsewhere::Change;
 use crate::error::StoreError;
 use crate::state::Standing;
 
@@ -50,12 +51,13 @@ impl AsRef<[u8]> for Shared {
 }
 
 impl Store {
-    /// The bytes of a sealed blob, verified once per process, then mapped.
-    pub async fn blob(&self, digest: &Digest) -> Result<Arc<Blob>, StoreError> {
+    /// The bytes of a sealed blob that is here, verified once per process, then mapped.
+    pub async fn stored(&self, digest: &Digest) -> Result<Arc<Blob>, StoreError> {
         if let Some(blob) = self.inner.maps.get(digest) {
             return Ok(blob);
         }
         let (store, digest) = (self.clone(), *digest);
+        self.inner.outside.touch(&digest);
         blocking_store(move || store.map(digest)).await
     }
 
@@ -161,6 +163,8 @@ impl Inner {
             .lock()
             .expect("no panic under this lock")
             .remove(&digest);
-        self.state.set_standing(&[digest], Standing::Quarantined)
+        self.state.set_standing(&[digest], Standing::Quarantined)?;
+        self.outside.tell(Change::Removed(Arc::new([digest])));
+        Ok(())
     }
 }

@@ -4,7 +4,7 @@
 //! bytes are checked with; `table` knows files and shards; `index` cuts and hashes, and reads only what is new; `read`
 //! gives bytes, checked each time. No file is ever written to or locked.
 
-mod groups;
+pub(crate) mod groups;
 mod identity;
 mod index;
 mod objects;
@@ -129,6 +129,10 @@ pub(crate) struct StagedInPlace {
 }
 
 impl StagedInPlace {
+    pub fn digests(&self) -> &[Digest] {
+        &self.digests
+    }
+
     fn add(&mut self, digest: Digest) {
         let mut staged = self.in_place.staged.lock().expect("no panic under this lock");
         *staged.entry(digest).or_default() += 1;

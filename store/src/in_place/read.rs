@@ -38,6 +38,11 @@ enum Outcome {
 }
 
 impl InPlaceShard {
+    /// What its bytes are checked with.
+    pub fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
     pub fn digest(&self) -> Digest {
         self.digest
     }

@@ -9,6 +9,7 @@ fn report(key: &[u8], output: &[u8]) -> PureReport {
         output: Digest::of(output),
         fuel: 7,
         total_fuel: 8,
+        moved_bytes: 0,
         data_bytes: 9,
         written_files: 0,
         written_bytes: 0,

@@ -1,0 +1,88 @@
+//! Where blobs come from that are not on this node.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use nearfield_net::Node;
+use nearfield_net::control::{Question, Reply};
+use nearfield_protocol::{Digest, NodeId};
+use nearfield_store::Elsewhere;
+
+use crate::hosts::Hosts;
+
+/// How long a gateway may take to say who holds a blob.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// All of one fetch: a blob of 256 MiB at 10 MB/s.
+const FETCH: Duration = Duration::from_secs(30);
+/// Smaller blobs tell nothing of a link's rate.
+const MEASURED_BYTES: usize = 256 << 10;
+
+/// The other nodes, as a store sees them.
+pub struct PeerBlobs {
+    pub node: Node,
+    pub hosts: Arc<Hosts>,
+    /// Bytes a millisecond, over the last fetches.
+    pub rate: Arc<AtomicU64>,
+}
+
+impl Elsewhere for PeerBlobs {
+    fn fetch(&self, digest: Digest) -> BoxFuture<'static, Result<Bytes, String>> {
+        let (node, hosts, rate) = (self.node.clone(), self.hosts.clone(), self.rate.clone());
+        Box::pin(async move {
+            let fetching = async {
+                let holders = holders(&node, &hosts, digest).await;
+                let began = Instant::now();
+                let bytes = node.peers().fetch(digest, holders).await?;
+                if bytes.len() >= MEASURED_BYTES {
+                    let now = bytes.len() as u64 / (began.elapsed().as_millis() as u64).max(1);
+                    let before = rate.load(Ordering::Relaxed);
+                    rate.store(
+                        if before == 0 { now } else { (3 * before + now) / 4 },
+                        Ordering::Relaxed,
+                    );
+                }
+                Ok(bytes)
+            };
+            match tokio::time::timeout(FETCH, fetching).await {
+                Ok(fetched) => fetched,
+                Err(_) => Err(format!("it did not come within {} s", FETCH.as_secs())),
+            }
+        })
+    }
+}
+
+/// Who holds a blob: by this gateway's own table, and by what other gateways say.
+async fn holders(node: &Node, hosts: &Hosts, digest: Digest) -> Vec<NodeId> {
+    let mut holders: Vec<NodeId> = {
+        let table = hosts.table();
+        table.holders_of(&digest).map(|host| host.id).collect()
+    };
+    holders.retain(|id| *id != node.id());
+    if !holders.is_empty() {
+        return holders;
+    }
+    for gateway in node.gateways() {
+        let digests = vec![digest];
+        let Ok(Reply::Holders(found)) = node.ask(gateway, Question::Holders { digests }, PATIENCE).await
+        else {
+            continue;
+        };
+        for contact in found
+            .into_iter()
+            .flatten()
+            .filter(|contact| contact.id != node.id())
+        {
+            node.peers().learn(&contact);
+            if !holders.contains(&contact.id) {
+                holders.push(contact.id);
+            }
+        }
+        if !holders.is_empty() {
+            break;
+        }
+    }
+    holders
+}

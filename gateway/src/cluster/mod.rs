@@ -1,0 +1,375 @@
+//! This node among others: what members report and ask, what becomes of it here, and what changes with the records.
+//!
+//! `fetch` is where blobs come from that are not here, `repair` sees that enough hosts keep each of them.
+
+mod fetch;
+mod repair;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nearfield_net::control::{Asked, Load, MAX_ASKED, MemberEvent, Question, Reply};
+use nearfield_net::{Contact, NetError, Node};
+use nearfield_protocol::records::DatasetVersion;
+use nearfield_protocol::{DatasetName, Digest, NodeId, Problem, ProblemKind};
+use nearfield_store::Change;
+use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+
+pub use fetch::PeerBlobs;
+pub use repair::REPLICAS;
+
+use crate::reply::store_problem;
+use crate::server::Gateway;
+
+/// Questions that are answered at once.
+const ANSWERING: usize = 64;
+/// Blobs that say what one dataset is: list, meta, index.
+const MAX_HEADS: usize = 3;
+/// Holders that are named of one blob.
+const MAX_HOLDERS: usize = 8;
+/// How often this node's own host tells how busy it is.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// The loops of a node among others. Each runs until `stop`.
+#[derive(Clone)]
+pub struct Cluster {
+    pub gateway: Arc<Gateway>,
+    pub stop: CancellationToken,
+}
+
+impl Cluster {
+    /// Takes in what members report.
+    pub async fn follow_members(self, mut members: mpsc::Receiver<MemberEvent>) {
+        let node = &self.gateway.catalog.node;
+        while let Some(event) = self.next(members.recv()).await {
+            if let MemberEvent::Up(id, _) | MemberEvent::Gone(id) = &event {
+                let came = matches!(event, MemberEvent::Up(..));
+                tracing::info!(node = id.short(), came, "a member came or went");
+            }
+            self.gateway.hosts.take(event, &node.records());
+        }
+    }
+
+    /// Takes in what this node's own host holds, as if it had reported that.
+    pub async fn follow_own(self, load: Arc<dyn Fn() -> Load + Send + Sync>) {
+        let (gateway, id) = (&self.gateway, self.gateway.hosts.local());
+        let mut beat = tokio::time::interval(BEAT);
+        loop {
+            // Listened to before what is there is read, so that no change falls between.
+            let mut changes = gateway.catalog.store.changes();
+            gateway.hosts.enter_local(load(), &gateway.catalog.node.records());
+            match gateway.catalog.store.held() {
+                Ok(held) => self.own(id, held.into(), [].into()),
+                Err(error) => tracing::error!(%error, "what this node holds cannot be listed"),
+            }
+            loop {
+                let change = tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    _ = beat.tick() => {
+                        let event = MemberEvent::Beat(id, load());
+                        gateway.hosts.take(event, &gateway.catalog.node.records());
+                        continue;
+                    }
+                    change = changes.recv() => change,
+                };
+                match change {
+                    Ok(Change::Added(added)) => self.own(id, added, [].into()),
+                    Ok(Change::Removed(removed)) => self.own(id, [].into(), removed),
+                    // Too many to follow: all is read again.
+                    Err(broadcast::error::RecvError::Lagged(_)) => break,
+                    Err(broadcast::error::RecvError::Closed) => return,
+                }
+            }
+        }
+    }
+
+    fn own(&self, node: NodeId, added: Arc<[Digest]>, removed: Arc<[Digest]>) {
+        let holds = MemberEvent::Holds {
+            node,
+            added: added.to_vec(),
+            removed: removed.to_vec(),
+        };
+        self.gateway
+            .hosts
+            .take(holds, &self.gateway.catalog.node.records());
+    }
+
+    /// Does what a change of the records asks for.
+    pub async fn follow_records(self) {
+        let catalog = &self.gateway.catalog;
+        let mut changes = catalog.node.changes();
+        let mut versions = HashSet::new();
+        loop {
+            changes.mark_unchanged();
+            let records = catalog.node.records();
+            self.gateway.hosts.refresh(&records);
+            catalog.node.shut_out().await;
+            catalog.node.refresh_residency().await;
+            let now: HashSet<Digest> = records
+                .all_dataset_versions()
+                .map(|version| version.digest)
+                .collect();
+            if !versions.is_subset(&now)
+                && let Err(problem) = self.let_go().await
+            {
+                tracing::warn!(%problem, "what nothing refers to any more cannot be let go of");
+            }
+            versions = now;
+            if self.next(async { changes.changed().await.ok() }).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Lets go of what others' records removed.
+    async fn let_go(&self) -> Result<(), Problem> {
+        let live = self.gateway.catalog.store.live().map_err(store_problem)?;
+        let bytes = self.gateway.catalog.release_orphans(live).await?;
+        if bytes > 0 {
+            tracing::info!(bytes, "released blobs that nothing refers to");
+        }
+        Ok(())
+    }
+
+    /// Answers what members ask.
+    pub async fn answer(self, mut questions: mpsc::Receiver<Asked>) {
+        let places = Arc::new(Semaphore::new(ANSWERING));
+        while let Some(asked) = self.next(questions.recv()).await {
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
+            };
+            let cluster = self.clone();
+            tokio::spawn(async move {
+                let reply = cluster.reply(asked.node, asked.question).await;
+                let reply = reply.unwrap_or_else(|problem| {
+                    tracing::warn!(node = asked.node.short(), %problem, "refused what a member asked");
+                    Reply::Failed(problem)
+                });
+                // Whoever asked may be gone.
+                let _ = asked.reply.send(reply);
+                drop(place);
+            });
+        }
+    }
+
+    async fn next<T>(&self, event: impl Future<Output = Option<T>>) -> Option<T> {
+        tokio::select! {
+            () = self.stop.cancelled() => None,
+            event = event => event,
+        }
+    }
+
+    async fn reply(&self, asker: NodeId, question: Question) -> Result<Reply, Problem> {
+        let catalog = &self.gateway.catalog;
+        let from_gateway = || match catalog.node.records().is_gateway(&asker) {
+            true => Ok(()),
+            false => Err(Problem::new(
+                ProblemKind::NotPermitted,
+                "only gateways ask for this",
+            )),
+        };
+        match question {
+            Question::Confirm { .. } => Ok(Reply::Confirmed(false)),
+            Question::Holders { digests } if digests.len() <= MAX_ASKED => {
+                let holders = digests.iter().map(|digest| self.holders(&asker, digest));
+                Ok(Reply::Holders(holders.collect()))
+            }
+            Question::Keep {
+                dataset,
+                digests,
+                from,
+            } if digests.len() <= MAX_ASKED => {
+                from_gateway()?;
+                from.iter()
+                    .for_each(|contact| catalog.node.peers().learn(contact));
+                Ok(Reply::Kept(self.keep(dataset, &digests).await?))
+            }
+            Question::Spare { digests } if digests.len() <= MAX_ASKED => {
+                from_gateway()?;
+                catalog.store.spare(&digests).await.map_err(store_problem)?;
+                Ok(Reply::Done)
+            }
+            Question::Record {
+                name,
+                after,
+                version,
+                heads,
+            } if heads.len() <= MAX_HEADS => {
+                // Its report of what it holds may come later than this.
+                self.claim(&asker, heads);
+                let recorded = self.record(&asker, &name, after, *version).await?;
+                Ok(Reply::Recorded(Box::new(recorded)))
+            }
+            Question::Leave => {
+                let left = catalog.node.let_go(&asker).await;
+                left.map_err(crate::catalog::net_problem)?;
+                Ok(Reply::Done)
+            }
+            Question::Holders { .. }
+            | Question::Keep { .. }
+            | Question::Spare { .. }
+            | Question::Record { .. } => Err(Problem::new(
+                ProblemKind::BadRequest,
+                "too many digests in one question",
+            )
+            .with_limit(format!("digests = {MAX_ASKED}"))),
+        }
+    }
+
+    /// Who holds a blob, this node included, but for the asker.
+    fn holders(&self, asker: &NodeId, digest: &Digest) -> Vec<Contact> {
+        let (gateway, node) = (&self.gateway, &self.gateway.catalog.node);
+        let mut holders: Vec<NodeId> = {
+            let table = gateway.hosts.table();
+            table
+                .holders_of(digest)
+                .map(|host| host.id)
+                .filter(|id| id != asker)
+                .take(MAX_HOLDERS)
+                .collect()
+        };
+        if gateway.catalog.store.has(digest) && !holders.contains(&node.id()) {
+            holders.push(node.id());
+        }
+        let book = node.peers().book();
+        let contact = |id: NodeId| match book.iter().find(|contact| contact.id == id) {
+            Some(contact) => contact.clone(),
+            None => Contact {
+                id,
+                addresses: node.addresses(),
+            },
+        };
+        holders.into_iter().map(contact).collect()
+    }
+
+    /// Fetches blobs of a dataset and keeps them, after the dataset's own list of them: whoever holds a shard knows by
+    /// that where it may go.
+    async fn keep(&self, dataset: Option<Digest>, digests: &[Digest]) -> Result<u64, Problem> {
+        let store = &self.gateway.catalog.store;
+        if let Some(digest) = dataset {
+            let dataset = store.dataset(&digest).await.map_err(store_problem)?;
+            let heads: Vec<Digest> = dataset.heads().collect();
+            store.keep(&heads).await.map_err(store_problem)?;
+            self.gateway.catalog.node.refresh_residency().await;
+        }
+        store.keep(digests).await.map_err(store_problem)
+    }
+
+    /// Takes a member's word for what it holds.
+    fn claim(&self, node: &NodeId, digests: Vec<Digest>) {
+        let holds = MemberEvent::Holds {
+            node: *node,
+            added: digests,
+            removed: Vec::new(),
+        };
+        self.gateway
+            .hosts
+            .take(holds, &self.gateway.catalog.node.records());
+    }
+
+    /// Writes down a version that a host put, if it may.
+    async fn record(
+        &self,
+        asker: &NodeId,
+        name: &DatasetName,
+        after: u64,
+        version: DatasetVersion,
+    ) -> Result<DatasetVersion, Problem> {
+        let catalog = &self.gateway.catalog;
+        let records = catalog.node.records();
+        let may = records.is_gateway(asker)
+            || records
+                .node(asker)
+                .is_some_and(|member| member.node.may_put.contains(name));
+        if !may {
+            return Err(Problem::new(
+                ProblemKind::NotPermitted,
+                format!(
+                    "host {} may not put `{name}`: a gateway invites it with `--may-put {name}`, or puts the data itself",
+                    asker.short()
+                ),
+            ));
+        }
+        // What is written down can be read: by this gateway, too.
+        let dataset = catalog
+            .store
+            .dataset(&version.digest)
+            .await
+            .map_err(store_problem)?;
+        let described = (dataset.meta.size_bytes, dataset.shards.len() as u32);
+        if described != (version.size_bytes, version.shards) || version.name != *name {
+            let text = "what is to be written down is not what the dataset says of itself";
+            return Err(Problem::new(ProblemKind::BadRequest, text));
+        }
+        let heads: Vec<Digest> = dataset.heads().collect();
+        catalog.store.keep(&heads).await.map_err(store_problem)?;
+        let new: Vec<Digest> = {
+            let table = self.gateway.hosts.table();
+            let unknown = |digest: &&Digest| table.holders.of(digest).next().is_none();
+            dataset.shards.iter().filter(unknown).copied().collect()
+        };
+        self.claim(asker, new);
+        let written = catalog
+            .node
+            .write_dataset(name, Some(after), |number| DatasetVersion {
+                version: number,
+                ..version
+            });
+        written.await.map_err(crate::catalog::net_problem)
+    }
+}
+
+/// Asks the gateways, one after the other, until one answers. The one that leads is the first.
+pub async fn ask_gateways(node: &Node, question: Question, patience: Duration) -> Result<Reply, NetError> {
+    let present = node.present();
+    let mut gateways = node.gateways();
+    gateways.sort_by_key(|id| (!present.contains(id), *id));
+    let mut failed = NetError::Membership(
+        "no gateway is known: is this node still a member? `nearfield ls nodes` shows the others".to_owned(),
+    );
+    for gateway in gateways {
+        match node.ask(gateway, question.clone(), patience).await {
+            Ok(reply) => return Ok(reply),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+/// Has a version written down by another gateway: by `leader`, or by any.
+pub async fn record_by_gateway(
+    node: &Node,
+    leader: Option<NodeId>,
+    name: &DatasetName,
+    after: u64,
+    version: DatasetVersion,
+    heads: Vec<Digest>,
+) -> Result<DatasetVersion, NetError> {
+    let question = Question::Record {
+        name: name.clone(),
+        after,
+        version: Box::new(version),
+        heads,
+    };
+    let reply = match leader {
+        Some(leader) => node.ask(leader, question, RECORDING).await?,
+        None => ask_gateways(node, question, RECORDING).await?,
+    };
+    match reply {
+        Reply::Recorded(version) => Ok(*version),
+        Reply::Failed(problem) if problem.kind == ProblemKind::Conflict => Err(NetError::Conflict {
+            name: name.to_string(),
+            found: node.records().dataset(name).map_or(0, |newest| newest.version),
+            expected: after,
+        }),
+        Reply::Failed(problem) => Err(NetError::Membership(problem.to_string())),
+        _ => Err(NetError::Membership(
+            "a gateway answered something else".to_owned(),
+        )),
+    }
+}
+
+/// How long a gateway may take to read a dataset's list of shards and to write it down.
+const RECORDING: Duration = Duration::from_secs(30);

@@ -1,0 +1,274 @@
+//! Where a job's work happens: which host runs a step, and which hosts remember what it came to.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+
+use futures_util::future::join_all;
+use nearfield_protocol::job::{PureReport, ResultKey};
+use nearfield_protocol::node::Label;
+use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
+
+use crate::place::{self, Ask, Need, Standing};
+use crate::server::Gateway;
+
+/// Keys that one question names.
+const RECALLED_AT_ONCE: usize = 4_096;
+/// Runs that a host is given at once: more than it has workers, so that none waits for results to be kept.
+pub const IN_FLIGHT: usize = 32;
+
+/// Where a result is remembered.
+#[derive(Debug, Clone)]
+struct Place {
+    hosts: Vec<NodeId>,
+    output_bytes: u64,
+}
+
+/// The hosts of one job.
+pub struct Sites<'a> {
+    gateway: &'a Gateway,
+    component: Digest,
+    only: Vec<Label>,
+    /// The locks are held for one look-up each.
+    results: Mutex<HashMap<ResultKey, Place>>,
+    /// Runs under way on each host.
+    busy: Mutex<HashMap<NodeId, usize>>,
+    used: Mutex<HashSet<NodeId>>,
+}
+
+/// A run's place on a host, for as long as it is under way.
+pub struct Taken<'a> {
+    busy: &'a Mutex<HashMap<NodeId, usize>>,
+    pub host: NodeId,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let mut busy = self.busy.lock().expect("no panic under this lock");
+        if let Some(runs) = busy.get_mut(&self.host) {
+            *runs -= 1;
+        }
+    }
+}
+
+impl<'a> Sites<'a> {
+    pub fn new(gateway: &'a Gateway, component: Digest, datasets: &[Digest]) -> Self {
+        let records = gateway.catalog.node.records();
+        let versions = records
+            .all_dataset_versions()
+            .filter(|version| datasets.contains(&version.digest));
+        Sites {
+            gateway,
+            component,
+            only: versions.flat_map(|version| version.only.clone()).collect(),
+            results: Mutex::default(),
+            busy: Mutex::default(),
+            used: Mutex::default(),
+        }
+    }
+
+    /// How many runs may be under way at once, on all hosts together.
+    pub fn in_flight(&self) -> usize {
+        IN_FLIGHT * self.gateway.hosts.table().len().max(1)
+    }
+
+    /// Hosts that ran something.
+    pub fn used(&self) -> usize {
+        self.used.lock().expect("no panic under this lock").len()
+    }
+
+    fn take(&self, host: NodeId) -> Taken<'_> {
+        *self
+            .busy
+            .lock()
+            .expect("no panic under this lock")
+            .entry(host)
+            .or_default() += 1;
+        self.used.lock().expect("no panic under this lock").insert(host);
+        Taken {
+            busy: &self.busy,
+            host,
+        }
+    }
+
+    /// A host for a map over a shard: one that remembers the result, else the least busy of those that hold the shard,
+    /// else by cost. `tried` did not come to an end.
+    pub fn for_map(
+        &self,
+        key: &ResultKey,
+        shard: Digest,
+        size_bytes: u64,
+        tried: &[NodeId],
+    ) -> Result<Taken<'_>, Problem> {
+        if let Some(host) = self
+            .remembering(key)
+            .into_iter()
+            .find(|host| !tried.contains(host))
+        {
+            return Ok(self.take(host));
+        }
+        let needs = [Need::Blob {
+            digest: shard,
+            size_bytes,
+        }];
+        let ask = Ask {
+            key: shard,
+            component: self.component,
+            component_bytes: 0,
+            located: None,
+            needs: &needs,
+            only: &self.only,
+        };
+        let ranked = place::place(&ask, &self.gateway.hosts.table());
+        let busy = self.busy.lock().expect("no panic under this lock").clone();
+        let cost = |candidate: &place::Candidate| match candidate.standing {
+            Standing::Costs { missing_bytes, ms } => {
+                let runs = busy.get(&candidate.host).copied().unwrap_or_default();
+                Some((missing_bytes > 0, runs, ms, candidate.host))
+            }
+            _ => None,
+        };
+        let can = ranked
+            .iter()
+            .filter(|candidate| !tried.contains(&candidate.host))
+            .filter_map(cost);
+        match can.min_by_key(|(missing, runs, ms, _)| (*missing, *runs, *ms)) {
+            Some((_, _, _, host)) => Ok(self.take(host)),
+            None => Err(nobody()),
+        }
+    }
+
+    /// A host for a step over results: the one that has most of their bytes.
+    pub fn for_parts(&self, parts: &[ResultKey], tried: &[NodeId]) -> Result<Taken<'_>, Problem> {
+        let mut bytes: HashMap<NodeId, u64> = HashMap::new();
+        {
+            let results = self.results.lock().expect("no panic under this lock");
+            for part in parts {
+                let place = results.get(part).ok_or_else(forgotten)?;
+                for host in &place.hosts {
+                    // A part of no bytes counts, too.
+                    *bytes.entry(*host).or_default() += place.output_bytes + 1;
+                }
+            }
+        }
+        let table = self.gateway.hosts.table();
+        let can = bytes
+            .into_iter()
+            .filter(|(host, _)| !tried.contains(host) && table.find(host).is_some_and(|host| host.there));
+        match can.max_by_key(|(host, bytes)| (*bytes, *host)) {
+            Some((host, _)) => Ok(self.take(host)),
+            None => Err(forgotten()),
+        }
+    }
+
+    /// Which of `parts` `host` does not have, and who does.
+    pub fn missing(&self, parts: &[ResultKey], host: NodeId) -> Vec<(ResultKey, Vec<NodeId>)> {
+        let results = self.results.lock().expect("no panic under this lock");
+        let place = |part: &ResultKey| {
+            results
+                .get(part)
+                .map(|place| place.hosts.clone())
+                .unwrap_or_default()
+        };
+        let places = parts.iter().map(|part| (*part, place(part)));
+        places.filter(|(_, hosts)| !hosts.contains(&host)).collect()
+    }
+
+    /// The hosts that remember a result.
+    pub fn remembering(&self, key: &ResultKey) -> Vec<NodeId> {
+        let results = self.results.lock().expect("no panic under this lock");
+        let hosts = results
+            .get(key)
+            .map(|place| place.hosts.clone())
+            .unwrap_or_default();
+        drop(results);
+        let table = self.gateway.hosts.table();
+        hosts
+            .into_iter()
+            .filter(|host| table.find(host).is_some_and(|host| host.there))
+            .collect()
+    }
+
+    /// A result is remembered on `host`.
+    pub fn made(&self, report: &PureReport, host: NodeId) {
+        let mut results = self.results.lock().expect("no panic under this lock");
+        let place = results.entry(report.key).or_insert(Place {
+            hosts: Vec::new(),
+            output_bytes: report.output_bytes,
+        });
+        if !place.hosts.contains(&host) {
+            place.hosts.push(host);
+        }
+    }
+
+    /// A host was lost, and with it what only it remembers.
+    pub fn lost(&self, host: &NodeId) {
+        self.gateway.hosts.missed(host);
+        let mut results = self.results.lock().expect("no panic under this lock");
+        results.retain(|_, place| {
+            place.hosts.retain(|holder| holder != host);
+            !place.hosts.is_empty()
+        });
+    }
+
+    /// Asks all hosts what they remember of `keys`. The first answer counts.
+    pub async fn recall(
+        &self,
+        keys: &[ResultKey],
+        origins: &[String],
+    ) -> Result<Vec<Option<PureReport>>, Problem> {
+        let hosts: Vec<NodeId> = {
+            let table = self.gateway.hosts.table();
+            table
+                .iter()
+                .filter(|(_, host)| host.there)
+                .map(|(_, host)| host.id)
+                .collect()
+        };
+        let mut found: Vec<Option<PureReport>> = vec![None; keys.len()];
+        for (index, some) in keys.chunks(RECALLED_AT_ONCE).enumerate() {
+            let asked = hosts
+                .iter()
+                .map(|host| async move { (*host, self.gateway.dispatch.recall(*host, some, origins).await) });
+            for (host, answer) in join_all(asked).await {
+                let answer = match answer {
+                    Ok(answer) => answer,
+                    // What it remembers is made again where it is needed.
+                    Err(problem) if hosts.len() > 1 => {
+                        tracing::warn!(host = host.short(), %problem, "a host does not say what it remembers");
+                        continue;
+                    }
+                    Err(problem) => return Err(problem),
+                };
+                for (at, report) in answer.into_iter().enumerate() {
+                    if let Some(report) = report {
+                        self.made(&report, host);
+                        found[index * RECALLED_AT_ONCE + at].get_or_insert(report);
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn forgotten() -> Problem {
+    Problem::new(
+        ProblemKind::ForgottenResult,
+        "a partial result went with the host that had it; it is made again",
+    )
+}
+
+fn nobody() -> Problem {
+    Problem::new(
+        ProblemKind::HostUnreachable,
+        "no host can run this now: none is there that holds the data or may fetch it",
+    )
+}
+
+/// A result and who remembers it, wherever that is.
+pub async fn find(gateway: &Gateway, key: ResultKey) -> Result<Option<(NodeId, PureReport)>, Problem> {
+    let sites = Sites::new(gateway, key.0, &[]);
+    let found = sites.recall(&[key], &[]).await?;
+    let report = found.into_iter().next().flatten();
+    Ok(report.and_then(|report| Some((*sites.remembering(&key).first()?, report))))
+}

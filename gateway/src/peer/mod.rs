@@ -1,0 +1,99 @@
+//! Dispatch between nodes: what a gateway asks of another node's host, on a stream each.
+//!
+//! A stream begins with an [`Op`]. A call goes on as HTTP/1.1 in both directions, and what became of it is asked on a
+//! stream of its own, because a response that breaks off has no place for it. Everything else is one answer: a message,
+//! then bytes where there are some.
+
+mod client;
+mod serve;
+
+use std::time::Duration;
+
+use nearfield_protocol::call::{CallReport, CallSpec};
+use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
+use nearfield_protocol::{CallId, Digest, FunctionName, Problem, ProblemKind};
+use serde::{Deserialize, Serialize};
+
+pub use client::Remote;
+pub use serve::{Serving, serve_calls};
+
+use crate::dispatch::{Logged, RunOf, Surface};
+
+/// Longest message: a job's setting with its arguments, or the keys of 4,096 results.
+const MESSAGE_BYTES: usize = 16 << 20;
+/// Longest output that is sent.
+const OUTPUT_BYTES: usize = 1 << 30;
+/// How long a peer may take to say what it wants.
+const OPENING: Duration = Duration::from_secs(3);
+/// A problem of the host's own, where the guest gave no response.
+const PROBLEM: http::HeaderName = http::HeaderName::from_static("nearfield-problem");
+
+/// What is asked.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Op {
+    /// HTTP follows.
+    Call(CallSpec),
+    /// What became of a call, once it has ended.
+    Report(CallId),
+    Check(Digest),
+    RunPure(PureSpec),
+    Replay(PureSpec),
+    Recall {
+        keys: Vec<ResultKey>,
+        origins: Vec<String>,
+    },
+    Output(ResultKey),
+    Written(ResultKey),
+    Take(ResultKey),
+    /// The output follows.
+    Give {
+        report: PureReport,
+        origins: Vec<String>,
+    },
+    Logs {
+        function: FunctionName,
+        runs: Option<Vec<(CallId, RunOf)>>,
+        lines: usize,
+        follow: bool,
+    },
+}
+
+/// What is answered.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Answer {
+    Report(Option<CallReport>),
+    Surface(Surface),
+    Ran(Result<PureReport, PureFailure>),
+    /// The output follows, if there is one.
+    Replayed {
+        outcome: Result<PureReport, PureFailure>,
+        remembered: Option<PureReport>,
+        log: Vec<String>,
+    },
+    Recalled(Vec<Option<PureReport>>),
+    /// The bytes follow, if they are there.
+    Bytes(bool),
+    /// The output follows, if it is remembered.
+    Taken(Option<PureReport>),
+    Done,
+    Line(Logged),
+    Failed(Problem),
+}
+
+/// The host was not reached: nothing ran there.
+pub fn unreachable(error: impl std::fmt::Display) -> Problem {
+    Problem::new(ProblemKind::HostUnreachable, error.to_string())
+}
+
+/// The host was lost under way: it may or may not have run.
+pub fn lost(error: impl std::error::Error) -> Problem {
+    let mut text = format!("the host was lost under way: {error}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    Problem::new(ProblemKind::HostLost, text)
+}

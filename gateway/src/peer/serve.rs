@@ -1,0 +1,291 @@
+//! The host's end: what other nodes' gateways ask of it.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use iroh::endpoint::{RecvStream, SendStream};
+use nearfield_net::{CallStream, frame};
+use nearfield_protocol::call::{CallReport, CallSpec};
+use nearfield_protocol::{CallId, NodeId, Problem, ProblemKind, limits};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{Answer, MESSAGE_BYTES, OPENING, OUTPUT_BYTES, Op, PROBLEM};
+use crate::body::{self, Body};
+use crate::dispatch::{Dispatch, Given, LogQuery};
+
+/// Streams that are served at once, of all gateways together.
+const STREAMS: usize = 4_096;
+/// How long what is left of a request is read after its call, and how much at once.
+const REST: std::time::Duration = std::time::Duration::from_secs(5);
+const REST_BYTES: usize = 64 << 10;
+/// Calls whose reports are not asked for yet.
+const MAX_REPORTS: u64 = 16_384;
+/// How long a report waits to be asked for.
+const REPORT_AGE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// A report that is to come, until somebody waits for it.
+type Untaken = Mutex<Option<oneshot::Receiver<CallReport>>>;
+
+/// A host, as it serves other nodes' gateways.
+pub struct Serving {
+    host: Arc<dyn Dispatch>,
+    id: NodeId,
+    /// Reports of calls by who asked for them. Each is taken once.
+    reports: moka::sync::Cache<(NodeId, CallId), Arc<Untaken>>,
+}
+
+impl Serving {
+    pub fn new(host: Arc<dyn Dispatch>, id: NodeId) -> Self {
+        Serving {
+            host,
+            id,
+            reports: moka::sync::Cache::builder()
+                .max_capacity(MAX_REPORTS)
+                .time_to_live(REPORT_AGE + limits::MAX_CALL_TIMEOUT)
+                .build(),
+        }
+    }
+}
+
+/// Serves what gateways ask for until `stop`, on the threads of `guests`.
+pub async fn serve_calls(
+    serving: Arc<Serving>,
+    mut calls: mpsc::Receiver<CallStream>,
+    guests: Handle,
+    stop: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(STREAMS));
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => return,
+            stream = calls.recv() => match stream {
+                Some(stream) => stream,
+                None => return,
+            },
+        };
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        let serving = serving.clone();
+        guests.spawn(async move {
+            let node = stream.node;
+            if let Err(error) = serving.stream(stream).await {
+                tracing::debug!(node = node.short(), %error, "a stream of a gateway ended early");
+            }
+            drop(place);
+        });
+    }
+}
+
+impl Serving {
+    async fn stream(&self, stream: CallStream) -> io::Result<()> {
+        let CallStream {
+            node,
+            mut send,
+            mut receive,
+        } = stream;
+        match timeout(OPENING, frame::read(&mut receive, MESSAGE_BYTES)).await?? {
+            Op::Call(spec) => self.call(node, spec, send, receive).await,
+            op => {
+                // Who asked may go away: then nobody waits for the answer, and the guest stops.
+                let gone = send.stopped();
+                tokio::select! {
+                    answered = self.answer(node, op, &mut send, &mut receive) => answered?,
+                    _ = gone => return Ok(()),
+                }
+                let _ = send.finish();
+                Ok(())
+            }
+        }
+    }
+
+    async fn call(
+        &self,
+        node: NodeId,
+        spec: CallSpec,
+        send: SendStream,
+        receive: RecvStream,
+    ) -> io::Result<()> {
+        let (reported, report) = oneshot::channel();
+        let slot = Arc::new(Mutex::new(Some(report)));
+        self.reports.insert((node, spec.id), slot);
+        let once = Mutex::new(Some((spec, reported)));
+        let service = service_fn(|request: Request<Incoming>| {
+            let once = once.lock().expect("no panic under this lock").take();
+            async move {
+                let Some((spec, reported)) = once else {
+                    return Err(Problem::new(ProblemKind::BadRequest, "one stream is one call"));
+                };
+                let request = request.map(|body| body.map_err(|error| broken(&error)).boxed_unsync());
+                let report = Box::new(move |report| {
+                    // Nobody may ask for it.
+                    let _ = reported.send(report);
+                });
+                let answer = self.host.call(self.id, spec, request, report).await;
+                Ok(answer.unwrap_or_else(|problem| told(&problem)))
+            }
+        });
+        let io = TokioIo::new(tokio::io::join(ReadToEnd(Some(receive)), send));
+        let served = http1::Builder::new()
+            .keep_alive(false)
+            .max_buf_size(limits::RESPONSE_HEADER_BYTES.max(limits::REQUEST_HEADER_BYTES) * 2)
+            .serve_connection(io, service);
+        served.await.map_err(io::Error::other)
+    }
+
+    async fn answer(
+        &self,
+        node: NodeId,
+        op: Op,
+        send: &mut SendStream,
+        receive: &mut RecvStream,
+    ) -> io::Result<()> {
+        let host = &self.host;
+        let id = self.id;
+        let (answer, bytes) = match op {
+            Op::Call(_) => (
+                Answer::Failed(Problem::new(ProblemKind::BadRequest, "a call is no question")),
+                None,
+            ),
+            Op::Report(call) => (Answer::Report(self.report(node, call).await), None),
+            Op::Check(component) => match host.check(id, component).await {
+                Ok(surface) => (Answer::Surface(surface), None),
+                Err(problem) => (Answer::Failed(problem), None),
+            },
+            Op::RunPure(spec) => (Answer::Ran(host.run_pure(id, spec).await), None),
+            Op::Replay(spec) => match host.replay(id, spec).await {
+                Ok(replayed) => {
+                    let (outcome, output) = match replayed.outcome {
+                        Ok((report, output)) => (Ok(report), Some(output)),
+                        Err(failure) => (Err(failure), None),
+                    };
+                    let answer = Answer::Replayed {
+                        outcome,
+                        remembered: replayed.remembered,
+                        log: replayed.log,
+                    };
+                    (answer, output)
+                }
+                Err(problem) => (Answer::Failed(problem), None),
+            },
+            Op::Recall { keys, origins } => match host.recall(id, &keys, &origins).await {
+                Ok(found) => (Answer::Recalled(found), None),
+                Err(problem) => (Answer::Failed(problem), None),
+            },
+            Op::Output(key) => given(host.output(id, key).await),
+            Op::Written(key) => given(host.written(id, key).await),
+            Op::Take(key) => match host.take(id, key).await {
+                Ok(Some(given)) => (Answer::Taken(Some(given.report)), Some(given.output)),
+                Ok(None) => (Answer::Taken(None), None),
+                Err(problem) => (Answer::Failed(problem), None),
+            },
+            Op::Give { report, origins } => {
+                let output = frame::read_bytes(receive, OUTPUT_BYTES).await?;
+                match host.give(id, Given { report, output }, &origins).await {
+                    Ok(()) => (Answer::Done, None),
+                    Err(problem) => (Answer::Failed(problem), None),
+                }
+            }
+            Op::Logs {
+                function,
+                runs,
+                lines,
+                follow,
+            } => {
+                let query = LogQuery {
+                    function,
+                    runs: runs.map(|runs| Arc::new(runs.into_iter().collect::<HashMap<_, _>>())),
+                    lines,
+                    follow,
+                };
+                match host.logs(id, query).await {
+                    Ok(mut lines) => {
+                        while let Some(line) = lines.recv().await {
+                            frame::write(send, &Answer::Line(line)).await?;
+                        }
+                        return Ok(());
+                    }
+                    Err(problem) => (Answer::Failed(problem), None),
+                }
+            }
+        };
+        frame::write(send, &answer).await?;
+        match bytes {
+            Some(bytes) if bytes.len() > OUTPUT_BYTES => Err(io::ErrorKind::InvalidData.into()),
+            Some(bytes) => frame::write_bytes(send, &bytes).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn report(&self, node: NodeId, call: CallId) -> Option<CallReport> {
+        let slot = self.reports.remove(&(node, call))?;
+        let report = slot.lock().expect("no panic under this lock").take()?;
+        report.await.ok()
+    }
+}
+
+/// A stream that is read to its end by somebody, if not by the call: a response that ends first would otherwise look like
+/// a host that stopped listening.
+struct ReadToEnd(Option<RecvStream>);
+
+impl AsyncRead for ReadToEnd {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Some(stream) => AsyncRead::poll_read(Pin::new(stream), context, buffer),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl Drop for ReadToEnd {
+    fn drop(&mut self) {
+        if let (Some(mut stream), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(async move {
+                let rest = async { while let Ok(Some(_)) = stream.read_chunk(REST_BYTES).await {} };
+                let _ = timeout(REST, rest).await;
+            });
+        }
+    }
+}
+
+fn given(bytes: Result<Option<bytes::Bytes>, Problem>) -> (Answer, Option<bytes::Bytes>) {
+    match bytes {
+        Ok(bytes) => (Answer::Bytes(bytes.is_some()), bytes),
+        Err(problem) => (Answer::Failed(problem), None),
+    }
+}
+
+/// A problem as a response that only the gateway reads.
+fn told(problem: &Problem) -> Response<Body> {
+    let text = serde_json::to_vec(problem).unwrap_or_default();
+    let mut response = Response::new(body::full(text));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response
+        .headers_mut()
+        .insert(PROBLEM, HeaderValue::from_static("1"));
+    response
+}
+
+fn broken(error: &hyper::Error) -> Problem {
+    Problem::new(
+        ProblemKind::BadRequest,
+        format!("the request body broke off: {error}"),
+    )
+}

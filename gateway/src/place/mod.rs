@@ -1,0 +1,463 @@
+//! Which host runs a call. A pure function of a table; nothing here waits, reads or counts.
+//!
+//! Candidates are the holders of the call's data and four hosts by rendezvous hashing. A host's cost is the time until
+//! the call could be done there: missing bytes over the measured link, code to load, and what is queued before it. Equal
+//! costs are settled by rendezvous hashing, so that every gateway settles them alike.
+
+pub mod holders;
+pub mod table;
+
+use std::fmt;
+
+use nearfield_protocol::node::Label;
+use nearfield_protocol::{Digest, NodeId};
+
+use self::holders::Slot;
+use self::table::{Host, HostTable};
+
+/// Component bytes that a host without the code compiles in a millisecond: an estimate, not yet measured.
+const COMPILE_BYTES_PER_MS: u64 = 1_000;
+/// Hosts that are looked at although they hold nothing of the data.
+const RENDEZVOUS: usize = 4;
+/// How long a holder of what was looked for may be busy before the call goes elsewhere.
+const LOCATED_PATIENCE_MS: u64 = 1_000;
+/// Holders of one blob that are looked at: beyond, one more makes no call faster.
+const MAX_HOLDERS: usize = 16;
+
+/// Data that a call will read.
+#[derive(Debug, Clone, Copy)]
+pub enum Need<'a> {
+    /// This blob.
+    Blob { digest: Digest, size_bytes: u64 },
+    /// Something of a dataset, of which hosts hold so many bytes.
+    Spread {
+        size_bytes: u64,
+        held: &'a [(Slot, u64)],
+    },
+}
+
+/// What is to be placed.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// What the call is for: its located shard, or the function's component.
+    pub key: Digest,
+    pub component: Digest,
+    pub component_bytes: u64,
+    /// What was looked for: the call runs where that is, if one of its holders can take it soon.
+    pub located: Option<Digest>,
+    pub needs: &'a [Need<'a>],
+    /// Labels that the host must have: the data may not leave such hosts.
+    pub only: &'a [Label],
+}
+
+/// A host with its cost, or why it has none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    pub host: NodeId,
+    pub standing: Standing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    Costs {
+        ms: u64,
+        missing_bytes: u64,
+    },
+    Draining,
+    /// It has not been heard of since a call did not reach it.
+    Silent,
+    /// It lacks this label.
+    Label(Label),
+    /// It holds nothing of the data and is none of the four by hash.
+    NotConsidered,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Standing::Costs { missing_bytes: 0, .. } => f.write_str("holds all of the call's data"),
+            Standing::Costs { missing_bytes, .. } => {
+                write!(f, "lacks {missing_bytes} bytes of the call's data")
+            }
+            Standing::Draining => f.write_str("takes no new calls"),
+            Standing::Silent => f.write_str("has not been heard of since a call did not reach it"),
+            Standing::Label(label) => write!(f, "has no label {label}, which the data asks for"),
+            Standing::NotConsidered => {
+                f.write_str("holds nothing of the data, and others come first by hash")
+            }
+        }
+    }
+}
+
+impl Need<'_> {
+    /// What of it a host lacks.
+    pub fn missing_bytes(&self, table: &HostTable, slot: Slot) -> u64 {
+        match self {
+            Need::Blob { digest, size_bytes } => match table.holders.holds(slot, digest) {
+                true => 0,
+                false => *size_bytes,
+            },
+            Need::Spread { size_bytes, held } => {
+                let held = held.iter().find(|(holder, _)| *holder == slot);
+                size_bytes.saturating_sub(held.map_or(0, |(_, bytes)| *bytes))
+            }
+        }
+    }
+}
+
+/// The hosts that may run the call, best first; those of the candidates that cannot come last.
+pub fn place(ask: &Ask<'_>, table: &HostTable) -> Vec<Candidate> {
+    let mut slots: Vec<Slot> = Vec::with_capacity(RENDEZVOUS + 8);
+    let mut take = |slot| {
+        if !slots.contains(&slot) {
+            slots.push(slot);
+        }
+    };
+    for need in ask.needs {
+        match need {
+            Need::Blob { digest, .. } => table.holders.of(digest).take(MAX_HOLDERS).for_each(&mut take),
+            Need::Spread { held, .. } => held.iter().take(MAX_HOLDERS).for_each(|(slot, _)| take(*slot)),
+        }
+    }
+    best(ask, table, RENDEZVOUS, |_| true)
+        .into_iter()
+        .for_each(&mut take);
+    let key = key(&ask.key);
+    let mut ranked: Vec<_> = slots
+        .into_iter()
+        .filter_map(|slot| Some((slot, table.get(slot)?)))
+        .map(|(slot, host)| {
+            let candidate = Candidate {
+                host: host.id,
+                standing: standing(ask, table, slot, host),
+            };
+            let rank = match candidate.standing {
+                Standing::Costs { ms, .. } if holds_located(ask, table, slot, host) => (0, ms),
+                Standing::Costs { ms, .. } => (1, ms),
+                _ => (2, 0),
+            };
+            (rank, weight(key, host.seed), candidate)
+        })
+        .collect();
+    ranked.sort_unstable_by_key(|(rank, weight, _)| (*rank, *weight));
+    ranked.into_iter().map(|(_, _, candidate)| candidate).collect()
+}
+
+/// Whether a call that was located belongs here.
+fn holds_located(ask: &Ask<'_>, table: &HostTable, slot: Slot, host: &Host) -> bool {
+    ask.located.is_none_or(|located| {
+        table.holders.holds(slot, &located) && host.waiting_ms(table.fuel_per_call) < LOCATED_PATIENCE_MS
+    })
+}
+
+/// Why each host that is not among `considered` is none.
+pub fn others(considered: &[Candidate], table: &HostTable) -> Vec<Candidate> {
+    let known = |host: &Host| considered.iter().any(|candidate| candidate.host == host.id);
+    let other = |host: &Host| Candidate {
+        host: host.id,
+        standing: match host {
+            Host { there: false, .. } => Standing::Silent,
+            Host { draining: true, .. } => Standing::Draining,
+            _ => Standing::NotConsidered,
+        },
+    };
+    table
+        .iter()
+        .map(|(_, host)| host)
+        .filter(|host| !known(host))
+        .map(other)
+        .collect()
+}
+
+/// The first `count` by hash of the hosts that may take the call, and that `among` lets in.
+pub fn best(ask: &Ask<'_>, table: &HostTable, count: usize, among: impl Fn(Slot) -> bool) -> Vec<Slot> {
+    let key = key(&ask.key);
+    let mut best: Vec<(u64, Slot)> = Vec::with_capacity(count + 1);
+    for (slot, host) in table.iter() {
+        let weight = weight(key, host.seed);
+        let late = best.len() == count && best.last().is_none_or(|(last, _)| weight >= *last);
+        if late || refusal(ask, host).is_some() || !among(slot) {
+            continue;
+        }
+        let at = best.partition_point(|(other, _)| *other < weight);
+        best.insert(at, (weight, slot));
+        best.truncate(count);
+    }
+    best.into_iter().map(|(_, slot)| slot).collect()
+}
+
+/// Why a host cannot take the call, whatever it would cost.
+fn refusal(ask: &Ask<'_>, host: &Host) -> Option<Standing> {
+    if !host.there {
+        return Some(Standing::Silent);
+    }
+    if host.draining {
+        return Some(Standing::Draining);
+    }
+    let lacking = ask.only.iter().find(|label| !label.holds(&host.labels));
+    lacking.map(|label| Standing::Label(label.clone()))
+}
+
+fn standing(ask: &Ask<'_>, table: &HostTable, slot: Slot, host: &Host) -> Standing {
+    if let Some(refusal) = refusal(ask, host) {
+        return refusal;
+    }
+    let missing_bytes = ask
+        .needs
+        .iter()
+        .map(|need| need.missing_bytes(table, slot))
+        .sum::<u64>();
+    let moving = missing_bytes / host.link_bytes_per_ms();
+    let loading = match table.holders.holds(slot, &ask.component) {
+        true => 0,
+        false => ask.component_bytes / COMPILE_BYTES_PER_MS + ask.component_bytes / host.link_bytes_per_ms(),
+    };
+    Standing::Costs {
+        ms: moving + loading + host.waiting_ms(table.fuel_per_call),
+        missing_bytes,
+    }
+}
+
+fn key(digest: &Digest) -> u64 {
+    u64::from_le_bytes(*digest.as_bytes().first_chunk().expect("a digest has 32 bytes"))
+}
+
+/// Highest random weight, as a number that sorts ascending: both halves are hashes already, so mixing them is enough.
+/// The mixer is the finalizer of SplitMix64.
+fn weight(key: u64, seed: u64) -> u64 {
+    let mut mixed = key ^ seed.rotate_left(32);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nearfield_net::Records;
+    use nearfield_net::control::{Hello, Load};
+    use nearfield_protocol::node::{NodeRecord, NodeVersion, Role, labels};
+
+    const MIB: u64 = 1 << 20;
+
+    fn id(n: u8) -> NodeId {
+        NodeId::from_bytes([n; 32])
+    }
+
+    fn hello() -> Hello {
+        Hello {
+            addresses: Vec::new(),
+            hosting: true,
+            version: String::new(),
+        }
+    }
+
+    /// Records of hosts 1 to `count`; some drain, some have labels.
+    fn records(count: u8, draining: &[u8], labelled: &[u8]) -> Records {
+        let mut records = Records::new(id(0));
+        for n in 0..=count {
+            let with: &[&str] = if labelled.contains(&n) {
+                &["region=eu"]
+            } else {
+                &[]
+            };
+            let node = NodeVersion {
+                id: id(n),
+                role: if n == 0 { Role::Gateway } else { Role::Host },
+                labels: labels(with.iter().map(|label| label.parse().unwrap())).unwrap(),
+                max_bytes: None,
+                may_put: Vec::new(),
+                addresses: Vec::new(),
+                joined_unix_ms: 0,
+            };
+            records.tell_node(id(0), &id(n), &NodeRecord::Joined(Box::new(node)));
+            if draining.contains(&n) {
+                records.tell_node(id(0), &id(n), &NodeRecord::Draining { draining: true });
+            }
+        }
+        records
+    }
+
+    /// Hosts 1 to `count`, which hold the code of `component`.
+    fn table(records: &Records, count: u8) -> HostTable {
+        let mut table = HostTable::default();
+        for n in 1..=count {
+            table.up(id(n), &hello(), records);
+            table.holds(&id(n), &[component()], &[]);
+        }
+        table
+    }
+
+    fn component() -> Digest {
+        Digest::of(b"component")
+    }
+
+    fn shard() -> Digest {
+        Digest::of(b"shard")
+    }
+
+    fn ask<'a>(key: Digest, needs: &'a [Need<'a>], only: &'a [Label]) -> Ask<'a> {
+        Ask {
+            key,
+            component: component(),
+            component_bytes: 100_000,
+            located: None,
+            needs,
+            only,
+        }
+    }
+
+    fn busy(calls: u32) -> Load {
+        Load {
+            calls,
+            ..Load::default()
+        }
+    }
+
+    fn first(table: &HostTable, needs: &[Need<'_>], only: &[Label]) -> u8 {
+        place(&ask(shard(), needs, only), table)[0].host.as_bytes()[0]
+    }
+
+    #[test]
+    fn the_best_host() {
+        let needs = [Need::Blob {
+            digest: shard(),
+            size_bytes: 4 * MIB,
+        }];
+        for holder in 1..=3 {
+            let records = records(3, &[], &[2]);
+            let mut hosts = table(&records, 3);
+            hosts.holds(&id(holder), &[shard()], &[]);
+            assert_eq!(first(&hosts, &needs, &[]), holder, "the one that holds the bytes");
+            hosts.beat(&id(holder), busy(30));
+            assert_eq!(
+                first(&hosts, &needs, &[]),
+                holder,
+                "waiting 10 ms is less than moving 4 MiB"
+            );
+            hosts.beat(&id(holder), busy(3_000));
+            assert_ne!(first(&hosts, &needs, &[]), holder, "waiting a second is more");
+            hosts.beat(&id(holder), busy(0));
+            hosts.missed(&id(holder));
+            assert_ne!(first(&hosts, &needs, &[]), holder, "never one that is silent");
+            hosts.beat(&id(holder), busy(0));
+            assert_eq!(
+                first(&hosts, &needs, &["region=eu".parse().unwrap()]),
+                2,
+                "only where the data may be"
+            );
+        }
+        let draining = records(3, &[2], &[]);
+        let mut hosts = table(&draining, 3);
+        hosts.holds(&id(2), &[shard()], &[]);
+        assert_ne!(first(&hosts, &needs, &[]), 2, "never one that drains");
+        let mut hosts = table(&records(2, &[], &[]), 2);
+        hosts.holds(&id(1), &[], &[component()]);
+        assert_eq!(first(&hosts, &[], &[]), 2, "the one that has the code");
+    }
+
+    #[test]
+    fn what_was_located_runs_where_it_is() {
+        let mut hosts = table(&records(3, &[], &[]), 3);
+        hosts.holds(&id(2), &[shard()], &[component()]);
+        let needs = [Need::Blob {
+            digest: shard(),
+            size_bytes: 1_000,
+        }];
+        let mut ask = ask(shard(), &needs, &[]);
+        assert_ne!(
+            place(&ask, &hosts)[0].host,
+            id(2),
+            "moving a little is less than loading code"
+        );
+        ask.located = Some(shard());
+        assert_eq!(place(&ask, &hosts)[0].host, id(2));
+        hosts.beat(&id(2), busy(30_000));
+        assert_ne!(
+            place(&ask, &hosts)[0].host,
+            id(2),
+            "but not if it is busy for seconds"
+        );
+    }
+
+    #[test]
+    fn the_one_with_most_of_a_dataset() {
+        let hosts = table(&records(3, &[], &[]), 3);
+        let slot = |n| hosts.slot(&id(n)).unwrap();
+        let held = [(slot(1), 10 * MIB), (slot(3), 60 * MIB)];
+        let needs = [Need::Spread {
+            size_bytes: 100 * MIB,
+            held: &held,
+        }];
+        assert_eq!(first(&hosts, &needs, &[]), 3);
+    }
+
+    #[test]
+    fn a_holder_among_a_thousand_is_found_and_few_are_looked_at() {
+        let records = records(250, &[], &[]);
+        let mut hosts = table(&records, 250);
+        hosts.holds(&id(77), &[shard()], &[]);
+        let needs = [Need::Blob {
+            digest: shard(),
+            size_bytes: 64 * MIB,
+        }];
+        let ranked = place(&ask(shard(), &needs, &[]), &hosts);
+        assert_eq!(ranked[0].host, id(77));
+        assert!(ranked.len() <= 1 + RENDEZVOUS);
+        let others = others(&ranked, &hosts);
+        assert_eq!(others.len() + ranked.len(), 250);
+        assert!(
+            others
+                .iter()
+                .all(|other| other.standing == Standing::NotConsidered)
+        );
+    }
+
+    #[test]
+    fn differences_under_a_millisecond_are_settled_by_key_so_load_spreads() {
+        let hosts = table(&records(4, &[], &[]), 4);
+        let mut chosen = [0; 5];
+        for key in 0..1_000u32 {
+            let ranked = place(&ask(Digest::of(&key.to_le_bytes()), &[], &[]), &hosts);
+            chosen[usize::from(ranked[0].host.as_bytes()[0])] += 1;
+        }
+        assert!(
+            chosen[1..].iter().all(|&count| (150..350).contains(&count)),
+            "{chosen:?}"
+        );
+    }
+
+    #[test]
+    fn one_host_more_moves_only_its_share() {
+        let records = records(5, &[], &[]);
+        let (few, more) = (table(&records, 4), table(&records, 5));
+        let moved = (0..1_000u32)
+            .filter(|key| {
+                let ask = ask(Digest::of(&key.to_le_bytes()), &[], &[]);
+                let (before, after) = (place(&ask, &few)[0].host, place(&ask, &more)[0].host);
+                assert!(before == after || after == id(5));
+                before != after
+            })
+            .count();
+        assert!((120..280).contains(&moved), "{moved}");
+    }
+
+    #[test]
+    fn nobody_is_an_empty_ranking() {
+        assert!(place(&ask(shard(), &[], &[]), &HostTable::default()).is_empty());
+    }
+
+    #[test]
+    fn who_is_gone_is_forgotten_and_comes_back_empty() {
+        let records = records(2, &[], &[]);
+        let mut hosts = table(&records, 2);
+        hosts.holds(&id(1), &[shard()], &[]);
+        hosts.gone(&id(1));
+        assert_eq!(hosts.holders_of(&shard()).count(), 0);
+        hosts.up(id(1), &hello(), &records);
+        assert_eq!(hosts.holders_of(&shard()).count(), 0);
+        hosts.holds(&id(1), &[shard()], &[]);
+        assert_eq!(hosts.holders_of(&shard()).count(), 1);
+        assert_eq!(hosts.len(), 2);
+    }
+}

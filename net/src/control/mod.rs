@@ -1,0 +1,155 @@
+//! What nodes tell and ask each other beside bytes and calls.
+//!
+//! Every node keeps a stream to each gateway and reports on it (`report`): that it is alive, how busy it is, what it holds.
+//! A gateway takes the reports in (`serve`) and hands them on as [`MemberEvent`]s. Anything else is a [`Question`] on a
+//! stream of its own.
+
+mod report;
+mod serve;
+
+use std::time::Duration;
+
+use nearfield_protocol::records::DatasetVersion;
+use nearfield_protocol::{DatasetName, Digest, NodeId, Problem};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+pub use report::Reporter;
+pub(crate) use serve::Control;
+
+use crate::network::Contact;
+
+/// A node says this often that it is there.
+pub const BEAT: Duration = Duration::from_secs(1);
+/// A node that says nothing for as long is gone.
+pub const SILENCE: Duration = Duration::from_secs(3);
+/// Longest message: a welcome lists every node, a question names at most [`MAX_ASKED`] digests.
+const MESSAGE_BYTES: usize = 4 << 20;
+/// Digests in one message of holdings.
+const HOLDINGS: usize = 32_768;
+/// Digests in one question.
+pub const MAX_ASKED: usize = 4_096;
+
+/// What the first message on a stream says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Opening {
+    Report(Hello),
+    Ask(Question),
+}
+
+/// How a node introduces itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    pub addresses: Vec<std::net::SocketAddr>,
+    /// It runs functions.
+    pub hosting: bool,
+    /// The build that it runs.
+    pub version: String,
+}
+
+/// How busy a node is, and how fast.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// Calls that run or wait there.
+    pub calls: u32,
+    /// Fuel that one of its cores burns in a millisecond, as measured; 0 if not yet.
+    pub fuel_per_ms: u64,
+    pub cores: u32,
+    /// Runs of jobs that it works on at once.
+    pub job_workers: u32,
+    /// Bytes a millisecond that blobs from other nodes reach it at, as measured; 0 if not yet.
+    pub link_bytes_per_ms: u64,
+    /// Bytes that it can still take; `None` if that is not known.
+    pub free_bytes: Option<u64>,
+}
+
+/// What a node reports after its hello.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Report {
+    Beat(Load),
+    /// So many digests follow that it holds now, then so many that it holds no more.
+    Holds {
+        added: u32,
+        removed: u32,
+    },
+}
+
+/// A gateway's answer to a hello.
+#[derive(Debug, Serialize, Deserialize)]
+struct Welcome {
+    known: Vec<Contact>,
+}
+
+/// What becomes known of a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberEvent {
+    /// It is there, and holds nothing that it has not reported since.
+    Up(NodeId, Hello),
+    Beat(NodeId, Load),
+    Holds {
+        node: NodeId,
+        added: Vec<Digest>,
+        removed: Vec<Digest>,
+    },
+    Gone(NodeId),
+}
+
+/// What members ask each other.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Question {
+    /// Whether record and value are on disk, once they are.
+    Confirm {
+        /// The record's key, in hexadecimal.
+        key: String,
+    },
+    /// Which nodes hold each of these: to a gateway.
+    Holders { digests: Vec<Digest> },
+    /// To fetch these blobs, which belong to `dataset`, and keep them: from a gateway.
+    Keep {
+        dataset: Option<Digest>,
+        digests: Vec<Digest>,
+        from: Vec<Contact>,
+    },
+    /// To keep these no longer than there is room: others do.
+    Spare { digests: Vec<Digest> },
+    /// To write down a dataset's version that the asker holds: to a gateway.
+    Record {
+        name: DatasetName,
+        /// The version that it follows; 0 for none.
+        after: u64,
+        version: Box<DatasetVersion>,
+        /// The blobs that say what it is, which the asker holds.
+        heads: Vec<Digest>,
+    },
+    /// To write down that the asker leaves: to a gateway.
+    Leave,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    Confirmed(bool),
+    /// For each digest the nodes that hold it.
+    Holders(Vec<Vec<Contact>>),
+    /// How many of them are kept now.
+    Kept(u64),
+    Recorded(Box<DatasetVersion>),
+    Done,
+    Failed(Problem),
+}
+
+pub(crate) fn asking(question: Question) -> impl Serialize {
+    Opening::Ask(question)
+}
+
+/// A question of a member, to be answered.
+#[derive(Debug)]
+pub struct Asked {
+    pub node: NodeId,
+    pub question: Question,
+    pub reply: oneshot::Sender<Reply>,
+}

@@ -1,0 +1,194 @@
+//! The gateway's end of reports, and everybody's end of questions.
+
+use std::io;
+use std::sync::Arc;
+
+use iroh::endpoint::{Connection, RecvStream, SendStream};
+use iroh::protocol::{AcceptError, ProtocolHandler};
+use nearfield_protocol::records::RecordKey;
+use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
+use tokio::io::AsyncReadExt;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::{
+    Asked, HOLDINGS, MESSAGE_BYTES, MemberEvent, Opening, Question, Reply, Report, SILENCE, Welcome,
+};
+use crate::document::Document;
+use crate::frame;
+use crate::network::Contact;
+use crate::node::Present;
+use crate::peers::{Peers, node_id};
+
+/// How soon a record should have come by itself.
+const SPREAD: std::time::Duration = std::time::Duration::from_millis(200);
+/// Streams that one member may have open: a report and some questions.
+const STREAMS: usize = 64;
+
+/// Speaks with members. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Control {
+    pub document: Arc<Document>,
+    pub peers: Peers,
+    pub present: Arc<Present>,
+    pub members: mpsc::Sender<MemberEvent>,
+    pub questions: mpsc::Sender<Asked>,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Control")
+    }
+}
+
+impl ProtocolHandler for Control {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        let node = node_id(&connection.remote_id());
+        let places = Arc::new(Semaphore::new(STREAMS));
+        let mut tasks = tokio::task::JoinSet::new();
+        while let Ok((send, receive)) = connection.accept_bi().await {
+            let Ok(place) = places.clone().acquire_owned().await else {
+                break;
+            };
+            let control = self.clone();
+            tasks.spawn(async move {
+                if let Err(error) = control.stream(node, send, receive).await {
+                    tracing::debug!(node = node.short(), %error, "a control stream ended");
+                }
+                drop(place);
+            });
+            // What has ended is let go of.
+            while tasks.try_join_next().is_some() {}
+        }
+        Ok(())
+    }
+}
+
+impl Control {
+    async fn stream(&self, node: NodeId, mut send: SendStream, mut receive: RecvStream) -> io::Result<()> {
+        let opening = timeout(SILENCE, frame::read(&mut receive, MESSAGE_BYTES));
+        match opening.await?? {
+            Opening::Ask(question) => {
+                let reply = self.answer(node, question).await;
+                frame::write(&mut send, &reply).await?;
+                let _ = send.finish();
+                Ok(())
+            }
+            Opening::Report(hello) => {
+                let (known, peers) = (self.peers.book(), &self.peers);
+                peers.learn(&Contact {
+                    id: node,
+                    addresses: hello.addresses.clone(),
+                });
+                frame::write(&mut send, &Welcome { known }).await?;
+                // It has come back, or was never here: what is new on either side is exchanged.
+                if let Err(error) = self.document.sync(&[node]).await {
+                    tracing::warn!(node = node.short(), %error, "the records cannot be exchanged");
+                }
+                let _here = self.present.enter(node);
+                let _gone = Gone {
+                    node,
+                    members: self.members.clone(),
+                };
+                self.tell(MemberEvent::Up(node, hello)).await?;
+                self.reports(node, &mut receive).await
+            }
+        }
+    }
+
+    async fn reports(&self, node: NodeId, receive: &mut RecvStream) -> io::Result<()> {
+        loop {
+            match timeout(SILENCE, frame::read(receive, MESSAGE_BYTES)).await?? {
+                Report::Beat(load) => self.tell(MemberEvent::Beat(node, load)).await?,
+                Report::Holds { added, removed } => {
+                    let added = timeout(SILENCE, digests(receive, added)).await??;
+                    let removed = timeout(SILENCE, digests(receive, removed)).await??;
+                    let holds = MemberEvent::Holds { node, added, removed };
+                    self.tell(holds).await?;
+                }
+            }
+        }
+    }
+
+    async fn tell(&self, event: MemberEvent) -> io::Result<()> {
+        let ended = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.members.send(event).await.map_err(ended)
+    }
+
+    async fn answer(&self, node: NodeId, question: Question) -> Reply {
+        if let Question::Confirm { key } = &question {
+            return Reply::Confirmed(self.confirm(node, key).await);
+        }
+        let (reply, answer) = oneshot::channel();
+        let asked = Asked {
+            node,
+            question,
+            reply,
+        };
+        let stopping = || Reply::Failed(Problem::new(ProblemKind::Draining, "the node is stopping"));
+        if self.questions.send(asked).await.is_err() {
+            return stopping();
+        }
+        answer.await.unwrap_or_else(|_| stopping())
+    }
+}
+
+impl Control {
+    /// Waits for a record of `node`'s, which is on its way.
+    async fn confirm(&self, node: NodeId, key: &str) -> bool {
+        let bytes = key.as_bytes().as_chunks::<2>().0.iter();
+        let bytes: Option<Vec<u8>> = bytes
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+            .collect();
+        let Some(key) = bytes.and_then(|bytes| RecordKey::decode(&bytes)) else {
+            return false;
+        };
+        let mut changes = self.document.changes();
+        let held = async {
+            let mut asked = false;
+            loop {
+                changes.mark_unchanged();
+                match self.document.holds(&key).await {
+                    Ok(true) => return true,
+                    Err(error) => {
+                        tracing::warn!(%error, "a record cannot be confirmed");
+                        return false;
+                    }
+                    Ok(false) => {}
+                }
+                let spread = timeout(SPREAD, changes.changed()).await;
+                if spread.is_err() && !asked {
+                    // It did not come by itself.
+                    asked = true;
+                    let _ = self.document.sync(&[node]).await;
+                }
+            }
+        };
+        timeout(SILENCE, held).await.unwrap_or(false)
+    }
+}
+
+async fn digests(receive: &mut RecvStream, count: u32) -> io::Result<Vec<Digest>> {
+    if count as usize > HOLDINGS {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = vec![0; count as usize * 32];
+    AsyncReadExt::read_exact(receive, &mut bytes).await?;
+    let digests = bytes.as_chunks::<32>().0.iter();
+    Ok(digests.map(|bytes| Digest::from_bytes(*bytes)).collect())
+}
+
+/// Says that a member is gone, however its report ended.
+struct Gone {
+    node: NodeId,
+    members: mpsc::Sender<MemberEvent>,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        let (node, members) = (self.node, self.members.clone());
+        if let Err(mpsc::error::TrySendError::Full(event)) = members.try_send(MemberEvent::Gone(node)) {
+            tokio::spawn(async move { members.send(event).await });
+        }
+    }
+}

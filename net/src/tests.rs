@@ -1,0 +1,406 @@
+//! Nodes in one process that speak over loopback.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nearfield_protocol::node::{Label, Role, labels};
+use nearfield_protocol::records::DatasetVersion;
+use nearfield_protocol::{DatasetName, Digest, NodeId};
+use nearfield_store::{Store, StoreOptions};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::control::{Load, MemberEvent, Question, Reply, Reporter};
+use crate::document::unix_ms;
+use crate::peers::{BYTES, CALL, CONTROL, Peers};
+use crate::{Contact, Identity, Inbox, Node, NodeOptions, Offer, Ticket};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn identity(dir: &Path) -> Identity {
+    Identity::load_or_create(&dir.join("node.key")).unwrap()
+}
+
+struct Member {
+    node: Node,
+    inbox: Inbox,
+    store: Store,
+    dir: TempDir,
+    stop: CancellationToken,
+}
+
+impl Member {
+    async fn start(dir: TempDir) -> Member {
+        let store = Store::open(dir.path(), StoreOptions::default()).await.unwrap();
+        let options = NodeOptions {
+            listen: loopback(),
+            advertise: Vec::new(),
+        };
+        let identity = identity(dir.path());
+        let (node, inbox) = Node::open(dir.path(), &identity, store.clone(), &options)
+            .await
+            .unwrap();
+        let stop = CancellationToken::new();
+        let (following, stopping) = (node.clone(), stop.clone());
+        tokio::spawn(async move { following.follow_records(stopping).await });
+        let reporter = Reporter {
+            hosting: true,
+            load: Arc::new(Load::default),
+        };
+        tokio::spawn(reporter.run(node.clone(), stop.clone()));
+        Member {
+            node,
+            inbox,
+            store,
+            dir,
+            stop,
+        }
+    }
+
+    async fn found() -> Member {
+        Member::start(tempfile::tempdir().unwrap()).await
+    }
+
+    fn ticket(&self, role: Role, of: &[&str]) -> Ticket {
+        let offer = Offer {
+            role,
+            labels: labels(of.iter().map(|label| label.parse::<Label>().unwrap())).unwrap(),
+            max_bytes: None,
+            may_put: Vec::new(),
+            expires_unix_ms: unix_ms() + 60_000,
+        };
+        self.node.invite(offer).unwrap()
+    }
+
+    async fn joined(ticket: &Ticket) -> Member {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = identity(dir.path());
+        crate::join(dir.path(), &identity, loopback(), &[], ticket)
+            .await
+            .unwrap();
+        let member = Member::start(dir).await;
+        member.node.admitted().await.unwrap();
+        member
+    }
+
+    /// Stops the node and gives its folder back.
+    async fn stop(self) -> TempDir {
+        self.stop.cancel();
+        self.node.shutdown().await;
+        self.store.shutdown().await;
+        self.dir
+    }
+
+    async fn put(&self, name: &str, only: &[&str]) -> u64 {
+        let name: DatasetName = name.parse().unwrap();
+        let only = only.iter().map(|label| label.parse().unwrap()).collect();
+        let digest = self
+            .store
+            .add_sealed(name.to_string().into_bytes().into())
+            .await
+            .unwrap();
+        let make = |version| DatasetVersion {
+            name: name.clone(),
+            version,
+            digest,
+            size_bytes: 0,
+            shards: 0,
+            put_unix_ms: 0,
+            replicas: None,
+            only,
+        };
+        self.node.write_dataset(&name, None, make).await.unwrap().version
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.node.records().dataset(&name.parse().unwrap()).is_some()
+    }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Names of which one starts with another are where a document that deletes by prefix loses records.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_survive_each_other_in_every_order() {
+    let orders = [
+        ["a", "ab", "a/b"],
+        ["a", "a/b", "ab"],
+        ["ab", "a", "a/b"],
+        ["ab", "a/b", "a"],
+        ["a/b", "a", "ab"],
+        ["a/b", "ab", "a"],
+    ];
+    for order in orders {
+        let member = Member::found().await;
+        for (index, name) in order.iter().chain(&order).enumerate() {
+            assert_eq!(member.put(name, &[]).await, 1 + index as u64 / 3);
+        }
+        let before = member.node.records();
+        // What the document itself holds, not what this node remembers.
+        member.node.document().reread().await.unwrap();
+        let after = member.node.records();
+        assert_eq!(after.datasets().count(), 3, "{order:?}");
+        for name in order {
+            let name = name.parse().unwrap();
+            assert_eq!(
+                after.dataset_versions(&name),
+                before.dataset_versions(&name),
+                "{order:?}"
+            );
+            assert_eq!(after.dataset_versions(&name).len(), 2);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_at_once_get_a_version_each() {
+    let member = Arc::new(Member::found().await);
+    let writers: Vec<_> = (0..20)
+        .map(|_| {
+            let member = member.clone();
+            tokio::spawn(async move { member.put("shared", &[]).await })
+        })
+        .collect();
+    let mut versions = Vec::new();
+    for writer in writers {
+        versions.push(writer.await.unwrap());
+    }
+    versions.sort_unstable();
+    assert_eq!(versions, (1..=20).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_has_the_records_and_one_that_was_away_catches_up() {
+    let founder = Member::found().await;
+    founder.put("before", &[]).await;
+    let host = Member::joined(&founder.ticket(Role::Host, &["region=eu"])).await;
+    let gateway = Member::joined(&founder.ticket(Role::Gateway, &[])).await;
+    assert!(host.has("before") && gateway.has("before"));
+    assert_eq!(host.node.role(), Role::Host);
+
+    gateway.put("by-gateway", &[]).await;
+    until("both others have it", || {
+        founder.has("by-gateway") && host.has("by-gateway")
+    })
+    .await;
+    let denied = host.node.remove_dataset(&"before".parse().unwrap()).await;
+    assert!(denied.is_err(), "a host writes nothing");
+
+    let away = gateway.stop().await;
+    founder.put("meanwhile", &[]).await;
+    let back = Member::start(away).await;
+    until("it catches up", || back.has("meanwhile")).await;
+    back.put("after", &[]).await;
+    until("and is heard again", || founder.has("after") && host.has("after")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_its_writer() {
+    let founder = Member::found().await;
+    let gateway = Member::joined(&founder.ticket(Role::Gateway, &[])).await;
+    for round in 0..20 {
+        let name = format!("kept-{round}");
+        gateway.put(&name, &[]).await;
+        // No waiting: acknowledged means that the other has it.
+        assert!(founder.has(&name), "{name}");
+    }
+    gateway.stop().await;
+    assert_eq!(founder.node.records().datasets().count(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_gateways_that_write_one_name_at_once_both_count() {
+    let founder = Member::found().await;
+    let gateway = Member::joined(&founder.ticket(Role::Gateway, &[])).await;
+    for round in 0..10 {
+        let name = format!("shared-{round}");
+        let both = tokio::join!(founder.put(&name, &[]), gateway.put(&name, &[]));
+        let name: DatasetName = name.parse().unwrap();
+        until("both see both", || {
+            [&founder, &gateway]
+                .iter()
+                .all(|member| member.node.records().dataset_versions(&name).len() == 2)
+        })
+        .await;
+        let versions = |member: &Member| member.node.records().dataset_versions(&name).to_vec();
+        assert_eq!(versions(&founder), versions(&gateway), "{both:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tickets_that_open_nothing() {
+    let founder = Member::found().await;
+    let good = founder.ticket(Role::Host, &[]);
+    let expired = founder
+        .node
+        .invite(Offer {
+            role: Role::Host,
+            labels: Default::default(),
+            max_bytes: None,
+            may_put: Vec::new(),
+            expires_unix_ms: unix_ms() - 1,
+        })
+        .unwrap();
+    let forged = Ticket {
+        nonce: [7; 32],
+        ..good.clone()
+    };
+    let refused = async |ticket: &Ticket| {
+        let dir = tempfile::tempdir().unwrap();
+        let joined = crate::join(dir.path(), &identity(dir.path()), loopback(), &[], ticket).await;
+        joined.unwrap_err().to_string()
+    };
+    assert!(refused(&expired).await.contains("expired"));
+    assert!(refused(&forged).await.contains("no such ticket"));
+    let _host = Member::joined(&good).await;
+    assert!(refused(&good).await.contains("used by another"));
+}
+
+/// A stranger, and a member of another network, on every protocol.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_and_expelled_nodes_are_refused_on_every_protocol() {
+    let founder = Member::found().await;
+    let host = Member::joined(&founder.ticket(Role::Host, &[])).await;
+    let here = Contact {
+        id: founder.node.id(),
+        addresses: founder.node.addresses(),
+    };
+    let refused = async |peers: &Peers| {
+        for alpn in [iroh_docs::ALPN, iroh_gossip::ALPN, CONTROL, BYTES, CALL] {
+            let connection = peers.connection(here.id, alpn).await.unwrap();
+            let ended = tokio::time::timeout(PATIENCE, connection.closed())
+                .await
+                .unwrap()
+                .to_string();
+            assert!(
+                ended.contains("not a member"),
+                "{}: {ended}",
+                String::from_utf8_lossy(alpn)
+            );
+        }
+    };
+    let stranger = tempfile::tempdir().unwrap();
+    let (endpoint, lookup) = crate::node::bind(&identity(stranger.path()), loopback(), &[])
+        .await
+        .unwrap();
+    let peers = Peers::new(endpoint, lookup);
+    peers.learn(&here);
+    refused(&peers).await;
+
+    // A host may do what hosts may, and no more.
+    let asked = host
+        .node
+        .ask(here.id, Question::Confirm { key: "00".into() }, PATIENCE)
+        .await;
+    assert!(matches!(asked, Ok(Reply::Confirmed(false))), "{asked:?}");
+    let call = host.node.peers().connection(here.id, CALL).await.unwrap();
+    assert!(call.closed().await.to_string().contains("not a member"));
+
+    founder.node.expel(&host.node.id()).await.unwrap();
+    refused(host.node.peers()).await;
+    // Nor does it get back in by the ticket of before, nor with a new one.
+    let again = founder.ticket(Role::Host, &[]);
+    let dir = host.stop().await;
+    let joined = crate::join(dir.path(), &identity(dir.path()), loopback(), &[], &again).await;
+    assert!(joined.unwrap_err().to_string().contains("expelled"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_move_checked_and_only_where_they_may() {
+    let founder = Member::found().await;
+    let eu = Member::joined(&founder.ticket(Role::Host, &["region=eu"])).await;
+    let us = Member::joined(&founder.ticket(Role::Host, &["region=us"])).await;
+    let mut large = vec![0; 9 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut large);
+    for bytes in [
+        vec![],
+        b"small".to_vec(),
+        large[..(1 << 20) + 1].to_vec(),
+        large.clone(),
+    ] {
+        let digest = eu.store.add_sealed(bytes.clone().into()).await.unwrap();
+        us.store.add_sealed(bytes.clone().into()).await.unwrap();
+        let both = vec![eu.node.id(), us.node.id()];
+        assert_eq!(founder.node.peers().fetch(digest, both).await.unwrap(), bytes);
+        // Of two, one does not have it.
+        let one = vec![founder.node.id(), us.node.id()];
+        assert_eq!(eu.node.peers().fetch(digest, one).await.unwrap(), bytes);
+    }
+    let absent = us
+        .node
+        .peers()
+        .fetch(Digest::of(b"absent"), vec![eu.node.id()])
+        .await;
+    assert!(absent.unwrap_err().contains("not here"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn residency_is_kept_by_the_sender() {
+    let founder = Member::found().await;
+    let eu = Member::joined(&founder.ticket(Role::Host, &["region=eu"])).await;
+    let us = Member::joined(&founder.ticket(Role::Host, &["region=us"])).await;
+    founder.put("private", &["region=eu"]).await;
+    founder.node.refresh_residency().await;
+    let digest = Digest::of(b"private");
+    let fetch = async |member: &Member| member.node.peers().fetch(digest, vec![founder.node.id()]).await;
+    assert_eq!(fetch(&eu).await.unwrap(), "private");
+    assert!(fetch(&us).await.unwrap_err().contains("region=eu"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_report_what_they_hold_and_are_missed_when_they_go() {
+    let mut founder = Member::found().await;
+    let host = Member::joined(&founder.ticket(Role::Host, &[])).await;
+    let (id, digest) = (host.node.id(), Digest::of(b"held"));
+    host.store
+        .add_sealed(bytes::Bytes::from_static(b"held"))
+        .await
+        .unwrap();
+    let held = expect(&mut founder.inbox, |event| match event {
+        MemberEvent::Holds { node, added, .. } => *node == id && added.contains(&digest),
+        _ => false,
+    });
+    held.await;
+    host.store.release(vec![digest]).await.unwrap();
+    let let_go = expect(&mut founder.inbox, |event| match event {
+        MemberEvent::Holds { node, removed, .. } => *node == id && removed.contains(&digest),
+        _ => false,
+    });
+    let_go.await;
+    host.stop().await;
+    let started = Instant::now();
+    expect(&mut founder.inbox, |event| *event == MemberEvent::Gone(id)).await;
+    assert!(started.elapsed() < Duration::from_secs(4));
+}
+
+async fn expect(inbox: &mut Inbox, wanted: impl Fn(&MemberEvent) -> bool) {
+    let found = async {
+        while let Some(event) = inbox.members.recv().await {
+            if wanted(&event) {
+                return;
+            }
+        }
+        panic!("no more events");
+    };
+    tokio::time::timeout(PATIENCE, found).await.unwrap();
+}
+
+#[test]
+fn a_node_id_is_the_author_of_its_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = identity(dir.path());
+    let author = iroh_docs::Author::from_bytes(&identity.secret().to_bytes());
+    assert_eq!(NodeId::from_bytes(author.id().to_bytes()), identity.node_id());
+}

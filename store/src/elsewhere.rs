@@ -1,0 +1,237 @@
+//! Blobs that are not here: fetched from other nodes, kept as long as there is room.
+//!
+//! The store knows no network: the composition root gives it one. What comes from there is imported like anything else,
+//! so nobody sees a byte before its digest is known to be right. A fetched blob is *cached*: the least used go first once
+//! they exceed their limit, and nothing else keeps them.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use nearfield_protocol::Digest;
+use tokio::sync::broadcast;
+
+use crate::blobs::{Blob, Store};
+use crate::error::StoreError;
+use crate::shard::Shard;
+use crate::state::{Standing, State};
+
+/// Changes that wait for a slow listener; one that misses some reads all again.
+const CHANGES: usize = 1_024;
+/// What one row weighs at least, so that a limit in bytes bounds their number as well.
+const MIN_WEIGHT_BYTES: u64 = 4 << 10;
+
+/// Where blobs come from that are not here.
+pub trait Elsewhere: Send + Sync + 'static {
+    /// All bytes of a blob, checked; or why they cannot be had.
+    fn fetch(&self, digest: Digest) -> BoxFuture<'static, Result<Bytes, String>>;
+}
+
+/// What a store began or ceased to hold.
+#[derive(Debug, Clone)]
+pub enum Change {
+    Added(Arc<[Digest]>),
+    Removed(Arc<[Digest]>),
+}
+
+/// A shard, and what it took to open it.
+pub struct Opened {
+    pub shard: Shard,
+    /// Bytes that came from another node for it.
+    pub moved_bytes: u64,
+}
+
+/// The part of a store that looks outside.
+pub(crate) struct Outside {
+    elsewhere: OnceLock<Arc<dyn Elsewhere>>,
+    /// One fetch of a blob at a time; whoever else wants it waits for that. Nothing stays in it.
+    fetching: moka::future::Cache<Digest, u64>,
+    /// Cached blobs by their size, the least used of which go first.
+    cached: moka::sync::Cache<Digest, u64>,
+    /// What fell out of it, to be released. The lock is held for one push.
+    dropped: Arc<Mutex<Vec<Digest>>>,
+    changes: broadcast::Sender<Change>,
+}
+
+impl Outside {
+    pub fn open(state: &State, max_cached_bytes: u64) -> Result<Self, StoreError> {
+        let dropped = Arc::<Mutex<Vec<Digest>>>::default();
+        let falls = dropped.clone();
+        let cached = moka::sync::Cache::builder()
+            // In KiB, since a weight has 32 bits.
+            .max_capacity(max_cached_bytes >> 10)
+            .weigher(|_, size: &u64| u32::try_from((*size).max(MIN_WEIGHT_BYTES) >> 10).unwrap_or(u32::MAX))
+            .eviction_listener(move |digest: Arc<Digest>, _, cause| {
+                if cause == moka::notification::RemovalCause::Size {
+                    falls.lock().expect("no panic under this lock").push(*digest);
+                }
+            })
+            .build();
+        for (digest, size) in state.cached()? {
+            cached.insert(digest, size);
+        }
+        Ok(Outside {
+            elsewhere: OnceLock::new(),
+            fetching: moka::future::Cache::new(0),
+            cached,
+            dropped,
+            changes: broadcast::Sender::new(CHANGES),
+        })
+    }
+
+    /// Tells whoever listens.
+    pub fn tell(&self, change: Change) {
+        // Nobody listens while no gateway is reached.
+        let _ = self.changes.send(change);
+    }
+
+    /// A cached blob was used.
+    pub fn touch(&self, digest: &Digest) {
+        self.cached.get(digest);
+    }
+}
+
+impl Store {
+    /// Gives the store its network, once.
+    pub fn connect(&self, elsewhere: Arc<dyn Elsewhere>) {
+        let _ = self.outside().elsewhere.set(elsewhere);
+    }
+
+    /// What this store begins and ceases to hold from now on.
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.outside().changes.subscribe()
+    }
+
+    /// The bytes of a blob, from another node if they are not here.
+    pub async fn blob(&self, digest: &Digest) -> Result<Arc<Blob>, StoreError> {
+        match self.stored(digest).await {
+            Err(absent @ (StoreError::Missing(_) | StoreError::Corrupt(_))) => {
+                self.fetch(digest, absent).await?;
+                self.stored(digest).await
+            }
+            stored => stored,
+        }
+    }
+
+    /// Opens a shard: its stored copy if there is one, else where it lies, else another node's.
+    pub async fn open_shard(&self, digest: &Digest) -> Result<Opened, StoreError> {
+        let (shard, moved_bytes) = match self.local_shard(digest).await {
+            Err(absent @ (StoreError::Missing(_) | StoreError::Corrupt(_))) => {
+                let moved_bytes = self.fetch(digest, absent).await?;
+                (self.local_shard(digest).await?, moved_bytes)
+            }
+            shard => (shard?, 0),
+        };
+        Ok(Opened { shard, moved_bytes })
+    }
+
+    pub async fn shard(&self, digest: &Digest) -> Result<Shard, StoreError> {
+        Ok(self.open_shard(digest).await?.shard)
+    }
+
+    /// Fetches a blob and caches it. Returns its bytes' number, or 0 to all but one of those who wait for it at once.
+    async fn fetch(&self, digest: &Digest, absent: StoreError) -> Result<u64, StoreError> {
+        let Some(elsewhere) = self.outside().elsewhere.get().cloned() else {
+            return Err(absent);
+        };
+        let mut first = false;
+        let fetching = async {
+            first = true;
+            self.fetch_now(digest, elsewhere.as_ref()).await
+        };
+        let fetched = self.outside().fetching.try_get_with(*digest, fetching).await;
+        match fetched {
+            Ok(bytes) => Ok(if first { bytes } else { 0 }),
+            Err(error) => match (&*error, absent) {
+                // Here once, and gone: that is the more telling cause.
+                (StoreError::Elsewhere { .. }, corrupt @ StoreError::Corrupt(_)) => Err(corrupt),
+                (StoreError::Elsewhere { digest, cause }, _) => Err(StoreError::Elsewhere {
+                    digest: *digest,
+                    cause: cause.clone(),
+                }),
+                (other, _) => Err(StoreError::Elsewhere {
+                    digest: *digest,
+                    cause: other.to_string(),
+                }),
+            },
+        }
+    }
+
+    async fn fetch_now(&self, digest: &Digest, elsewhere: &dyn Elsewhere) -> Result<u64, StoreError> {
+        let refused = |cause: String| StoreError::Elsewhere {
+            digest: *digest,
+            cause,
+        };
+        // Whoever came too late for the last fetch finds what it brought.
+        if self.local_shard(digest).await.is_ok() {
+            return Ok(0);
+        }
+        let bytes = elsewhere.fetch(*digest).await.map_err(refused)?;
+        let size_bytes = bytes.len() as u64;
+        let staged = self.add(bytes).await?;
+        if staged.digest != *digest {
+            return Err(refused(format!(
+                "what came has the digest {}",
+                staged.digest.short()
+            )));
+        }
+        self.seal_as(vec![staged], Standing::Cached).await?;
+        self.outside().cached.insert(*digest, size_bytes);
+        self.drop_least_used().await?;
+        Ok(size_bytes)
+    }
+
+    /// Fetches what of `digests` is not here, and keeps all of them from now on. Returns how many are kept.
+    pub async fn keep(&self, digests: &[Digest]) -> Result<u64, StoreError> {
+        let mut kept = Vec::new();
+        for digest in digests {
+            match self.open_shard(digest).await {
+                Ok(_) => kept.push(*digest),
+                Err(error) => tracing::warn!(%digest, %error, "a blob that is to be kept here cannot be had"),
+            }
+        }
+        let state = self.state().clone();
+        let promoted = kept.clone();
+        crate::blobs::blocking_store(move || state.change(&promoted, Standing::Cached, Standing::Live))
+            .await?;
+        for digest in &kept {
+            self.outside().cached.invalidate(digest);
+        }
+        Ok(kept.len() as u64)
+    }
+
+    /// Keeps these no longer than there is room: enough others do.
+    pub async fn spare(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        let (state, spared) = (self.state().clone(), digests.to_vec());
+        crate::blobs::blocking_store(move || state.change(&spared, Standing::Live, Standing::Cached)).await?;
+        for digest in digests {
+            if let Ok(size) = self.size_of(digest) {
+                self.outside().cached.insert(*digest, size);
+            }
+        }
+        self.drop_least_used().await
+    }
+
+    async fn drop_least_used(&self) -> Result<(), StoreError> {
+        self.outside().cached.run_pending_tasks();
+        let dropped = std::mem::take(&mut *self.outside().dropped.lock().expect("no panic under this lock"));
+        if dropped.is_empty() {
+            return Ok(());
+        }
+        let state = self.state().clone();
+        let gone = dropped.clone();
+        crate::blobs::blocking_store(move || state.change(&gone, Standing::Cached, Standing::Evictable))
+            .await?;
+        self.forget_open(&dropped);
+        self.outside().tell(Change::Removed(dropped.into()));
+        Ok(())
+    }
+
+    /// Everything that may be read here: sealed or cached blobs, and shards in place.
+    pub fn held(&self) -> Result<Vec<Digest>, StoreError> {
+        let cached = self.state().cached()?.into_iter().map(|(digest, _)| digest);
+        let mut held = self.live()?;
+        held.extend(cached);
+        Ok(held)
+    }
+}
