@@ -22,7 +22,7 @@ usage: cargo xtask demo [--keep] [--release]      the whole path on real data, w
        cargo xtask bench data [--json]            what put and get reach
        cargo xtask bench jobs [--json]            word count over our dependencies' sources, beside others
        cargo xtask soak [--quick] [--debug] [PART…]    the long checks: crash memory bytes fsync startup jobs
-                                                  keyed sources in-place writers";
+                                                  keyed sources in-place writers network";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

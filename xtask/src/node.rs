@@ -64,6 +64,15 @@ impl Node {
         Node::start_with(&mut command, binary, data, options)
     }
 
+    /// Starts it as a member of the network of `gateway`, as `invite` says.
+    pub fn join(gateway: &Node, invite: &[&str], binary: &Path, data: &Path) -> Result<Node> {
+        let invited = gateway.json(&[&["invite"], invite].concat())?;
+        let ticket = invited["ticket"].as_str().context("a ticket")?;
+        let mut command = Command::new(binary);
+        command.args(["join", ticket]);
+        Node::launch(&mut command, binary, data, &[])
+    }
+
     /// Starts it on one core.
     pub fn start_on_core(core: usize, binary: &Path, data: &Path) -> Result<Node> {
         let mut taskset = Command::new("taskset");
@@ -72,11 +81,16 @@ impl Node {
     }
 
     fn start_with(command: &mut Command, binary: &Path, data: &Path, options: &[&str]) -> Result<Node> {
+        Node::launch(command.arg("up"), binary, data, options)
+    }
+
+    fn launch(command: &mut Command, binary: &Path, data: &Path, options: &[&str]) -> Result<Node> {
         let log = data.with_extension("log");
         command
             .args([
-                "up",
                 "--json",
+                "--peers",
+                "127.0.0.1:0",
                 "--listen",
                 "127.0.0.1:0",
                 "--admin",
@@ -201,6 +215,12 @@ impl Node {
     /// Kills it, as a power cut would.
     pub fn kill(&self) -> Result<()> {
         self.process.signal(Signal::KILL)
+    }
+
+    /// Stops or continues it without a word, as a machine that hangs or a cable that is pulled.
+    pub fn pause(&self, paused: bool) -> Result<()> {
+        self.process
+            .signal(if paused { Signal::STOP } else { Signal::CONT })
     }
 
     /// Waits until it has ended, and with that let go of its files.

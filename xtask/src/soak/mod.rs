@@ -9,6 +9,7 @@ mod inputs;
 mod jobs;
 mod keyed;
 mod memory;
+mod network;
 mod sources;
 mod startup;
 mod writers;
@@ -41,6 +42,7 @@ impl Options {
                 "--quick" => options.quick = true,
                 "--debug" => options.profile = Profile::Debug,
                 name => {
+                    let name = name.strip_prefix("--").unwrap_or(name);
                     let part = PARTS.iter().find(|part| part.0 == name);
                     options.parts.push(*part.with_context(|| {
                         let known: Vec<_> = PARTS.iter().map(|part| part.0).collect();
@@ -83,6 +85,7 @@ const PARTS: &[Part] = &[
     ("in-place", in_place::run),
     ("writers", writers::run),
     ("sources", sources::run),
+    ("network", network::run),
 ];
 
 pub fn run(options: &Options) -> Result<()> {
