@@ -26,6 +26,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{self, pki_types};
 use tokio_util::sync::CancellationToken;
@@ -42,8 +43,9 @@ const SCRUB_INTERVAL: Duration = Duration::from_secs(1);
 const EVICT_INTERVAL: Duration = Duration::from_secs(60);
 /// Where other nodes reach a node that says nothing else.
 const USUAL_PEERS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8082);
-/// How often a host looks whether it has heard from a gateway since its start.
-const HEARING: Duration = Duration::from_secs(1);
+/// How often a node looks whether it has heard from another gateway since its start, and how long.
+const HEARING: Duration = Duration::from_millis(100);
+const LONGEST_HEARING: Duration = Duration::from_secs(60);
 /// What a secret derived from the node's key is for.
 const TOKEN_PURPOSE: &str = "nearfield 2026-11 function tokens";
 
@@ -258,6 +260,10 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     if role == Role::Gateway {
         among_nodes.push(tokio::spawn(cluster.repair()));
     }
+    for task in among_nodes.iter_mut() {
+        let ended = std::mem::replace(task, tokio::spawn(async {}));
+        *task = tokio::spawn(needed(ended, stop.clone()));
+    }
     node.admitted().await?;
     // Function connections live where guests run, which saves handing each call to another thread and
     // its answer back. The admin API keeps threads that no guest can delay.
@@ -357,6 +363,18 @@ fn keep_peers_address(data_dir: &Path, node: &Node) -> anyhow::Result<()> {
 async fn follow_records(node: Node, stop: CancellationToken) {
     if let Err(error) = node.follow_records(stop).await {
         tracing::error!(%error, "the records cannot be followed");
+        std::process::exit(1);
+    }
+}
+
+/// A task without which a node must not go on: what it shows would be old.
+async fn needed(task: JoinHandle<()>, stop: CancellationToken) {
+    let ended = task.await;
+    if !stop.is_cancelled() {
+        tracing::error!(
+            ?ended,
+            "a task that a node cannot do without has ended; so does the node"
+        );
         std::process::exit(1);
     }
 }
@@ -464,10 +482,18 @@ async fn settle(gateway: Arc<Gateway>, sealed: Vec<Digest>, interrupted: Vec<Job
         let hold = Jobs::hold(&gateway, &record).await;
         held.push((record, hold));
     }
-    // A host's last put may be in records that it has yet to hear of.
-    while gateway.catalog.node.role() == Role::Host && !gateway.catalog.node.heard() {
-        tokio::time::sleep(HEARING).await;
-    }
+    // What was put last may stand in records that this node has yet to hear of.
+    let node = &gateway.catalog.node;
+    let heard = async {
+        while !node.gateways().is_empty() && !node.heard() {
+            tokio::time::sleep(HEARING).await;
+        }
+    };
+    let sealed = match tokio::time::timeout(LONGEST_HEARING, heard).await {
+        Ok(()) => sealed,
+        // Nothing is let go of before the next start.
+        Err(_) => Vec::new(),
+    };
     match gateway.catalog.release_orphans(sealed).await {
         Ok(0) => {}
         Ok(bytes) => tracing::info!(bytes, "released blobs that nothing refers to"),

@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nearfield_net::{NetError, Node};
+use nearfield_net::{NetError, Node, Records};
 use nearfield_protocol::manifest::Input;
 use nearfield_protocol::node::{Label, Role};
 use nearfield_protocol::records::{DatasetVersion, FunctionVersion};
@@ -133,7 +133,11 @@ impl Catalog {
                 // Another node was faster: the same is laid over what it wrote.
                 input = again;
             };
-            let for_nothing: Vec<_> = for_nothing.into_iter().map(|(digest, _)| digest).collect();
+            // Whether another node wrote it down is only known where it says so.
+            let refused = for_nothing
+                .into_iter()
+                .filter(|(_, problem)| problem.kind == ProblemKind::Conflict);
+            let for_nothing: Vec<_> = refused.map(|(digest, _)| digest).collect();
             if !for_nothing.is_empty() {
                 self.release_unreferenced(for_nothing, Vec::new()).await?;
             }
@@ -149,6 +153,7 @@ impl Catalog {
         drop(recording);
         match recorded {
             Ok(done) => Ok(done),
+            Err((_, problem)) if problem.kind != ProblemKind::Conflict => Err(problem),
             Err((digest, problem)) => {
                 let _recording = self.recording.write().await;
                 self.release_unreferenced(vec![digest], Vec::new()).await?;
@@ -204,9 +209,12 @@ impl Catalog {
             }
             (Role::Gateway, None) => self.node.write_dataset(name, if_version, make).await,
         };
-        let mut recorded = self.recorded.lock().expect("no panic under this lock");
-        recorded.extend(written.iter().map(|version| version.digest));
-        drop(recorded);
+        if let Ok(version) = &written {
+            let mut recorded = self.recorded.lock().expect("no panic under this lock");
+            recorded.push(version.digest);
+            // What was written here is among the records already.
+            forget_named(&mut recorded, &self.node.records());
+        }
         Ok(match written {
             Ok(version) => Ok((version, report)),
             Err(error) => Err((report.digest, net_problem(error))),
@@ -390,6 +398,20 @@ impl Catalog {
         .await
     }
 
+    /// Lets go of versions that are no more by another node's word.
+    pub async fn let_go(&self, datasets: Vec<Digest>) -> Result<u64, Problem> {
+        let _recording = self.recording.write().await;
+        {
+            let mut recorded = self.recorded.lock().expect("no panic under this lock");
+            recorded.retain(|digest| !datasets.contains(digest));
+        }
+        let here = datasets
+            .into_iter()
+            .filter(|digest| self.store.has(digest))
+            .collect();
+        self.release_unreferenced(here, Vec::new()).await
+    }
+
     /// Releases what of `datasets` and of plain `blobs` nothing refers to any more.
     async fn release_unreferenced(&self, datasets: Vec<Digest>, blobs: Vec<Digest>) -> Result<u64, Problem> {
         let kept = match self.referenced().await {
@@ -431,11 +453,7 @@ impl Catalog {
         let pins = self.store.pins().map_err(store_problem)?;
         let recorded = {
             let mut recorded = self.recorded.lock().expect("no panic under this lock");
-            recorded.retain(|digest| {
-                !records
-                    .all_dataset_versions()
-                    .any(|version| version.digest == *digest)
-            });
+            forget_named(&mut recorded, &records);
             recorded.clone()
         };
         for digest in versions.chain(pins).chain(held.datasets).chain(recorded) {
@@ -467,6 +485,17 @@ impl Catalog {
             self.store.release(digests).await.map_err(store_problem)?;
         }
         Ok(bytes)
+    }
+}
+
+/// Takes out of `recorded` what the records name by now.
+fn forget_named(recorded: &mut Vec<Digest>, records: &Records) {
+    if !recorded.is_empty() {
+        let named: HashSet<Digest> = records
+            .all_dataset_versions()
+            .map(|version| version.digest)
+            .collect();
+        recorded.retain(|digest| !named.contains(digest));
     }
 }
 

@@ -418,6 +418,9 @@ impl Document {
 
     /// Every record that counts by this author, as an expulsion lists it.
     pub async fn accepted_of(&self, author: &NodeId) -> Result<Vec<Digest>, NetError> {
+        if !self.records().is_gateway(author) {
+            return Ok(Vec::new());
+        }
         let query = Query::author(AuthorId::from(author.as_bytes()));
         let entries = self.doc.get_many(query).await.map_err(NetError::records)?;
         pin_mut!(entries);

@@ -18,6 +18,8 @@ use crate::peers::node_id;
 const GATHER: Duration = Duration::from_millis(2);
 /// Most entries that are taken in at once.
 const BATCH: usize = 1_024;
+/// How long one value may take: nothing else is taken in meanwhile.
+const VALUE: Duration = Duration::from_secs(10);
 /// How often values that nobody gave are asked for again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often everything is compared with some other node, in case that something was missed.
@@ -26,7 +28,7 @@ const COMPARE: Duration = Duration::from_secs(60);
 impl Node {
     /// Takes in what others write, until `stop`.
     pub async fn follow_records(&self, stop: CancellationToken) -> Result<(), NetError> {
-        let events = self.document().events().await?;
+        let events = self.document().events().await?.fuse();
         pin_mut!(events);
         // What came before anybody listened.
         self.document().reread().await?;
@@ -56,7 +58,7 @@ impl Node {
                     None => return Err(NetError::Records("the document has no more events".to_owned())),
                 },
             };
-            let (mut batch, mut from) = (Vec::new(), None);
+            let (mut batch, mut from, mut compared) = (Vec::new(), None, false);
             let mut note = |event| match event {
                 LiveEvent::InsertRemote {
                     entry, from: sender, ..
@@ -64,7 +66,7 @@ impl Node {
                     from = Some(node_id(&sender));
                     batch.extend(Absent::of(&entry, entry.author()));
                 }
-                LiveEvent::SyncFinished(ended) if ended.result.is_ok() => self.hear(),
+                LiveEvent::SyncFinished(ended) if ended.result.is_ok() => compared = true,
                 LiveEvent::SyncFinished(ended) => {
                     let peer = node_id(&ended.peer);
                     if self.document().admits(&peer) {
@@ -86,6 +88,9 @@ impl Node {
                 taken += 1;
             }
             self.fetch_values(batch, from).await;
+            if compared && self.document().wanted().is_empty() {
+                self.hear();
+            }
         }
     }
 
@@ -131,7 +136,11 @@ impl Node {
             );
             return None;
         }
-        let fetched = match self.peers().fetch(digest, holders).await {
+        let fetching = tokio::time::timeout(VALUE, self.peers().fetch(digest, holders));
+        let fetched = match fetching
+            .await
+            .unwrap_or_else(|_| Err("it did not come in time".to_owned()))
+        {
             Ok(value) => {
                 self.document().expect_value(digest);
                 let sealed = self.store().add_record(value.clone()).await;

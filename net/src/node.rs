@@ -207,6 +207,7 @@ impl Node {
             document: document.clone(),
             peers: peers.clone(),
             present: present.clone(),
+            streams: Arc::default(),
             members,
             questions,
         };
@@ -291,6 +292,13 @@ impl Node {
     /// Whether a blob may go to `node`; why not, if not.
     pub fn forbids(&self, node: &NodeId, digest: &Digest) -> Option<String> {
         self.inner.residency.forbids(node, digest)
+    }
+
+    /// Reads anew which blobs may go where, if that may have changed: before a blob is fetched, which others may ask for then.
+    pub async fn keep_residency(&self) {
+        if self.inner.residency.is_old(&self.inner.store) {
+            self.refresh_residency().await;
+        }
     }
 
     /// Reads anew which blobs may go where.

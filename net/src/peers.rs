@@ -40,6 +40,8 @@ const MAX_CONNECTIONS: u64 = 4_096;
 /// several streams.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const SEND_WINDOW_BYTES: u64 = 16 << 20;
+/// Addresses that are kept of one node.
+pub const MAX_ADDRESSES: usize = 16;
 /// Requests on one connection at once.
 const STREAMS: u32 = 1_024;
 
@@ -90,12 +92,15 @@ impl Peers {
             return;
         }
         if let Ok(id) = endpoint_id(&contact.id) {
-            let addresses = contact.addresses.iter();
+            let addresses = contact.addresses.iter().take(MAX_ADDRESSES);
             let address = addresses.fold(EndpointAddr::new(id), |address, ip| address.with_ip_addr(*ip));
             self.lookup.set_endpoint_info(address);
         }
         let mut book = self.book.lock().expect("no panic under this lock");
-        book.insert(contact.id, contact.addresses.clone());
+        book.insert(
+            contact.id,
+            contact.addresses.iter().take(MAX_ADDRESSES).copied().collect(),
+        );
     }
 
     /// Where nodes were last reached.
@@ -154,9 +159,13 @@ impl Peers {
         alpn: &'static [u8],
     ) -> Result<(SendStream, RecvStream), NetError> {
         let connection = self.connection(node, alpn).await?;
-        match connection.open_bi().await {
-            Ok(stream) => Ok(stream),
-            Err(error) => Err(self.lost(node, alpn, error.to_string()).await),
+        match tokio::time::timeout(CONNECT, connection.open_bi()).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(self.lost(node, alpn, error.to_string()).await),
+            Err(_) => Err(NetError::Unreachable {
+                node,
+                cause: format!("it takes no more streams for {} s", CONNECT.as_secs()),
+            }),
         }
     }
 

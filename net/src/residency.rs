@@ -1,9 +1,10 @@
 //! Where bytes may go: the strictest rule of any dataset that holds them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 
 use nearfield_protocol::node::Label;
+use nearfield_protocol::records::DatasetVersion;
 use nearfield_protocol::{Digest, NodeId};
 use nearfield_store::Store;
 
@@ -16,9 +17,13 @@ pub(crate) struct Residency {
     rules: RwLock<Arc<Rules>>,
 }
 
-/// Conditions by blob, all of which must hold.
 #[derive(Default)]
-struct Rules(HashMap<Digest, Vec<Label>>);
+struct Rules {
+    /// Conditions, all of which must hold.
+    by_blob: HashMap<Digest, Vec<Label>>,
+    /// The lists of restricted datasets that these are from.
+    read: HashSet<Digest>,
+}
 
 impl Residency {
     pub fn new(document: Arc<Document>) -> Self {
@@ -31,7 +36,7 @@ impl Residency {
     /// The rule that keeps `digest` from `node`, if one does.
     pub fn forbids(&self, node: &NodeId, digest: &Digest) -> Option<String> {
         let rules = self.rules.read().expect("no panic under this lock").clone();
-        let rule = rules.0.get(digest)?;
+        let rule = rules.by_blob.get(digest)?;
         let records = self.document.records();
         let labels = records.node(node).map(|member| &member.node.labels);
         let broken = rule
@@ -39,6 +44,15 @@ impl Residency {
             .filter(|label| !labels.is_some_and(|labels| label.holds(labels)));
         let broken: Vec<String> = broken.map(Label::to_string).collect();
         (!broken.is_empty()).then(|| broken.join(", "))
+    }
+
+    /// Whether the list of a restricted dataset came here since the rules were read: its shards may come next.
+    pub fn is_old(&self, store: &Store) -> bool {
+        let rules = self.rules.read().expect("no panic under this lock").clone();
+        let records = self.document.records();
+        let unread =
+            |version: &DatasetVersion| !rules.read.contains(&version.digest) && store.has(&version.digest);
+        restricted(&records).any(unread)
     }
 
     /// Reads the rules anew. A dataset whose list of shards is not here has none of them here either: the list is
@@ -52,19 +66,21 @@ impl Residency {
 
 async fn rules(records: &Records, store: &Store) -> Rules {
     let mut rules = Rules::default();
-    for version in records
-        .all_dataset_versions()
-        .filter(|version| !version.only.is_empty())
-    {
+    for version in restricted(records) {
         let mut blobs = vec![version.digest];
-        if store.has(&version.digest)
-            && let Ok(dataset) = store.dataset(&version.digest).await
-        {
-            blobs.extend(dataset.blobs());
+        // The list itself is enough, and never leads to another fetch.
+        if let Ok(list) = store.stored(&version.digest).await {
+            blobs.extend(
+                list.as_chunks::<32>()
+                    .0
+                    .iter()
+                    .map(|bytes| Digest::from_bytes(*bytes)),
+            );
+            rules.read.insert(version.digest);
         }
         // The empty blob belongs to everybody.
         for digest in blobs.into_iter().filter(|digest| *digest != Digest::EMPTY) {
-            let rule = rules.0.entry(digest).or_default();
+            let rule = rules.by_blob.entry(digest).or_default();
             for label in &version.only {
                 if !rule.contains(label) {
                     rule.push(label.clone());
@@ -73,4 +89,10 @@ async fn rules(records: &Records, store: &Store) -> Rules {
         }
     }
     rules
+}
+
+fn restricted(records: &Records) -> impl Iterator<Item = &DatasetVersion> {
+    records
+        .all_dataset_versions()
+        .filter(|version| !version.only.is_empty())
 }

@@ -297,13 +297,22 @@ impl Records {
     fn take_node(&mut self, entry: &Entry) -> Result<Option<(NodeId, HashSet<Digest>)>, Ignored> {
         let id: NodeId = name(&entry.key)?;
         match read(entry)? {
-            NodeRecord::Joined(node) => self.join(entry, *node),
+            // Who is here already is nobody's to make something else of.
+            NodeRecord::Joined(_) if self.nodes.contains_key(&id) => {}
+            NodeRecord::Joined(node) if node.id == id => self.join(entry, *node),
+            NodeRecord::Joined(_) => return Err(Ignored::Unreadable("it is about another node".to_owned())),
             NodeRecord::Draining { draining } => {
                 if let Some(node) = self.nodes.get_mut(&id) {
                     node.draining = draining;
                 }
             }
             NodeRecord::Left => {
+                if self.is_gateway(&id) && id != entry.author && !self.may_expel(&entry.author, &id) {
+                    return Err(Ignored::Junior {
+                        author: entry.author,
+                        node: id,
+                    });
+                }
                 self.nodes.remove(&id);
             }
             NodeRecord::Expelled { accepted } => {

@@ -27,7 +27,7 @@ pub trait Elsewhere: Send + Sync + 'static {
     fn fetch(&self, digest: Digest) -> BoxFuture<'static, Result<Bytes, String>>;
 }
 
-/// What a store began or ceased to hold.
+/// What a store began or ceased to keep. What is cached is no part of it: it may be gone the next moment.
 #[derive(Debug, Clone)]
 pub enum Change {
     Added(Arc<[Digest]>),
@@ -60,6 +60,8 @@ impl Outside {
         let cached = moka::sync::Cache::builder()
             // In KiB, since a weight has 32 bits.
             .max_capacity(max_cached_bytes >> 10)
+            // What was just fetched is wanted, however often that was.
+            .eviction_policy(moka::policy::EvictionPolicy::lru())
             .weigher(|_, size: &u64| u32::try_from((*size).max(MIN_WEIGHT_BYTES) >> 10).unwrap_or(u32::MAX))
             .eviction_listener(move |digest: Arc<Digest>, _, cause| {
                 if cause == moka::notification::RemovalCause::Size {
@@ -83,6 +85,11 @@ impl Outside {
     pub fn tell(&self, change: Change) {
         // Nobody listens while no gateway is reached.
         let _ = self.changes.send(change);
+    }
+
+    /// Bytes of cached blobs, to a KiB each.
+    pub fn cached_bytes(&self) -> u64 {
+        self.cached.weighted_size() << 10
     }
 
     /// A cached blob was used.
@@ -183,32 +190,40 @@ impl Store {
 
     /// Fetches what of `digests` is not here, and keeps all of them from now on. Returns how many are kept.
     pub async fn keep(&self, digests: &[Digest]) -> Result<u64, StoreError> {
-        let mut kept = Vec::new();
+        let mut here = Vec::new();
         for digest in digests {
             match self.open_shard(digest).await {
-                Ok(_) => kept.push(*digest),
+                Ok(_) => here.push(*digest),
                 Err(error) => tracing::warn!(%digest, %error, "a blob that is to be kept here cannot be had"),
             }
         }
         let state = self.state().clone();
-        let promoted = kept.clone();
-        crate::blobs::blocking_store(move || state.change(&promoted, Standing::Cached, Standing::Live))
-            .await?;
-        for digest in &kept {
+        let (kept, promoted) = crate::blobs::blocking_store(move || {
+            let promoted = state.change(&here, &[Standing::Cached, Standing::Evictable], Standing::Live)?;
+            Ok((here.len() as u64, promoted))
+        })
+        .await?;
+        for digest in &promoted {
             self.outside().cached.invalidate(digest);
         }
-        Ok(kept.len() as u64)
+        self.outside().tell(Change::Added(promoted.into()));
+        Ok(kept)
     }
 
     /// Keeps these no longer than there is room: enough others do.
     pub async fn spare(&self, digests: &[Digest]) -> Result<(), StoreError> {
         let (state, spared) = (self.state().clone(), digests.to_vec());
-        crate::blobs::blocking_store(move || state.change(&spared, Standing::Live, Standing::Cached)).await?;
-        for digest in digests {
+        let change = move || state.change(&spared, &[Standing::Live], Standing::Cached);
+        let spared = crate::blobs::blocking_store(change).await?;
+        if spared.is_empty() {
+            return Ok(());
+        }
+        for digest in &spared {
             if let Ok(size) = self.size_of(digest) {
                 self.outside().cached.insert(*digest, size);
             }
         }
+        self.outside().tell(Change::Removed(spared.into()));
         self.drop_least_used().await
     }
 
@@ -219,19 +234,9 @@ impl Store {
             return Ok(());
         }
         let state = self.state().clone();
-        let gone = dropped.clone();
-        crate::blobs::blocking_store(move || state.change(&gone, Standing::Cached, Standing::Evictable))
-            .await?;
-        self.forget_open(&dropped);
-        self.outside().tell(Change::Removed(dropped.into()));
+        let change = move || state.change(&dropped, &[Standing::Cached], Standing::Evictable);
+        let gone = crate::blobs::blocking_store(change).await?;
+        self.forget_open(&gone);
         Ok(())
-    }
-
-    /// Everything that may be read here: sealed or cached blobs, and shards in place.
-    pub fn held(&self) -> Result<Vec<Digest>, StoreError> {
-        let cached = self.state().cached()?.into_iter().map(|(digest, _)| digest);
-        let mut held = self.live()?;
-        held.extend(cached);
-        Ok(held)
     }
 }

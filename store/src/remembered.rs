@@ -187,7 +187,7 @@ impl Remembered {
         match payload {
             None => Ok(None),
             Some(Payload::Inline(bytes)) => Ok(Some(bytes)),
-            Some(Payload::Blob(digest)) => match self.inner.store.blob(&digest).await {
+            Some(Payload::Blob(digest)) => match self.inner.store.stored(&digest).await {
                 Ok(blob) => Ok(Some(blob.slice(0..blob.len()))),
                 // It can be made again; a result without its bytes would never be.
                 Err(StoreError::Missing(_) | StoreError::Corrupt(_)) => {

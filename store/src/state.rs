@@ -203,18 +203,38 @@ impl State {
         })
     }
 
-    /// Of `digests` those that stand as `from` stand as `to` afterwards.
-    pub fn change(&self, digests: &[Digest], from: Standing, to: Standing) -> Result<(), StoreError> {
-        let mut standing_so = Vec::new();
-        for digest in digests {
-            if self.get(digest)?.is_some_and(|sealed| sealed.standing == from) {
-                standing_so.push(*digest);
+    /// Of `digests` those that stand as one of `from` stand as `to` afterwards; they are returned.
+    pub fn change(
+        &self,
+        digests: &[Digest],
+        from: &[Standing],
+        to: Standing,
+    ) -> Result<Vec<Digest>, StoreError> {
+        self.write(|tx| {
+            let (mut evictable, mut no_longer, mut changed) = (0, 0, Vec::new());
+            let mut table = tx.open_table(BLOBS)?;
+            for digest in digests {
+                let row = table.get(digest.as_bytes())?.map(|row| row.value());
+                let Some((size, before)) = row else { continue };
+                let before = Standing::from_byte(before);
+                if !from.contains(&before) {
+                    continue;
+                }
+                table.insert(digest.as_bytes(), (size, to as u8))?;
+                if before == Standing::Evictable {
+                    no_longer += size;
+                }
+                if to == Standing::Evictable {
+                    evictable += size;
+                }
+                changed.push(*digest);
             }
-        }
-        match standing_so.is_empty() {
-            true => Ok(()),
-            false => self.set_standing(&standing_so, to),
-        }
+            let mut meta = tx.open_table(META)?;
+            count(&mut meta, EVICTABLE_BYTES_KEY, |sum| {
+                (sum + evictable).saturating_sub(no_longer)
+            })?;
+            Ok(changed)
+        })
     }
 
     /// Every cached blob and its size in bytes.
@@ -373,6 +393,28 @@ mod tests {
         assert_eq!(state.sealed_bytes().unwrap(), 10);
         assert_eq!(state.kept_bytes().unwrap(), 0);
         assert!(state.get(&b).unwrap().is_none());
+    }
+
+    #[test]
+    fn only_what_stands_so_is_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(&dir.path().join("state.redb")).unwrap();
+        let (a, b, c) = (Digest::of(b"a"), Digest::of(b"b"), Digest::of(b"c"));
+        state.seal(&[(a, 10)], Standing::Cached).unwrap();
+        state.seal(&[(b, 20)], Standing::Live).unwrap();
+        let evicted = state
+            .change(&[a, b, c], &[Standing::Cached], Standing::Evictable)
+            .unwrap();
+        assert_eq!((evicted, state.kept_bytes().unwrap()), (vec![a], 20));
+        let kept = [Standing::Cached, Standing::Evictable];
+        assert_eq!(state.change(&[a, c], &kept, Standing::Live).unwrap(), vec![a]);
+        assert_eq!(state.kept_bytes().unwrap(), 30);
+        state.seal(&[(a, 10)], Standing::Cached).unwrap();
+        assert_eq!(
+            state.get(&a).unwrap().unwrap().standing,
+            Standing::Live,
+            "fetched again, it is kept all the same"
+        );
     }
 
     #[test]

@@ -24,15 +24,13 @@ use super::events::{self, PROGRESS_STEP, event};
 use super::{Asked, parse_digest, streamed};
 use crate::body::{Body, BodyFault, BoundedBody};
 use crate::catalog::{Keeping, PutInput, unknown_dataset};
-use crate::cluster::REPLICAS;
+use crate::cluster::{REPLICAS, REPLICAS_RANGE};
 use crate::content::{self, Content};
 use crate::reply::{self, store_problem};
 use crate::server::Gateway;
 
 /// Bounds of `shard-size`: what the cutter can aim at.
 const SHARD_BYTES_RANGE: std::ops::RangeInclusive<u32> = (64 << 10)..=(4 << 20);
-/// Bounds of `replicas`.
-const REPLICAS_RANGE: std::ops::RangeInclusive<u32> = 1..=16;
 /// Shards and sources that a description lists.
 const MAX_LISTED: usize = 1_000;
 const MAX_LISTED_SOURCES: usize = 100;

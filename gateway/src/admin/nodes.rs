@@ -173,6 +173,12 @@ pub async fn leave(gateway: &Gateway) -> Result<Response<Body>, Problem> {
         let text = "this is the network's only gateway: without it there is none to leave";
         return Err(Problem::new(ProblemKind::Conflict, text));
     }
+    if node.role() == Role::Gateway {
+        node.let_go(&node.id()).await.map_err(net_problem)?;
+        node.forget_network().map_err(net_problem)?;
+        gateway.leaving.cancel();
+        return Ok(reply::json(StatusCode::OK, &json!({ "left": node.id() })));
+    }
     match ask_gateways(node, Question::Leave, LEAVING)
         .await
         .map_err(net_problem)?

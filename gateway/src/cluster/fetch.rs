@@ -33,6 +33,7 @@ impl Elsewhere for PeerBlobs {
         let (node, hosts, rate) = (self.node.clone(), self.hosts.clone(), self.rate.clone());
         Box::pin(async move {
             let fetching = async {
+                node.keep_residency().await;
                 let holders = holders(&node, &hosts, digest).await;
                 let began = Instant::now();
                 let bytes = node.peers().fetch(digest, holders).await?;
@@ -64,7 +65,12 @@ async fn holders(node: &Node, hosts: &Hosts, digest: Digest) -> Vec<NodeId> {
     if !holders.is_empty() {
         return holders;
     }
-    for gateway in node.gateways() {
+    let present = node.present();
+    for gateway in node
+        .gateways()
+        .into_iter()
+        .filter(|gateway| present.contains(gateway))
+    {
         let digests = vec![digest];
         let Ok(Reply::Holders(found)) = node.ask(gateway, Question::Holders { digests }, PATIENCE).await
         else {

@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use fetch::PeerBlobs;
-pub use repair::REPLICAS;
+pub use repair::{REPLICAS, REPLICAS_RANGE};
 
 use crate::reply::store_problem;
 use crate::server::Gateway;
@@ -60,7 +60,7 @@ impl Cluster {
             // Listened to before what is there is read, so that no change falls between.
             let mut changes = gateway.catalog.store.changes();
             gateway.hosts.enter_local(load(), &gateway.catalog.node.records());
-            match gateway.catalog.store.held() {
+            match gateway.catalog.store.live() {
                 Ok(held) => self.own(id, held.into(), [].into()),
                 Err(error) => tracing::error!(%error, "what this node holds cannot be listed"),
             }
@@ -111,8 +111,9 @@ impl Cluster {
                 .all_dataset_versions()
                 .map(|version| version.digest)
                 .collect();
-            if !versions.is_subset(&now)
-                && let Err(problem) = self.let_go().await
+            let gone: Vec<Digest> = versions.difference(&now).copied().collect();
+            if !gone.is_empty()
+                && let Err(problem) = catalog.let_go(gone).await
             {
                 tracing::warn!(%problem, "what nothing refers to any more cannot be let go of");
             }
@@ -121,16 +122,6 @@ impl Cluster {
                 return;
             }
         }
-    }
-
-    /// Lets go of what others' records removed.
-    async fn let_go(&self) -> Result<(), Problem> {
-        let live = self.gateway.catalog.store.live().map_err(store_problem)?;
-        let bytes = self.gateway.catalog.release_orphans(live).await?;
-        if bytes > 0 {
-            tracing::info!(bytes, "released blobs that nothing refers to");
-        }
-        Ok(())
     }
 
     /// Answers what members ask.
@@ -197,12 +188,24 @@ impl Cluster {
                 version,
                 heads,
             } if heads.len() <= MAX_HEADS => {
-                // Its report of what it holds may come later than this.
-                self.claim(&asker, heads);
-                let recorded = self.record(&asker, &name, after, *version).await?;
+                let recorded = self.record(&asker, &name, after, *version, heads).await?;
                 Ok(Reply::Recorded(Box::new(recorded)))
             }
             Question::Leave => {
+                let alone = {
+                    let table = self.gateway.hosts.table();
+                    table.slot(&asker).map_or(0, |slot| table.holders.only_at(slot))
+                };
+                if alone > 0 {
+                    return Err(Problem::new(
+                        ProblemKind::Conflict,
+                        format!(
+                            "{alone} blobs are kept by this node alone: `nearfield drain {}` at a gateway has others copy them, \
+                             then leave",
+                            asker.short()
+                        ),
+                    ));
+                }
                 let left = catalog.node.let_go(&asker).await;
                 left.map_err(crate::catalog::net_problem)?;
                 Ok(Reply::Done)
@@ -276,6 +279,7 @@ impl Cluster {
         name: &DatasetName,
         after: u64,
         version: DatasetVersion,
+        heads: Vec<Digest>,
     ) -> Result<DatasetVersion, Problem> {
         let catalog = &self.gateway.catalog;
         let records = catalog.node.records();
@@ -292,6 +296,8 @@ impl Cluster {
                 ),
             ));
         }
+        // Its report of what it holds may come later than this.
+        self.claim(asker, heads);
         // What is written down can be read: by this gateway, too.
         let dataset = catalog
             .store
@@ -299,7 +305,10 @@ impl Cluster {
             .await
             .map_err(store_problem)?;
         let described = (dataset.meta.size_bytes, dataset.shards.len() as u32);
-        if described != (version.size_bytes, version.shards) || version.name != *name {
+        let replicas = version
+            .replicas
+            .is_none_or(|replicas| REPLICAS_RANGE.contains(&replicas));
+        if described != (version.size_bytes, version.shards) || version.name != *name || !replicas {
             let text = "what is to be written down is not what the dataset says of itself";
             return Err(Problem::new(ProblemKind::BadRequest, text));
         }

@@ -21,8 +21,11 @@ use crate::reply::store_problem;
 const ROUND: Duration = Duration::from_secs(2);
 /// Hosts that keep a blob, where there are so many and nothing else is asked for.
 pub const REPLICAS: u32 = 2;
-/// How long a host may take to fetch what it is asked to keep.
-const KEEPING: Duration = Duration::from_secs(600);
+/// What may be asked for instead.
+pub const REPLICAS_RANGE: std::ops::RangeInclusive<u32> = 1..=16;
+/// How long a host may take to fetch what it is asked to keep: the others wait for it with the next round. What came until then
+/// is there when it is asked again.
+const KEEPING: Duration = Duration::from_secs(60);
 /// Blobs that one host is asked to keep in one question: few enough that a question ends soon.
 const BATCH: usize = 64;
 
@@ -64,10 +67,10 @@ impl Cluster {
             for some in kept.digests.chunks(1_024) {
                 let table = self.gateway.hosts.table();
                 for digest in some.iter().filter(|digest| **digest != Digest::EMPTY) {
-                    let more = wanted(&table, digest, &kept);
-                    if more.is_empty() {
+                    let Some(more) = wanted(&table, digest, &kept) else {
                         safe.push(*digest);
-                    }
+                        continue;
+                    };
                     for host in more {
                         orders.entry((host, kept.dataset)).or_default().push(*digest);
                     }
@@ -98,9 +101,6 @@ impl Cluster {
                 only: &[],
             });
         }
-        if catalog.node.leader().is_none() {
-            self.order(orders).await;
-        }
         // A gateway without a host keeps bytes only until hosts do.
         if self.gateway.hosts.table().find(&catalog.node.id()).is_none() {
             let stored = safe
@@ -108,6 +108,9 @@ impl Cluster {
                 .filter(|digest| catalog.store.has(digest))
                 .collect::<Vec<_>>();
             catalog.store.spare(&stored).await.map_err(store_problem)?;
+        }
+        if catalog.node.leader().is_none() {
+            self.order(orders).await;
         }
         Ok(())
     }
@@ -157,8 +160,8 @@ impl Cluster {
     }
 }
 
-/// The hosts that are to keep a blob in addition to those that do.
-fn wanted(table: &HostTable, digest: &Digest, kept: &Kept<'_>) -> Vec<NodeId> {
+/// The hosts that are to keep a blob in addition to those that do, as far as there are such; `None` if enough do.
+fn wanted(table: &HostTable, digest: &Digest, kept: &Kept<'_>) -> Option<Vec<NodeId>> {
     let may = |slot: &Slot| {
         let host = table.get(*slot);
         host.is_some_and(|host| {
@@ -168,7 +171,7 @@ fn wanted(table: &HostTable, digest: &Digest, kept: &Kept<'_>) -> Vec<NodeId> {
     let holders: Vec<Slot> = table.holders.of(digest).filter(may).collect();
     let missing = (kept.replicas as usize).saturating_sub(holders.len());
     if missing == 0 {
-        return Vec::new();
+        return None;
     }
     let ask = Ask {
         key: *digest,
@@ -179,7 +182,90 @@ fn wanted(table: &HostTable, digest: &Digest, kept: &Kept<'_>) -> Vec<NodeId> {
         only: kept.only,
     };
     let ids = best(&ask, table, missing, |slot| !holders.contains(&slot));
-    ids.into_iter()
-        .filter_map(|slot| Some(table.get(slot)?.id))
-        .collect()
+    let ids = ids.into_iter().filter_map(|slot| Some(table.get(slot)?.id));
+    Some(ids.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nearfield_net::Records;
+    use nearfield_net::control::Hello;
+    use nearfield_protocol::node::{NodeRecord, NodeVersion, Role, labels};
+
+    fn id(n: u8) -> NodeId {
+        NodeId::from_bytes([n; 32])
+    }
+
+    /// Hosts 1 to 4; the even ones are in the EU, the last one drains.
+    fn table() -> HostTable {
+        let (mut records, mut table) = (Records::new(id(0)), HostTable::default());
+        for n in 0..=4 {
+            let of: &[&str] = if n % 2 == 0 { &["region=eu"] } else { &[] };
+            let node = NodeVersion {
+                id: id(n),
+                role: if n == 0 { Role::Gateway } else { Role::Host },
+                labels: labels(of.iter().map(|label| label.parse().unwrap())).unwrap(),
+                max_bytes: None,
+                may_put: Vec::new(),
+                addresses: Vec::new(),
+                joined_unix_ms: 0,
+            };
+            records.tell_node(id(0), &id(n), &NodeRecord::Joined(Box::new(node)));
+        }
+        records.tell_node(id(0), &id(4), &NodeRecord::Draining { draining: true });
+        let hello = Hello {
+            addresses: Vec::new(),
+            hosting: true,
+            version: String::new(),
+        };
+        (1..=4).for_each(|n| table.up(id(n), &hello, &records));
+        table
+    }
+
+    fn kept<'a>(replicas: u32, only: &'a [Label]) -> Kept<'a> {
+        Kept {
+            dataset: None,
+            digests: &[],
+            replicas,
+            only,
+        }
+    }
+
+    #[test]
+    fn as_many_more_as_are_missing_and_never_one_that_may_not() {
+        let (mut table, blob) = (table(), Digest::of(b"blob"));
+        assert_eq!(wanted(&table, &blob, &kept(2, &[])).unwrap().len(), 2);
+        table.holds(&id(1), &[blob], &[]);
+        let more = wanted(&table, &blob, &kept(2, &[])).unwrap();
+        assert!(more == [id(2)] || more == [id(3)], "{more:?}");
+        table.holds(&id(2), &[blob], &[]);
+        assert_eq!(wanted(&table, &blob, &kept(2, &[])), None, "enough");
+        table.missed(&id(2));
+        assert_eq!(
+            wanted(&table, &blob, &kept(2, &[])),
+            Some(vec![id(3)]),
+            "one of them is silent"
+        );
+        // One that drains holds nothing for long, and takes nothing.
+        let mut draining = self::table();
+        draining.holds(&id(4), &[blob], &[]);
+        let more = wanted(&draining, &blob, &kept(3, &[])).unwrap();
+        assert!(more.len() == 3 && !more.contains(&id(4)), "{more:?}");
+    }
+
+    #[test]
+    fn what_too_few_may_keep_is_never_safe_elsewhere() {
+        let (mut table, blob) = (table(), Digest::of(b"blob"));
+        let eu: [Label; 1] = ["region=eu".parse().unwrap()];
+        assert_eq!(wanted(&table, &blob, &kept(2, &eu)), Some(vec![id(2)]));
+        table.holds(&id(2), &[blob], &[]);
+        assert_eq!(
+            wanted(&table, &blob, &kept(2, &eu)),
+            Some(Vec::new()),
+            "nobody else may"
+        );
+        let nowhere: [Label; 1] = ["region=mars".parse().unwrap()];
+        assert_eq!(wanted(&table, &blob, &kept(1, &nowhere)), Some(Vec::new()));
+    }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use nearfield_protocol::node::Label;
 use nearfield_protocol::{DatasetName, Problem, ProblemKind, Split};
 use nearfield_store::{Placement, PutRequest, written};
 
@@ -10,7 +11,13 @@ use super::record::Written;
 use crate::catalog::{Catalog, Keeping, PutInput};
 
 /// Puts the files of all `blobs` as one dataset, in path order. A blob is what one run wrote.
-pub async fn put(catalog: &Catalog, name: &DatasetName, blobs: Vec<Bytes>) -> Result<Written, Problem> {
+/// What came of restricted data is restricted alike.
+pub async fn put(
+    catalog: &Catalog,
+    name: &DatasetName,
+    blobs: Vec<Bytes>,
+    only: Vec<Label>,
+) -> Result<Written, Problem> {
     let counted = blobs.clone();
     let files = tokio::task::spawn_blocking(move || written::count(counted))
         .await
@@ -37,7 +44,7 @@ pub async fn put(catalog: &Catalog, name: &DatasetName, blobs: Vec<Bytes>) -> Re
             None,
             PutInput::Stream(Box::new(tar)),
             request,
-            Keeping::default(),
+            Keeping { replicas: None, only },
             Arc::default(),
         )
         .await?;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use nearfield_net::control::BEAT;
 use nearfield_protocol::job::{PureFailure, PureReport, PureSetting, PureSpec, ResultKey, Work};
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
 use nearfield_store::Dataset;
@@ -24,6 +25,8 @@ use crate::server::Gateway;
 const MAX_HOSTS_TRIED: usize = 4;
 /// How often a job starts over because partial results were evicted under it, or went with their host.
 const FORGOTTEN_RETRIES: usize = 8;
+/// How many beats a run waits for some host to be there.
+const MAX_WAITS: u32 = 10;
 /// Failed shards that a job's report lists.
 const MAX_LISTED_FAILURES: usize = 100;
 
@@ -212,12 +215,20 @@ impl Job<'_> {
 
     /// Runs one step where its data is; on another host if that one is lost.
     async fn run_pure(&self, spec: PureSpec, size_bytes: u64) -> Result<PureReport, PureFailure> {
-        let mut tried = Vec::new();
+        let (mut tried, mut waits) = (Vec::new(), MAX_WAITS);
         loop {
             let taken = match &spec.work {
                 Work::Map { subject, .. } => {
-                    self.sites
-                        .for_map(&spec.key(), subject.shard, size_bytes, &tried)?
+                    match self.sites.for_map(&spec.key(), subject.shard, size_bytes, &tried) {
+                        // A host that was missed is heard of again with its next beat.
+                        Err(problem) if problem.kind == ProblemKind::HostUnreachable && waits > 0 => {
+                            waits -= 1;
+                            tried.clear();
+                            tokio::time::sleep(BEAT).await;
+                            continue;
+                        }
+                        taken => taken?,
+                    }
                 }
                 Work::Reduce { parts } => self.sites.for_parts(parts, &tried)?,
                 Work::Finish { total } => self.sites.for_parts(&[*total], &tried)?,
@@ -407,7 +418,7 @@ impl Job<'_> {
             }
             written.push(files);
         }
-        into::put(&self.gateway.catalog, name, written).await
+        into::put(&self.gateway.catalog, name, written, self.sites.only.clone()).await
     }
 
     fn check_fuel(&self, spent: &Spent) -> Result<(), Problem> {

@@ -27,7 +27,8 @@ struct Place {
 pub struct Sites<'a> {
     gateway: &'a Gateway,
     component: Digest,
-    only: Vec<Label>,
+    /// Labels that all of the job's data asks for.
+    pub only: Vec<Label>,
     /// The locks are held for one look-up each.
     results: Mutex<HashMap<ResultKey, Place>>,
     /// Runs under way on each host.

@@ -26,6 +26,8 @@ use super::{Answer, MESSAGE_BYTES, OUTPUT_BYTES, Op, PROBLEM, lost, unreachable}
 use crate::body::Body;
 use crate::dispatch::{Boxed, Dispatch, Given, LogQuery, Logged, Replayed, Surface};
 
+/// How long a host may take for what runs no guest.
+const ANSWER: Duration = Duration::from_secs(30);
 /// How long a host is asked why a response broke off.
 const WHY: Duration = Duration::from_millis(500);
 /// Log lines that may wait for a slow reader.
@@ -47,8 +49,16 @@ impl Remote {
     async fn ask(&self, host: NodeId, op: &Op) -> Result<(Answer, RecvStream), Problem> {
         let (mut send, mut receive) = self.open(host, op).await?;
         let _ = send.finish();
-        let answer = frame::read(&mut receive, MESSAGE_BYTES).await.map_err(lost)?;
-        match answer {
+        let reading = frame::read(&mut receive, MESSAGE_BYTES);
+        let answer = match op {
+            // A guest runs, within its own limits.
+            Op::RunPure(_) | Op::Replay(_) | Op::Report(_) | Op::Check(_) => reading.await,
+            _ => match tokio::time::timeout(ANSWER, reading).await {
+                Ok(answer) => answer,
+                Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+            },
+        };
+        match answer.map_err(lost)? {
             Answer::Failed(problem) => Err(problem),
             answer => Ok((answer, receive)),
         }

@@ -48,6 +48,16 @@ impl Holders {
         self.of(digest).any(|holder| holder == slot)
     }
 
+    /// How many blobs nobody but `slot` holds.
+    pub fn only_at(&self, slot: Slot) -> usize {
+        let of_host = self.by_host.get(slot as usize).into_iter().flatten();
+        let alone = |id: &u32| {
+            let first = self.first[*id as usize];
+            first.contains(&NOBODY) && !self.more.contains_key(id)
+        };
+        of_host.filter(alone).count()
+    }
+
     /// How many blobs somebody holds.
     pub fn len(&self) -> usize {
         self.ids.len()

@@ -171,7 +171,7 @@ pub fn others(considered: &[Candidate], table: &HostTable) -> Vec<Candidate> {
 
 /// The first `count` by hash of the hosts that may take the call, and that `among` lets in.
 pub fn best(ask: &Ask<'_>, table: &HostTable, count: usize, among: impl Fn(Slot) -> bool) -> Vec<Slot> {
-    let key = key(&ask.key);
+    let (key, count) = (key(&ask.key), count.min(table.len()));
     let mut best: Vec<(u64, Slot)> = Vec::with_capacity(count + 1);
     for (slot, host) in table.iter() {
         let weight = weight(key, host.seed);

@@ -117,7 +117,7 @@ async fn report(
     let mut held = Vec::new();
     if reporter.hosting {
         let records = node.record_blobs();
-        held = node.store().held()?;
+        held = node.store().live()?;
         held.retain(|digest| !records.contains(digest));
     }
     frame::write(&mut send, &Report::Beat((reporter.load)())).await?;

@@ -1,7 +1,8 @@
 //! The gateway's end of reports, and everybody's end of questions.
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
@@ -31,6 +32,8 @@ pub(crate) struct Control {
     pub document: Arc<Document>,
     pub peers: Peers,
     pub present: Arc<Present>,
+    /// The newest stream of each member that reports. The lock is held for one look-up.
+    pub streams: Arc<Mutex<HashMap<NodeId, u64>>>,
     pub members: mpsc::Sender<MemberEvent>,
     pub questions: mpsc::Sender<Asked>,
 }
@@ -86,8 +89,16 @@ impl Control {
                     tracing::warn!(node = node.short(), %error, "the records cannot be exchanged");
                 }
                 let _here = self.present.enter(node);
+                let stream = {
+                    let mut streams = self.streams.lock().expect("no panic under this lock");
+                    let newest = streams.entry(node).or_default();
+                    *newest += 1;
+                    *newest
+                };
                 let _gone = Gone {
                     node,
+                    stream,
+                    streams: self.streams.clone(),
                     members: self.members.clone(),
                 };
                 self.tell(MemberEvent::Up(node, hello)).await?;
@@ -181,11 +192,23 @@ async fn digests(receive: &mut RecvStream, count: u32) -> io::Result<Vec<Digest>
 /// Says that a member is gone, however its report ended.
 struct Gone {
     node: NodeId,
+    stream: u64,
+    streams: Arc<Mutex<HashMap<NodeId, u64>>>,
     members: mpsc::Sender<MemberEvent>,
 }
 
 impl Drop for Gone {
     fn drop(&mut self) {
+        let newest = self
+            .streams
+            .lock()
+            .expect("no panic under this lock")
+            .get(&self.node)
+            .copied();
+        if newest != Some(self.stream) {
+            // It has come back on another stream, and its old one only ended late.
+            return;
+        }
         let (node, members) = (self.node, self.members.clone());
         if let Err(mpsc::error::TrySendError::Full(event)) = members.try_send(MemberEvent::Gone(node)) {
             tokio::spawn(async move { members.send(event).await });

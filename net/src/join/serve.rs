@@ -15,15 +15,13 @@ use crate::document::{Document, unix_ms};
 use crate::error::NetError;
 use crate::frame;
 use crate::network::Contact;
-use crate::peers::{Peers, node_id};
+use crate::peers::{MAX_ADDRESSES, Peers, node_id};
 
 /// A stranger has this long to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Attempts at once and a second: a nonce has 256 bits, so this protects the node's time, not its tickets.
 const BURST: f64 = 20.0;
 const PER_SECOND: f64 = 5.0;
-/// Addresses that are kept of one node.
-const MAX_ADDRESSES: usize = 16;
 
 /// Lets in who shows a ticket of this node.
 pub(crate) struct Joining {

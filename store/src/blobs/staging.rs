@@ -79,7 +79,10 @@ impl Store {
 
     /// Makes `staged` durable, all or none. When this returns `Ok` they survive a power cut.
     pub async fn seal(&self, staged: Vec<Staged>) -> Result<SealReport, StoreError> {
-        self.seal_as(staged, Standing::Live).await
+        let digests: Arc<[Digest]> = staged.iter().map(|blob| blob.digest).collect();
+        let report = self.seal_as(staged, Standing::Live).await?;
+        self.inner.outside.tell(Change::Added(digests));
+        Ok(report)
     }
 
     pub(crate) async fn seal_as(
@@ -94,8 +97,6 @@ impl Store {
         blocking_store(move || {
             let rows: Vec<_> = staged.iter().map(|blob| (blob.digest, blob.size_bytes)).collect();
             let (new_blobs, new_bytes) = inner.state.seal(&rows, standing)?;
-            let digests = rows.iter().map(|(digest, _)| *digest).collect();
-            inner.outside.tell(Change::Added(digests));
             Ok(SealReport { new_blobs, new_bytes })
         })
         .await
@@ -118,7 +119,8 @@ impl Store {
         };
         let staged = self.add_in(bytes, room).await?;
         let digest = staged.digest;
-        self.seal(vec![staged]).await?;
+        // Each node has all records: nobody needs to be told.
+        self.seal_as(vec![staged], Standing::Live).await?;
         Ok(digest)
     }
 
@@ -194,7 +196,9 @@ impl Store {
         };
         if let Some(max_bytes) = self.inner.options.max_bytes {
             // What the next sweep takes away is as good as free.
-            let used_bytes = self.inner.state.kept_bytes()? + staged;
+            // So is what is only cached, which has a limit of its own.
+            let cached_bytes = self.inner.outside.cached_bytes();
+            let used_bytes = self.inner.state.kept_bytes()?.saturating_sub(cached_bytes) + staged;
             if used_bytes.saturating_add(bytes) > max_bytes {
                 return Err(StoreError::Full {
                     used_bytes,
