@@ -41,7 +41,7 @@ impl Exit {
             SourceUnreachable | HostUnreachable => Exit::Unreachable,
             BadRequest | MethodNotAllowed | Conflict | RangeNotSatisfiable | RefusedComponent
             | BadManifest | BadInput | Internal | Corrupt | SourceChanged | Overload | Draining
-            | ForgottenResult | HostLost => Exit::Failed,
+            | ForgottenResult | HostLost | ResultsDiffer => Exit::Failed,
         }
     }
 

@@ -5,8 +5,9 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use nearfield_gateway::{Body, Boxed, Dispatch, Given, LogQuery, Logged, Replayed, RunOf, Surface};
 use nearfield_host::{Host, LogLine, Logs};
+use nearfield_net::Identity;
 use nearfield_protocol::call::{CallSpec, OnReport};
-use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
+use nearfield_protocol::job::{Made, PureFailure, PureReport, PureSpec, ResultKey, Signature};
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
 use tokio::sync::{broadcast, mpsc};
 
@@ -17,6 +18,8 @@ const LOG_LINES: usize = 256;
 pub struct LocalHost {
     pub id: NodeId,
     pub host: Host,
+    /// Vouches for what the host made.
+    pub identity: Identity,
 }
 
 impl Dispatch for LocalHost {
@@ -84,7 +87,14 @@ impl Dispatch for LocalHost {
 
     fn take(&self, _host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Given>, Problem>> {
         Box::pin(async move {
-            let report = self.host.recall(&key, &[]).await?;
+            let mut report = self.host.recall(&key, &[]).await?;
+            if let Some(report) = &mut report {
+                let own = || Made {
+                    by: self.id,
+                    signature: Signature(self.identity.sign(report.claim().as_bytes())),
+                };
+                report.made = Some(report.made.unwrap_or_else(own));
+            }
             let output = self.host.output(&key).await?;
             Ok(report
                 .zip(output)

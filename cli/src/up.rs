@@ -197,7 +197,11 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
             job_workers,
             free_bytes: None,
         };
-        let here = LocalHost { id: node.id(), host };
+        let here = LocalHost {
+            id: node.id(),
+            host,
+            identity: identity.clone(),
+        };
         (Arc::new(load), Arc::new(here))
     };
     if hosting {

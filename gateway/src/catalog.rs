@@ -11,6 +11,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nearfield_net::control::Forget;
 use nearfield_net::{NetError, Node, Records};
 use nearfield_protocol::manifest::Input;
 use nearfield_protocol::node::{Label, Role};
@@ -57,7 +58,7 @@ pub struct Catalog {
     /// Datasets that another node has written down and that this one's records do not name yet. The lock is held for one
     /// look-up.
     recorded: Mutex<Vec<Digest>>,
-    recording: RwLock<()>,
+    pub(crate) recording: RwLock<()>,
 }
 
 impl Catalog {
@@ -286,11 +287,15 @@ impl Catalog {
             let mut origins = vec![name.to_string()];
             // A version may have been gone over by its digest alone.
             origins.extend(removed.iter().map(Digest::to_string));
-            for origin in origins {
-                let (count, blobs) = self.remembered.purge(&origin).await.map_err(store_problem)?;
+            for origin in &origins {
+                let (count, blobs) = self.remembered.purge(origin).await.map_err(store_problem)?;
                 forgotten_results += count;
                 results.extend(blobs);
             }
+            let asked = origins.into_iter().map(Forget::For).collect();
+            let (count, away) = self.forget_elsewhere(asked).await;
+            forgotten_results += count;
+            remaining.extend(away);
         }
         Ok(Removed {
             released_bytes: self.release_unreferenced(removed, results).await?,
@@ -413,7 +418,11 @@ impl Catalog {
     }
 
     /// Releases what of `datasets` and of plain `blobs` nothing refers to any more.
-    async fn release_unreferenced(&self, datasets: Vec<Digest>, blobs: Vec<Digest>) -> Result<u64, Problem> {
+    pub(crate) async fn release_unreferenced(
+        &self,
+        datasets: Vec<Digest>,
+        blobs: Vec<Digest>,
+    ) -> Result<u64, Problem> {
         let kept = match self.referenced().await {
             Ok(kept) => kept,
             // The next start looks for orphans again.

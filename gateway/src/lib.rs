@@ -15,6 +15,7 @@ mod cluster;
 mod content;
 mod dispatch;
 mod finish;
+mod forget;
 mod functions;
 mod hosts;
 mod jobs;

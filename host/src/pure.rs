@@ -251,6 +251,7 @@ impl PureRun {
             written_files,
             written_bytes,
             run_us: begun.elapsed().as_micros() as u64,
+            made: None,
         };
         let written = guest.output.encode();
         Ok(PureOutput {

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use iroh::SecretKey;
+use iroh::{PublicKey, SecretKey, Signature};
 use nearfield_protocol::NodeId;
 
 /// A node's ed25519 key. Its public half is the node's id and the author of its records.
@@ -51,10 +51,21 @@ impl Identity {
         &self.key
     }
 
+    /// Vouches for `message`.
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.key.sign(message).to_bytes()
+    }
+
     /// A secret of its own for one purpose, so that no two uses of the key can meet.
     pub fn derive(&self, purpose: &str) -> [u8; 32] {
         blake3::derive_key(purpose, &self.key.to_bytes())
     }
+}
+
+/// Whether `node` vouched for `message`.
+pub fn vouches(node: &NodeId, message: &[u8], signature: &[u8; 64]) -> bool {
+    PublicKey::from_bytes(node.as_bytes())
+        .is_ok_and(|key| key.verify(message, &Signature::from_bytes(signature)).is_ok())
 }
 
 /// Writes a file that only its owner can read, whole or not at all, and on disk when it returns.
@@ -87,6 +98,11 @@ mod tests {
         assert_eq!(first.node_id(), again.node_id());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_ne!(first.derive("a"), first.derive("b"));
+        let signature = first.sign(b"claim");
+        assert!(vouches(&again.node_id(), b"claim", &signature));
+        assert!(!vouches(&again.node_id(), b"another", &signature));
+        let other = Identity::load_or_create(&dir.path().join("other.key")).unwrap();
+        assert!(!vouches(&other.node_id(), b"claim", &signature));
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod tests;
 mod view;
 
 pub use error::NetError;
-pub use identity::Identity;
+pub use identity::{Identity, vouches};
 pub use join::{Invitation, Offer, Ticket, join};
 pub use network::{Contact, Network};
 pub use node::{CallStream, Inbox, Node, NodeOptions};

@@ -601,6 +601,12 @@ impl Node {
         self.write(RecordKind::Node, &node.to_string(), &record).await
     }
 
+    /// Has a node run nothing, and nothing that it made be used.
+    pub async fn quarantine(&self, node: &NodeId, reason: String) -> Result<(), NetError> {
+        let record = NodeRecord::Quarantined { reason };
+        self.write(RecordKind::Node, &node.to_string(), &record).await
+    }
+
     /// Writes down that a node has gone by its own will.
     pub async fn let_go(&self, node: &NodeId) -> Result<(), NetError> {
         self.write(RecordKind::Node, &node.to_string(), &NodeRecord::Left)

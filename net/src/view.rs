@@ -37,6 +37,8 @@ pub struct Membership {
     pub node: NodeVersion,
     /// It takes nothing new and hands over what it holds.
     pub draining: bool,
+    /// Why it runs nothing and nothing that it made is used.
+    pub quarantined: Option<String>,
     /// From when on it belongs: never before who invited it.
     since: RecordClock,
 }
@@ -304,6 +306,15 @@ impl Records {
             NodeRecord::Draining { draining } => {
                 if let Some(node) = self.nodes.get_mut(&id) {
                     node.draining = draining;
+                    if !draining {
+                        node.quarantined = None;
+                    }
+                }
+            }
+            NodeRecord::Quarantined { reason } => {
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.draining = true;
+                    node.quarantined = Some(reason);
                 }
             }
             NodeRecord::Left => {
@@ -337,6 +348,7 @@ impl Records {
             Membership {
                 node,
                 draining: false,
+                quarantined: None,
                 since,
             },
         );

@@ -6,10 +6,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::{Digest, Problem, cost};
+use crate::{Digest, NodeId, Problem, cost};
 
 /// Rises when the golden suite (fuel and output of fixed guests) changes, and with it every key: what
 /// older semantics computed is never taken for what these would.
@@ -171,6 +171,62 @@ pub struct PureReport {
     pub written_bytes: u64,
     /// Time in the guest, in microseconds; 0 if remembered.
     pub run_us: u64,
+    /// Who made it, if it is not who says so.
+    #[serde(default)]
+    pub made: Option<Made>,
+}
+
+/// A host's word for a result that it made, to be shown to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    pub by: NodeId,
+    pub signature: Signature,
+}
+
+/// An ed25519 signature of [`PureReport::claim`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signature(pub [u8; 64]);
+
+impl Serialize for Signature {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.split_at(32).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Signature {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (head, tail) = <([u8; 32], [u8; 32])>::deserialize(deserializer)?;
+        let mut signature = [0; 64];
+        signature[..32].copy_from_slice(&head);
+        signature[32..].copy_from_slice(&tail);
+        Ok(Signature(signature))
+    }
+}
+
+impl PureReport {
+    /// What its maker vouches for.
+    pub fn claim(&self) -> Digest {
+        let mut hasher = Fields::new("nearfield 2026-11 claim of a result");
+        hasher.field(self.key.0.as_bytes());
+        hasher.field(self.output.as_bytes());
+        for number in [
+            self.output_bytes,
+            self.fuel,
+            self.total_fuel,
+            self.data_bytes,
+            self.written_files,
+            self.written_bytes,
+        ] {
+            hasher.field(&number.to_le_bytes());
+        }
+        hasher.finish()
+    }
+
+    /// Whether another run of the same came to the same.
+    pub fn agrees(&self, other: &PureReport) -> bool {
+        (self.output, self.fuel, self.written_files, self.written_bytes)
+            == (other.output, other.fuel, other.written_files, other.written_bytes)
+    }
 }
 
 /// Why a pure run gave no result.

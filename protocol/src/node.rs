@@ -186,6 +186,10 @@ pub enum NodeRecord {
     Draining {
         draining: bool,
     },
+    /// It returned what others did not: it runs nothing, and nothing it made is used, until it is drained no more.
+    Quarantined {
+        reason: String,
+    },
     /// It went by its own will.
     Left,
     /// It is not trusted any more. Of what it wrote only this counts: the digests of key and value.

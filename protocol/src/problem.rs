@@ -63,6 +63,8 @@ kinds! {
     HeadersTooLarge = "headers-too-large", 431, "The request headers are too large";
     /// A remembered result that a job counted on is gone: the job makes it again.
     ForgottenResult = "forgotten-result", 503, "A partial result was forgotten";
+    /// One of them is wrong, and nobody can tell which.
+    ResultsDiffer = "results-differ", 502, "Two hosts came to different results";
     /// Ours to mend.
     Internal = "internal", 500, "Nearfield failed";
     /// A blob on disk no longer matches its digest.

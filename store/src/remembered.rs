@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use nearfield_protocol::Digest;
-use nearfield_protocol::job::{PureReport, ResultKey};
+use nearfield_protocol::job::{Made, PureReport, ResultKey, Signature};
+use nearfield_protocol::{Digest, NodeId};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::oneshot;
 
@@ -42,6 +42,8 @@ const BY_USE: TableDefinition<(u64, [u8; 32]), ()> = TableDefinition::new("by-us
 const ORIGINS: TableDefinition<(&str, [u8; 32]), ()> = TableDefinition::new("origins");
 /// Blobs with the results that keep them alive.
 const HOLDS: TableDefinition<([u8; 32], [u8; 32]), ()> = TableDefinition::new("holds");
+/// Results that were given, with the node that made them and its signature.
+const GIVEN: TableDefinition<[u8; 32], ([u8; 32], [u8; 64])> = TableDefinition::new("given");
 const TOTALS: TableDefinition<&str, u64> = TableDefinition::new("totals");
 const HELD_BYTES: &str = "held-bytes";
 
@@ -129,6 +131,7 @@ impl Remembered {
         tx.open_table(BY_USE)?;
         tx.open_table(ORIGINS)?;
         tx.open_table(HOLDS)?;
+        tx.open_table(GIVEN)?;
         tx.open_table(TOTALS)?;
         tx.commit()?;
         let inner = Inner {
@@ -144,9 +147,23 @@ impl Remembered {
 
     /// The result named `key`, if it is remembered.
     pub fn get(&self, key: &ResultKey) -> Result<Option<PureReport>, StoreError> {
-        let rows = self.inner.db.begin_read()?.open_table(ROWS)?;
-        let row = rows.get(key.0.as_bytes())?;
-        Ok(row.map(|row| report(key, row.value())))
+        let tx = self.inner.db.begin_read()?;
+        let rows = tx.open_table(ROWS)?;
+        let Some(row) = rows.get(key.0.as_bytes())? else {
+            return Ok(None);
+        };
+        let given = tx.open_table(GIVEN)?.get(key.0.as_bytes())?;
+        let made = given.map(|given| {
+            let (by, signature) = given.value();
+            Made {
+                by: NodeId::from_bytes(by),
+                signature: Signature(signature),
+            }
+        });
+        Ok(Some(PureReport {
+            made,
+            ..report(key, row.value())
+        }))
     }
 
     /// Notes that the result was used for the datasets `origins`.
@@ -200,7 +217,7 @@ impl Remembered {
         }
     }
 
-    /// Keeps a result, computed for the datasets `origins`. When this returns `Ok`, it is on disk.
+    /// Keeps a result, computed for the datasets `origins`; one that was given says who made it. When this returns `Ok`, it is on disk.
     pub async fn keep(
         &self,
         report: PureReport,
@@ -244,6 +261,23 @@ impl Remembered {
     pub async fn purge(&self, origin: &str) -> Result<(u64, Vec<Digest>), StoreError> {
         let (inner, origin) = (self.inner.clone(), origin.to_owned());
         blocking_store(move || inner.purge(&origin)).await
+    }
+
+    /// Forgets what `maker` made, and what was made of other results: any of those may stem from it. Returns as
+    /// [`Remembered::purge`].
+    pub async fn distrust(&self, maker: NodeId) -> Result<(u64, Vec<Digest>), StoreError> {
+        let inner = self.inner.clone();
+        blocking_store(move || inner.distrust(&maker)).await
+    }
+
+    /// Forgets everything. Returns as [`Remembered::purge`].
+    pub async fn forget_all(&self) -> Result<(u64, Vec<Digest>), StoreError> {
+        let inner = self.inner.clone();
+        blocking_store(move || {
+            let keys = inner.keys(|_, _| true)?;
+            inner.forget(&keys)
+        })
+        .await
     }
 
     /// Forgets the least recently used results that are too much. Returns as [`Remembered::purge`].
@@ -296,6 +330,7 @@ fn report(key: &ResultKey, row: Row) -> PureReport {
         written_files,
         written_bytes,
         run_us: 0,
+        made: None,
     }
 }
 
@@ -331,6 +366,7 @@ impl Inner {
             let mut holds = tx.open_table(HOLDS)?;
             let mut outputs = tx.open_table(OUTPUTS)?;
             let mut written = tx.open_table(WRITTEN)?;
+            let mut given = tx.open_table(GIVEN)?;
             let mut totals = tx.open_table(TOTALS)?;
             let mut held = totals.get(HELD_BYTES)?.map_or(0, |held| held.value());
             for change in changes {
@@ -357,6 +393,10 @@ impl Inner {
                         }
                         held += bytes;
                         by_use.insert((used, *key), ())?;
+                        match &report.made {
+                            Some(made) => given.insert(key, (*made.by.as_bytes(), made.signature.0))?,
+                            None => given.remove(key)?,
+                        };
                         outputs.insert(key, &new.output.encode()[..])?;
                         if let Some(payload) = &new.written {
                             written.insert(key, &payload.encode()[..])?;
@@ -419,6 +459,32 @@ impl Inner {
         self.forget(&keys)
     }
 
+    fn distrust(&self, maker: &NodeId) -> Result<(u64, Vec<Digest>), StoreError> {
+        let given: HashSet<[u8; 32]> = {
+            let given = self.db.begin_read()?.open_table(GIVEN)?;
+            let of_maker = given.iter()?.filter_map(|row| match row {
+                Ok((key, by)) => (by.value().0 == *maker.as_bytes()).then(|| Ok(key.value())),
+                Err(error) => Some(Err(error)),
+            });
+            of_maker.collect::<Result<_, redb::StorageError>>()?
+        };
+        // What others' results went into took their fuel along.
+        let keys = self.keys(|key, (fuel, total_fuel, ..)| fuel != total_fuel || given.contains(key))?;
+        self.forget(&keys)
+    }
+
+    fn keys(&self, of: impl Fn(&[u8; 32], Row) -> bool) -> Result<Vec<[u8; 32]>, StoreError> {
+        let rows = self.db.begin_read()?.open_table(ROWS)?;
+        let mut keys = Vec::new();
+        for row in rows.iter()? {
+            let (key, row) = row?;
+            if of(&key.value(), row.value()) {
+                keys.push(key.value());
+            }
+        }
+        Ok(keys)
+    }
+
     fn evict(&self) -> Result<(u64, Vec<Digest>), StoreError> {
         let mut keys = Vec::new();
         {
@@ -451,6 +517,7 @@ impl Inner {
             let mut by_use = tx.open_table(BY_USE)?;
             let mut holds = tx.open_table(HOLDS)?;
             let mut totals = tx.open_table(TOTALS)?;
+            let mut given = tx.open_table(GIVEN)?;
             let mut tables = [tx.open_table(OUTPUTS)?, tx.open_table(WRITTEN)?];
             let mut held = totals.get(HELD_BYTES)?.map_or(0, |held| held.value());
             for key in keys {
@@ -460,6 +527,7 @@ impl Inner {
                 gone += 1;
                 held -= bytes;
                 by_use.remove((used, *key))?;
+                given.remove(key)?;
                 for table in &mut tables {
                     let payload = table.remove(key)?;
                     let blob = payload.and_then(|payload| Payload::decode(payload.value())?.blob());

@@ -23,3 +23,4 @@ mod roundtrip;
 mod sources;
 mod tokens;
 mod web;
+mod wrong_results;

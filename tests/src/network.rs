@@ -8,13 +8,13 @@ use serde_json::Value;
 use crate::harness::{Node, fails, lines, noise, until};
 
 /// A gateway without a host, and hosts.
-struct Network {
-    gateway: Node,
-    hosts: Vec<Node>,
+pub struct Network {
+    pub gateway: Node,
+    pub hosts: Vec<Node>,
 }
 
 impl Network {
-    fn start(hosts: usize) -> Network {
+    pub fn start(hosts: usize) -> Network {
         let gateway = Node::start_in(tempfile::tempdir().unwrap(), &["--no-host"]);
         let hosts = (0..hosts)
             .map(|index| Node::join(&gateway, &["--label", &format!("n={index}")], &[]))
@@ -25,7 +25,7 @@ impl Network {
     }
 
     /// Waits until the gateway has so many hosts.
-    fn wait_for(&self, hosts: usize) {
+    pub fn wait_for(&self, hosts: usize) {
         until("the hosts are there", || {
             let nodes = self.gateway.json(&["ls", "nodes"]);
             let nodes = nodes["nodes"].as_array().unwrap();
@@ -34,7 +34,7 @@ impl Network {
     }
 
     /// Puts lines and waits until enough hosts keep them.
-    fn put(&self, name: &str, bytes: &[u8], more: &[&str]) -> Value {
+    pub fn put(&self, name: &str, bytes: &[u8], more: &[&str]) -> Value {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         let path = file.path().to_str().unwrap();
@@ -72,16 +72,6 @@ fn a_job_runs_where_the_shards_are_and_moves_none() {
 
     // One node alone comes to the same, to the last unit of fuel.
     let alone = Node::start();
-    alone.command(&[
-        "put",
-        "-",
-        "--name",
-        "logs",
-        "--split",
-        "lines",
-        "--shard-size",
-        "256KiB",
-    ]);
     let output = alone.cli_with_input(
         &[
             "put",

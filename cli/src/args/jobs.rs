@@ -15,6 +15,7 @@ Examples:
   nearfield run wordcount --over logs --args '{\"top\": 5}'
   nearfield run thumbnail --over photos --into thumbnails --on-error skip:100
   nearfield run wordcount --over logs --dry-run        what it would take
+  nearfield run wordcount --over logs --check 2%       compare some runs with another host's
   nearfield run wordcount --over logs --only 17        one shard; `replay` shows why one failed")]
 pub struct RunArgs {
     /// A deployed function with #[nearfield::map]
@@ -43,6 +44,9 @@ pub struct RunArgs {
     /// Run over one shard, counted from 0
     #[arg(long, value_name = "SHARD", conflicts_with = "sample")]
     pub only: Option<u32>,
+    /// Make a random part of the runs once more, each on another host, and quarantine a host that was wrong
+    #[arg(long, value_parser = percentage, value_name = "PERCENT")]
+    pub check: Option<f64>,
     /// `fail` at the first shard that fails, or `skip:N` of them
     #[arg(long, value_parser = on_error, default_value = "fail", value_name = "fail|skip:N")]
     pub on_error: u32,

@@ -5,7 +5,7 @@ use std::io::Read;
 use anyhow::{Context, Result, bail};
 use nearfield_protocol::units::{format_bytes, format_count};
 use nearfield_protocol::{JobId, Problem};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Session;
@@ -56,7 +56,17 @@ struct Report {
     failed: u64,
     failures: Vec<Failed>,
     into: Option<Value>,
+    checked: Option<Checked>,
+    #[serde(default)]
+    quarantined: Vec<String>,
     predicted: Option<Predicted>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Checked {
+    runs: u64,
+    unchecked: u64,
+    fuel: u64,
 }
 
 #[derive(Deserialize)]
@@ -97,6 +107,7 @@ pub fn run(session: &Session, args: RunArgs) -> Result<()> {
         "only": args.only,
         "skip": args.on_error,
         "dry_run": args.dry_run,
+        "check": args.check,
     });
     let started = session
         .client
@@ -189,6 +200,8 @@ fn show(session: &Session, record: &Record, report: &Report) -> Result<()> {
         "seconds": report.seconds,
         "hosts": report.hosts,
         "into": report.into,
+        "checked": report.checked,
+        "quarantined": report.quarantined,
         "predicted": report.predicted.as_ref().map(|predicted| json!({
             "shards": predicted.shards,
             "bytes": predicted.bytes,
@@ -197,6 +210,13 @@ fn show(session: &Session, record: &Record, report: &Report) -> Result<()> {
         })),
     });
     session.out.notice(&summary(report));
+    for host in &report.quarantined {
+        let host = host.get(..10).unwrap_or(host);
+        session.out.notice(&format!(
+            "host {host} returned wrong results and is quarantined: what it made was made again by others; \
+             `nearfield rm node/{host}` expels it, `nearfield drain {host} --undo` trusts it again"
+        ));
+    }
     session
         .out
         .show_as(&value, || match (&report.predicted, &output) {
@@ -225,8 +245,18 @@ fn summary(report: &Report) -> String {
         ),
         None => String::new(),
     };
+    let checked = match &report.checked {
+        Some(Checked {
+            runs, unchecked: 0, ..
+        }) => format!("; {} checked on another host", counted(*runs, "run")),
+        Some(Checked { runs, unchecked, .. }) => format!(
+            "; {} checked on another host, {unchecked} not, for want of one",
+            counted(*runs, "run")
+        ),
+        None => String::new(),
+    };
     format!(
-        "{} in {:.2} s, {} remembered; {} fuel, {} of it now; {} read{into}",
+        "{} in {:.2} s, {} remembered; {} fuel, {} of it now; {} read{checked}{into}",
         counted(report.shards, "shard"),
         report.seconds,
         report.remembered,

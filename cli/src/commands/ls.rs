@@ -98,6 +98,7 @@ struct Node {
     there: bool,
     hosting: bool,
     draining: bool,
+    quarantined: Option<String>,
     labels: Labels,
     addresses: Vec<String>,
 }
@@ -106,6 +107,7 @@ fn nodes(list: Nodes) -> String {
     let row = |node: Node| {
         let state = match (node.there, node.draining) {
             (false, _) => "away",
+            (true, true) if node.quarantined.is_some() => "quarantined",
             (true, true) => "draining",
             (true, false) if node.this => "this one",
             (true, false) => "there",

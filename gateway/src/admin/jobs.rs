@@ -48,6 +48,8 @@ struct Asking {
     skip: u32,
     #[serde(default)]
     dry_run: bool,
+    /// A fraction of the runs, above 0 and up to 1, to make once more on another host.
+    check: Option<f64>,
 }
 
 pub async fn start(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>, Problem> {
@@ -136,6 +138,11 @@ async fn resolve(gateway: &Gateway, asking: Asking) -> Result<JobRecord, Problem
     if asking.dry_run && asking.into.is_some() {
         return Err(refused("a dry run writes nothing: leave `into` out".to_owned()));
     }
+    if let Some(fraction) = asking.check
+        && !(fraction > 0.0 && fraction <= 1.0)
+    {
+        return Err(refused(format!("check = {fraction} is not above 0 and up to 1")));
+    }
     let manifest = &function.manifest;
     Ok(JobRecord {
         id: JobId::new(unix_ms(), rand::random()).to_string(),
@@ -154,6 +161,7 @@ async fn resolve(gateway: &Gateway, asking: Asking) -> Result<JobRecord, Problem
         max_fuel: asking.max_fuel.unwrap_or(limits::FUEL_PER_JOB),
         selection,
         skip: asking.skip,
+        check: asking.check,
         into: asking.into,
         started_unix_ms: unix_ms(),
         state: JobState::Running,

@@ -61,6 +61,7 @@ fn to_json(gateway: &Gateway, member: &Membership) -> Value {
         "there": there,
         "hosting": hosting,
         "draining": member.draining,
+        "quarantined": member.quarantined,
         "labels": node.labels,
         "max_bytes": node.max_bytes,
         "may_put": node.may_put,

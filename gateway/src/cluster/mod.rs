@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nearfield_net::control::{Asked, Load, MAX_ASKED, MemberEvent, Question, Reply};
+use nearfield_net::control::{Asked, Forget, Load, MAX_ASKED, MemberEvent, Question, Reply};
 use nearfield_net::{Contact, NetError, Node};
 use nearfield_protocol::records::DatasetVersion;
 use nearfield_protocol::{DatasetName, Digest, NodeId, Problem, ProblemKind};
@@ -100,7 +100,7 @@ impl Cluster {
     pub async fn follow_records(self) {
         let catalog = &self.gateway.catalog;
         let mut changes = catalog.node.changes();
-        let mut versions = HashSet::new();
+        let (mut versions, mut quarantined) = (HashSet::new(), HashSet::new());
         loop {
             changes.mark_unchanged();
             let records = catalog.node.records();
@@ -118,6 +118,15 @@ impl Cluster {
                 tracing::warn!(%problem, "what nothing refers to any more cannot be let go of");
             }
             versions = now;
+            // Who was away as it was asked to forget does so now.
+            let found = records.nodes().filter(|member| member.quarantined.is_some());
+            let found: HashSet<NodeId> = found.map(|member| member.node.id).collect();
+            for host in found.difference(&quarantined) {
+                if let Err(problem) = catalog.forget(&Forget::MadeBy(*host)).await {
+                    tracing::warn!(%problem, host = host.short(), "what a quarantined host made cannot be forgotten");
+                }
+            }
+            quarantined = found;
             if self.next(async { changes.changed().await.ok() }).await.is_none() {
                 return;
             }
@@ -209,6 +218,10 @@ impl Cluster {
                 let left = catalog.node.let_go(&asker).await;
                 left.map_err(crate::catalog::net_problem)?;
                 Ok(Reply::Done)
+            }
+            Question::Forget(what) => {
+                from_gateway()?;
+                Ok(Reply::Forgotten(catalog.forget(&what).await?))
             }
             Question::Holders { .. }
             | Question::Keep { .. }

@@ -1,9 +1,11 @@
 //! Jobs: started, watched, cancelled, and taken up again after a restart.
 //!
-//! `record` is what is kept of a job, `plan` what it has to run, `run` runs it, `into` makes a dataset of
-//! what it wrote. `replay` looks at one shard by itself, `parcel` packs it up for a native run. A job has no other
+//! `record` is what is kept of a job, `plan` what it has to run, `run` runs it, `check` makes some of it again elsewhere, `into` makes a
+//! dataset of what it wrote. `replay` looks at one shard by itself, `parcel` packs it up for a native run. A job has no other
 //! state than its record and what hosts remember: recovery is running it again.
 
+mod backup;
+mod check;
 mod into;
 mod order;
 mod parcel;

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use nearfield_protocol::job::PureLimits;
-use nearfield_protocol::{DatasetName, Digest, FunctionName, JobId, Problem};
+use nearfield_protocol::{DatasetName, Digest, FunctionName, JobId, NodeId, Problem};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -33,6 +33,9 @@ pub struct JobRecord {
     pub selection: Selection,
     /// Shards that may fail.
     pub skip: u32,
+    /// A fraction of the runs, above 0 and up to 1, that are made once more on another host.
+    #[serde(default)]
+    pub check: Option<f64>,
     pub into: Option<DatasetName>,
     pub started_unix_ms: u64,
     pub state: JobState,
@@ -88,6 +91,12 @@ pub struct JobReport {
     /// Shards that were skipped, and the first of them.
     pub failed: u64,
     pub failures: Vec<ShardFailure>,
+    /// What was made once more on other hosts.
+    #[serde(default)]
+    pub checked: Option<Checked>,
+    /// Hosts that were found to be wrong.
+    #[serde(default)]
+    pub quarantined: Vec<NodeId>,
     /// The dataset that was written.
     pub into: Option<Written>,
     /// What the whole dataset would take, if this was a dry run.
@@ -102,6 +111,16 @@ pub struct ShardFailure {
     /// The file or part that it comes from.
     pub source: Option<String>,
     pub problem: Problem,
+}
+
+/// Runs that were made once more, and came to the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Checked {
+    pub runs: u64,
+    /// Those that no other host could make.
+    pub unchecked: u64,
+    /// What that took; it does not count against the job's most.
+    pub fuel: u64,
 }
 
 /// What `--into` made.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::order::{Known, Order, Step};
 use super::plan::{self, Leaf, Node};
 use super::record::{JobRecord, JobReport, JobState, Prediction, Selection, ShardFailure, Written};
-use super::sites::Sites;
+use super::sites::{Sites, is_vouched_for};
 use super::{Progress, into};
 use crate::reply::store_problem;
 use crate::server::Gateway;
@@ -31,7 +31,7 @@ const MAX_WAITS: u32 = 10;
 const MAX_LISTED_FAILURES: usize = 100;
 
 /// Why a job ended early.
-struct Stop {
+pub(super) struct Stop {
     problem: Problem,
     failures: Vec<ShardFailure>,
 }
@@ -53,16 +53,19 @@ pub async fn run(gateway: &Arc<Gateway>, record: &JobRecord, progress: &watch::S
         setting: plan::setting(record),
         sites: Sites::new(gateway, record.component, &datasets(record)),
         moved: Mutex::default(),
+        quarantined: Mutex::default(),
+        maps: Mutex::default(),
         progress,
         started: Instant::now(),
     };
-    let mut ended = job.run().await;
+    let mut spent = Spent::default();
+    let mut ended = job.run(&mut spent).await;
     for _ in 0..FORGOTTEN_RETRIES {
         match &ended {
             // What is still remembered is not run again.
             Err(stop) if stop.problem.kind == ProblemKind::ForgottenResult => {
                 progress.send_replace(Progress::default());
-                ended = job.run().await;
+                ended = job.run(&mut spent).await;
             }
             _ => break,
         }
@@ -76,13 +79,17 @@ pub async fn run(gateway: &Arc<Gateway>, record: &JobRecord, progress: &watch::S
     }
 }
 
-struct Job<'a> {
-    gateway: &'a Arc<Gateway>,
-    record: &'a JobRecord,
-    setting: Arc<PureSetting>,
-    sites: Sites<'a>,
-    /// Bytes of partial results that went to another host. The lock is held for one sum.
+pub(super) struct Job<'a> {
+    pub(super) gateway: &'a Arc<Gateway>,
+    pub(super) record: &'a JobRecord,
+    pub(super) setting: Arc<PureSetting>,
+    pub(super) sites: Sites<'a>,
+    /// Bytes of partial results that went to another host. These locks are held for one sum.
     moved: Mutex<u64>,
+    /// Hosts that a check found to be wrong.
+    pub(super) quarantined: Mutex<Vec<NodeId>>,
+    /// Maps that ran to their end, and how long they took together.
+    pub(super) maps: Mutex<(u32, Duration)>,
     progress: &'a watch::Sender<Progress>,
     started: Instant,
 }
@@ -99,7 +106,7 @@ struct Spent {
 }
 
 impl Job<'_> {
-    async fn run(&self) -> Result<JobReport, Stop> {
+    async fn run(&self, spent: &mut Spent) -> Result<JobReport, Stop> {
         let store = &self.gateway.catalog.store;
         let dataset = store
             .dataset(&self.record.dataset_digest)
@@ -113,13 +120,10 @@ impl Job<'_> {
         let shards = leaves.len() as u64;
         let mut levels = self.tree(&leaves);
         let mut known = self.known(&leaves, &levels).await?;
-        let mut spent = Spent::default();
 
         let remembered = leaves.iter().zip(&known.leaves).filter(|(_, known)| **known);
         remembered.for_each(|(leaf, _)| self.advance(leaf, true, 0));
-        let mut failures = self
-            .compute(&dataset, &leaves, &levels, &known, &mut spent)
-            .await?;
+        let mut failures = self.compute(&dataset, &leaves, &levels, &known, spent).await?;
         let failed = failures.len() as u64;
         if !failures.is_empty() {
             // The tree of what is left is another one.
@@ -127,15 +131,18 @@ impl Job<'_> {
             levels = self.tree(&leaves);
             known = self.known(&leaves, &levels).await?;
             known.leaves.fill(true);
-            self.compute(&dataset, &leaves, &levels, &known, &mut spent)
-                .await?;
+            self.compute(&dataset, &leaves, &levels, &known, spent).await?;
         }
         let root = match levels.last() {
             Some(top) => top.first().map(|root| root.key),
             None => leaves.first().map(|leaf| leaf.key),
         };
         let output = match root {
-            Some(root) => Some(self.finish(root, &mut spent).await?),
+            Some(root) => Some(self.finish(root, spent).await?),
+            None => None,
+        };
+        let checked = match self.record.check {
+            Some(fraction) => Some(self.check(fraction, &leaves, &levels, root).await?),
             None => None,
         };
         let into = match &self.record.into {
@@ -158,9 +165,11 @@ impl Job<'_> {
             partial_bytes_moved: *self.moved.lock().expect("no panic under this lock"),
             seconds,
             hosts: self.sites.used() as u64,
-            predicted: self.predict(&dataset, &leaves, &spent, shards - failed),
+            predicted: self.predict(&dataset, &leaves, spent, shards - failed),
             failed,
             failures,
+            checked,
+            quarantined: self.quarantined.lock().expect("no panic under this lock").clone(),
             into,
         })
     }
@@ -209,17 +218,17 @@ impl Job<'_> {
         Ok(known)
     }
 
-    async fn recall(&self, keys: &[ResultKey]) -> Result<Vec<Option<PureReport>>, Problem> {
+    pub(super) async fn recall(&self, keys: &[ResultKey]) -> Result<Vec<Option<PureReport>>, Problem> {
         self.sites.recall(keys, &self.setting.origins).await
     }
 
     /// Runs one step where its data is; on another host if that one is lost.
     async fn run_pure(&self, spec: PureSpec, size_bytes: u64) -> Result<PureReport, PureFailure> {
-        let (mut tried, mut waits) = (Vec::new(), MAX_WAITS);
+        let (key, mut tried, mut waits) = (spec.key(), Vec::new(), MAX_WAITS);
         loop {
             let taken = match &spec.work {
                 Work::Map { subject, .. } => {
-                    match self.sites.for_map(&spec.key(), subject.shard, size_bytes, &tried) {
+                    match self.sites.for_map(&key, subject.shard, size_bytes, &tried) {
                         // A host that was missed is heard of again with its next beat.
                         Err(problem) if problem.kind == ProblemKind::HostUnreachable && waits > 0 => {
                             waits -= 1;
@@ -230,15 +239,20 @@ impl Job<'_> {
                         taken => taken?,
                     }
                 }
-                Work::Reduce { parts } => self.sites.for_parts(parts, &tried)?,
-                Work::Finish { total } => self.sites.for_parts(&[*total], &tried)?,
+                Work::Reduce { parts } => self.sites.for_parts(&key, parts, &tried)?,
+                Work::Finish { total } => self.sites.for_parts(&key, &[*total], &tried)?,
             };
             let host = taken.host;
-            let ended = match self.bring(&spec, host).await {
-                Ok(()) => self.gateway.dispatch.run_pure(host, spec.clone()).await,
-                Err(problem) => Err(problem.into()),
+            let remembered = self.sites.remembering(&key).contains(&host);
+            let brought = match remembered {
+                true => Ok(()),
+                false => self.bring(&spec, host).await,
             };
-            drop(taken);
+            let ended = match brought {
+                Ok(()) => self.run_or_back_up(&spec, taken, size_bytes).await,
+                Err(problem) => (host, Err(problem.into())),
+            };
+            let (host, ended) = ended;
             match ended {
                 Ok(report) => {
                     self.sites.made(&report, host);
@@ -257,7 +271,7 @@ impl Job<'_> {
     }
 
     /// Sees that `host` has the results that a run is over.
-    async fn bring(&self, spec: &PureSpec, host: NodeId) -> Result<(), Problem> {
+    pub(super) async fn bring(&self, spec: &PureSpec, host: NodeId) -> Result<(), Problem> {
         let parts = match &spec.work {
             Work::Map { .. } => return Ok(()),
             Work::Reduce { parts } => parts.as_slice(),
@@ -269,8 +283,8 @@ impl Job<'_> {
             for holder in holders {
                 let given = dispatch.take(holder, key).await;
                 let given = match given {
-                    Ok(Some(given)) => given,
-                    Ok(None) => continue,
+                    Ok(Some(given)) if is_vouched_for(&given.report, holder) => given,
+                    Ok(_) => continue,
                     Err(problem) => {
                         tracing::warn!(host = holder.short(), %problem, "a partial result cannot be had");
                         self.sites.lost(&holder);
@@ -378,6 +392,8 @@ impl Job<'_> {
 
     async fn finish(&self, root: ResultKey, spent: &mut Spent) -> Result<PureReport, Stop> {
         let spec = plan::finish(&self.setting, root);
+        // Who remembers it need not have the root.
+        self.recall(&[spec.key()]).await?;
         let report = self.run_pure(spec, 0).await.map_err(|failure| failure.problem)?;
         spent.count(&report);
         Ok(report)

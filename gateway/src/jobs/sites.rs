@@ -16,11 +16,35 @@ const RECALLED_AT_ONCE: usize = 4_096;
 /// Runs that a host is given at once: more than it has workers, so that none waits for results to be kept.
 pub const IN_FLIGHT: usize = 32;
 
-/// Where a result is remembered.
+/// What hosts say that a run came to.
 #[derive(Debug, Clone)]
-struct Place {
+pub struct Claim {
+    pub report: PureReport,
+    /// Those that remember it so.
     hosts: Vec<NodeId>,
-    output_bytes: u64,
+}
+
+impl Claim {
+    /// Who answers for it: its maker.
+    pub fn maker(&self) -> Option<NodeId> {
+        let vouched = self.report.made.map(|made| made.by);
+        vouched.or(self.hosts.first().copied())
+    }
+}
+
+/// Whether a result that `host` has of another is what that one made.
+pub fn is_vouched_for(report: &PureReport, host: NodeId) -> bool {
+    let Some(made) = report.made else { return true };
+    let vouched = nearfield_net::vouches(&made.by, report.claim().as_bytes(), &made.signature.0);
+    if !vouched {
+        tracing::error!(
+            result = report.key.0.short(),
+            host = host.short(),
+            maker = made.by.short(),
+            "a host has a result that its maker does not vouch for: it is not used"
+        );
+    }
+    vouched
 }
 
 /// The hosts of one job.
@@ -30,7 +54,8 @@ pub struct Sites<'a> {
     /// Labels that all of the job's data asks for.
     pub only: Vec<Label>,
     /// The locks are held for one look-up each.
-    results: Mutex<HashMap<ResultKey, Place>>,
+    /// Of what hosts say of one run the first counts.
+    results: Mutex<HashMap<ResultKey, Vec<Claim>>>,
     /// Runs under way on each host.
     busy: Mutex<HashMap<NodeId, usize>>,
     used: Mutex<HashSet<NodeId>>,
@@ -107,6 +132,11 @@ impl<'a> Sites<'a> {
         {
             return Ok(self.take(host));
         }
+        self.for_shard(shard, size_bytes, tried).ok_or_else(nobody)
+    }
+
+    /// The least busy of the hosts that hold a shard, else one by cost; none of `but`.
+    pub fn for_shard(&self, shard: Digest, size_bytes: u64, but: &[NodeId]) -> Option<Taken<'_>> {
         let needs = [Need::Blob {
             digest: shard,
             size_bytes,
@@ -130,24 +160,38 @@ impl<'a> Sites<'a> {
         };
         let can = ranked
             .iter()
-            .filter(|candidate| !tried.contains(&candidate.host))
+            .filter(|candidate| !but.contains(&candidate.host))
             .filter_map(cost);
-        match can.min_by_key(|(missing, runs, ms, _)| (*missing, *runs, *ms)) {
-            Some((_, _, _, host)) => Ok(self.take(host)),
-            None => Err(nobody()),
-        }
+        let (_, _, _, host) = can.min_by_key(|(missing, runs, ms, _)| (*missing, *runs, *ms))?;
+        Some(self.take(host))
     }
 
-    /// A host for a step over results: the one that has most of their bytes.
-    pub fn for_parts(&self, parts: &[ResultKey], tried: &[NodeId]) -> Result<Taken<'_>, Problem> {
+    /// Whether another host than `host` has fewer runs under way.
+    pub fn is_busier(&self, host: &NodeId, other: &NodeId) -> bool {
+        let busy = self.busy.lock().expect("no panic under this lock");
+        busy.get(host).copied().unwrap_or_default() > busy.get(other).copied().unwrap_or_default()
+    }
+
+    /// A host for a step over results: one that remembers what it came to, else the one that has most of their bytes.
+    pub fn for_parts(
+        &self,
+        key: &ResultKey,
+        parts: &[ResultKey],
+        tried: &[NodeId],
+    ) -> Result<Taken<'_>, Problem> {
+        let mut remembering = self.remembering(key).into_iter();
+        if let Some(host) = remembering.find(|host| !tried.contains(host)) {
+            return Ok(self.take(host));
+        }
         let mut bytes: HashMap<NodeId, u64> = HashMap::new();
         {
             let results = self.results.lock().expect("no panic under this lock");
             for part in parts {
-                let place = results.get(part).ok_or_else(forgotten)?;
-                for host in &place.hosts {
+                let claim = results.get(part).and_then(|claims| claims.first());
+                let claim = claim.ok_or_else(forgotten)?;
+                for host in &claim.hosts {
                     // A part of no bytes counts, too.
-                    *bytes.entry(*host).or_default() += place.output_bytes + 1;
+                    *bytes.entry(*host).or_default() += claim.report.output_bytes + 1;
                 }
             }
         }
@@ -167,7 +211,7 @@ impl<'a> Sites<'a> {
         let place = |part: &ResultKey| {
             results
                 .get(part)
-                .map(|place| place.hosts.clone())
+                .and_then(|claims| Some(claims.first()?.hosts.clone()))
                 .unwrap_or_default()
         };
         let places = parts.iter().map(|part| (*part, place(part)));
@@ -179,7 +223,7 @@ impl<'a> Sites<'a> {
         let results = self.results.lock().expect("no panic under this lock");
         let hosts = results
             .get(key)
-            .map(|place| place.hosts.clone())
+            .and_then(|claims| Some(claims.first()?.hosts.clone()))
             .unwrap_or_default();
         drop(results);
         let table = self.gateway.hosts.table();
@@ -189,25 +233,51 @@ impl<'a> Sites<'a> {
             .collect()
     }
 
-    /// A result is remembered on `host`.
-    pub fn made(&self, report: &PureReport, host: NodeId) {
+    /// A result is remembered on `host`. Returns what counts under its key.
+    pub fn made(&self, report: &PureReport, host: NodeId) -> PureReport {
         let mut results = self.results.lock().expect("no panic under this lock");
-        let place = results.entry(report.key).or_insert(Place {
-            hosts: Vec::new(),
-            output_bytes: report.output_bytes,
-        });
-        if !place.hosts.contains(&host) {
-            place.hosts.push(host);
+        let claims = results.entry(report.key).or_default();
+        match claims.iter_mut().find(|claim| claim.report.agrees(report)) {
+            Some(claim) if claim.hosts.contains(&host) => {}
+            Some(claim) => claim.hosts.push(host),
+            None => {
+                if !claims.is_empty() {
+                    tracing::warn!(
+                        result = report.key.0.short(),
+                        host = host.short(),
+                        "hosts remember different results of one run: `run --check 100%` finds out who is wrong"
+                    );
+                }
+                claims.push(Claim {
+                    report: *report,
+                    hosts: vec![host],
+                });
+            }
         }
+        claims[0].report
+    }
+
+    /// All that hosts say of one run.
+    pub fn claims(&self, key: &ResultKey) -> Vec<Claim> {
+        let results = self.results.lock().expect("no panic under this lock");
+        results.get(key).cloned().unwrap_or_default()
+    }
+
+    /// Nothing that is remembered counts before it has been asked for again.
+    pub fn doubt_all(&self) {
+        self.results.lock().expect("no panic under this lock").clear();
     }
 
     /// A host was lost, and with it what only it remembers.
     pub fn lost(&self, host: &NodeId) {
         self.gateway.hosts.missed(host);
         let mut results = self.results.lock().expect("no panic under this lock");
-        results.retain(|_, place| {
-            place.hosts.retain(|holder| holder != host);
-            !place.hosts.is_empty()
+        results.retain(|_, claims| {
+            claims
+                .iter_mut()
+                .for_each(|claim| claim.hosts.retain(|holder| holder != host));
+            claims.retain(|claim| !claim.hosts.is_empty());
+            !claims.is_empty()
         });
     }
 
@@ -218,10 +288,15 @@ impl<'a> Sites<'a> {
         origins: &[String],
     ) -> Result<Vec<Option<PureReport>>, Problem> {
         let hosts: Vec<NodeId> = {
+            let records = self.gateway.catalog.node.records();
+            let trusted = |id: &NodeId| {
+                let member = records.node(id);
+                member.is_some_and(|member| member.quarantined.is_none())
+            };
             let table = self.gateway.hosts.table();
             table
                 .iter()
-                .filter(|(_, host)| host.there)
+                .filter(|(_, host)| host.there && trusted(&host.id))
                 .map(|(_, host)| host.id)
                 .collect()
         };
@@ -241,9 +316,10 @@ impl<'a> Sites<'a> {
                     Err(problem) => return Err(problem),
                 };
                 for (at, report) in answer.into_iter().enumerate() {
-                    if let Some(report) = report {
-                        self.made(&report, host);
-                        found[index * RECALLED_AT_ONCE + at].get_or_insert(report);
+                    if let Some(report) = report
+                        && is_vouched_for(&report, host)
+                    {
+                        found[index * RECALLED_AT_ONCE + at] = Some(self.made(&report, host));
                     }
                 }
             }

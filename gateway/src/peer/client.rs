@@ -166,7 +166,7 @@ impl Dispatch for Remote {
             else {
                 return Err(unexpected());
             };
-            let outcome = match outcome {
+            let outcome = match *outcome {
                 Ok(report) => {
                     let output = frame::read_bytes(&mut receive, OUTPUT_BYTES)
                         .await
@@ -177,7 +177,7 @@ impl Dispatch for Remote {
             };
             Ok(Replayed {
                 outcome,
-                remembered,
+                remembered: remembered.map(|report| *report),
                 log,
             })
         })

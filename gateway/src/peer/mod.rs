@@ -68,8 +68,8 @@ enum Answer {
     Ran(Result<PureReport, PureFailure>),
     /// The output follows, if there is one.
     Replayed {
-        outcome: Result<PureReport, PureFailure>,
-        remembered: Option<PureReport>,
+        outcome: Box<Result<PureReport, PureFailure>>,
+        remembered: Option<Box<PureReport>>,
         log: Vec<String>,
     },
     Recalled(Vec<Option<PureReport>>),

@@ -173,8 +173,8 @@ impl Serving {
                         Err(failure) => (Err(failure), None),
                     };
                     let answer = Answer::Replayed {
-                        outcome,
-                        remembered: replayed.remembered,
+                        outcome: Box::new(outcome),
+                        remembered: replayed.remembered.map(Box::new),
                         log: replayed.log,
                     };
                     (answer, output)

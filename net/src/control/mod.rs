@@ -126,6 +126,18 @@ pub enum Question {
     },
     /// To write down that the asker leaves: to a gateway.
     Leave,
+    /// To forget results that are remembered: from a gateway.
+    Forget(Forget),
+}
+
+/// Which remembered results.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Forget {
+    /// Those that were computed for a dataset, by its name or digest.
+    For(String),
+    /// Those that a node made, and all that were made of others'.
+    MadeBy(NodeId),
 }
 
 /// What is answered.
@@ -138,6 +150,8 @@ pub enum Reply {
     /// How many of them are kept now.
     Kept(u64),
     Recorded(Box<DatasetVersion>),
+    /// So many results.
+    Forgotten(u64),
     Done,
     Failed(Problem),
 }

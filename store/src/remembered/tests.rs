@@ -14,6 +14,7 @@ fn report(key: &[u8], output: &[u8]) -> PureReport {
         written_files: 0,
         written_bytes: 0,
         run_us: 3,
+        made: None,
     }
 }
 
@@ -112,4 +113,35 @@ async fn what_is_too_much_goes() {
     assert_eq!(remembered.usage().unwrap(), (10, 10 * (ROW_BYTES + 100)));
     assert_eq!(remembered.evict().await.unwrap().0, 0);
     store.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_a_distrusted_node_made_is_forgotten_with_what_may_stem_from_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, remembered) = open(dir.path(), 1 << 30).await;
+    let (good, bad) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
+    let keep = async |n: &[u8], by: Option<NodeId>, total_fuel| {
+        let made = PureReport {
+            made: by.map(|by| Made {
+                by,
+                signature: Signature([n[0]; 64]),
+            }),
+            total_fuel,
+            ..report(n, b"5")
+        };
+        let kept = remembered.keep(made, &[], Bytes::from_static(b"5"), None);
+        kept.await.unwrap();
+        assert_eq!(remembered.get(&made.key).unwrap().unwrap().made, made.made);
+        made.key
+    };
+    let fuel = report(b"fuel", b"5").fuel;
+    let own = keep(b"own", None, fuel).await;
+    let given = keep(b"given", Some(good), fuel).await;
+    let wrong = keep(b"wrong", Some(bad), fuel).await;
+    let composed = keep(b"composed", None, fuel + 1).await;
+    assert_eq!(remembered.distrust(bad).await.unwrap(), (2, vec![]));
+    let kept = |key| remembered.get(key).unwrap().is_some();
+    assert!(kept(&own) && kept(&given) && !kept(&wrong) && !kept(&composed));
+    assert_eq!(remembered.forget_all().await.unwrap().0, 2);
+    assert!(!kept(&own) && !kept(&given));
 }
