@@ -187,15 +187,14 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     let (load, here): (Arc<dyn Fn() -> Load + Send + Sync>, Arc<dyn Dispatch>) = {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get) as u32;
         let job_workers = runtimes.job_workers as u32;
-        let measured = host.clone();
+        let (measured, kept, member) = (host.clone(), store.clone(), node.clone());
         let load = move || Load {
             calls: measured.calls() as u32,
-            // Not measured yet: placement takes its estimate.
-            fuel_per_ms: 0,
+            fuel_per_ms: measured.fuel_per_ms(),
             link_bytes_per_ms: rate.load(Ordering::Relaxed),
             cores,
             job_workers,
-            free_bytes: None,
+            free_bytes: free_bytes(&kept, &member),
         };
         let here = LocalHost {
             id: node.id(),
@@ -325,6 +324,15 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
 fn make_data_dir(data_dir: &Path) -> anyhow::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
     made.with_context(|| format!("making the data folder {}", data_dir.display()))
+}
+
+/// What the store can still take for others: its own bounds, and what the node was invited for.
+fn free_bytes(store: &Store, node: &Node) -> Option<u64> {
+    let free = store.free_bytes().ok()?;
+    let records = node.records();
+    let offered = records.node(&node.id()).and_then(|member| member.node.max_bytes);
+    let Some(offered) = offered else { return Some(free) };
+    Some(free.min(offered.saturating_sub(store.lasting_bytes().ok()?)))
 }
 
 fn identity(data_dir: &Path) -> anyhow::Result<Identity> {

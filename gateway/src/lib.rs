@@ -27,6 +27,8 @@ mod remaining;
 mod reply;
 mod route;
 mod server;
+#[cfg(test)]
+mod simulation;
 mod stall;
 
 pub use admit::Admission;

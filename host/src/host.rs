@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -70,6 +70,8 @@ pub(crate) struct Inner {
     pub logs: Logs,
     places: Arc<Semaphore>,
     waiting: AtomicUsize,
+    /// What a guest burns in a millisecond, averaged over the last runs of jobs; 0 before any.
+    pub fuel_per_ms: AtomicU64,
     ready: moka::sync::Cache<VersionKey, Arc<Ready>>,
 }
 
@@ -108,6 +110,7 @@ impl Host {
             logs,
             places: Arc::new(Semaphore::new(CALLS_AT_ONCE as usize)),
             waiting: AtomicUsize::new(0),
+            fuel_per_ms: AtomicU64::new(0),
             ready: moka::sync::Cache::new(MAX_READY),
         };
         Ok(Host {
@@ -145,6 +148,11 @@ impl Host {
     pub fn calls(&self) -> usize {
         let running = CALLS_AT_ONCE as usize - self.inner.places.available_permits();
         running + self.inner.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Fuel that a core burns in a millisecond, as runs of jobs have shown; 0 before any has.
+    pub fn fuel_per_ms(&self) -> u64 {
+        self.inner.fuel_per_ms.load(Ordering::Relaxed)
     }
 
     pub fn logs(&self) -> &Logs {

@@ -1,5 +1,7 @@
 //! Runs of jobs: looked up if they are remembered, else run on the pure lane and remembered.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey, Work};
 use nearfield_protocol::{CallId, Digest, Problem, ProblemKind};
@@ -121,9 +123,29 @@ impl Inner {
             .await
             .map_err(|error| Problem::new(ProblemKind::Internal, format!("a job's run: {error}")))?;
         let mut run = ended.map_err(|(problem, fuel)| PureFailure { problem, fuel })?;
+        self.measured(&run.report);
         run.report.total_fuel += fuel_before;
         run.report.moved_bytes += moved_bytes;
         Ok((run, slot))
+    }
+
+    /// Averages how fast guests are. Short runs say more of what surrounds them.
+    fn measured(&self, report: &PureReport) {
+        let Some(sample) = report
+            .fuel
+            .checked_div(report.run_us / 1_000)
+            .filter(|rate| *rate > 0)
+        else {
+            return;
+        };
+        let average = |before: u64| match before {
+            0 => sample,
+            before => before - before / 8 + sample / 8,
+        };
+        let relaxed = Ordering::Relaxed;
+        let _ = self
+            .fuel_per_ms
+            .fetch_update(relaxed, relaxed, |before| Some(average(before)));
     }
 
     async fn recall(&self, key: &ResultKey, origins: &[String]) -> Result<Option<PureReport>, Problem> {

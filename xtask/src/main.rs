@@ -17,12 +17,14 @@ use anyhow::{Result, bail};
 
 const USAGE: &str = "\
 usage: cargo xtask demo [--keep] [--release]      the whole path on real data, with a report
+       cargo xtask demo --hosts 3 [--release]     the same over a network, and a host is killed
        cargo xtask test                           builds the functions and tests everything
        cargo xtask bench http [--seconds 5] [--json]    calls, side by side with bare and other servers
        cargo xtask bench data [--json]            what put and get reach
        cargo xtask bench jobs [--json]            word count over our dependencies' sources, beside others
        cargo xtask soak [--quick] [--debug] [PART…]    the long checks: crash memory bytes fsync startup jobs
-                                                  keyed sources in-place writers network";
+                                                  keyed sources in-place writers network
+                                                  corruption simulation";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -18,6 +18,8 @@ use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use fetch::PeerBlobs;
+#[cfg(test)]
+pub(crate) use repair::{Kept, wanted};
 pub use repair::{REPLICAS, REPLICAS_RANGE};
 
 use crate::reply::store_problem;

@@ -26,15 +26,17 @@ pub const REPLICAS_RANGE: std::ops::RangeInclusive<u32> = 1..=16;
 /// How long a host may take to fetch what it is asked to keep: the others wait for it with the next round. What came until then
 /// is there when it is asked again.
 const KEEPING: Duration = Duration::from_secs(60);
+/// A host with less room than this is asked to keep nothing more: its report may be a second old.
+const ROOM_BYTES: u64 = 16 << 20;
 /// Blobs that one host is asked to keep in one question: few enough that a question ends soon.
 const BATCH: usize = 64;
 
 /// One dataset's, or one component's, blobs, and who is to keep them.
-struct Kept<'a> {
-    dataset: Option<Digest>,
-    digests: &'a [Digest],
-    replicas: u32,
-    only: &'a [Label],
+pub(crate) struct Kept<'a> {
+    pub dataset: Option<Digest>,
+    pub digests: &'a [Digest],
+    pub replicas: u32,
+    pub only: &'a [Label],
 }
 
 /// Blobs that one host is to keep, of a dataset.
@@ -161,7 +163,7 @@ impl Cluster {
 }
 
 /// The hosts that are to keep a blob in addition to those that do, as far as there are such; `None` if enough do.
-fn wanted(table: &HostTable, digest: &Digest, kept: &Kept<'_>) -> Option<Vec<NodeId>> {
+pub(crate) fn wanted(table: &HostTable, digest: &Digest, kept: &Kept<'_>) -> Option<Vec<NodeId>> {
     let may = |slot: &Slot| {
         let host = table.get(*slot);
         host.is_some_and(|host| {
@@ -181,7 +183,11 @@ fn wanted(table: &HostTable, digest: &Digest, kept: &Kept<'_>) -> Option<Vec<Nod
         needs: &[],
         only: kept.only,
     };
-    let ids = best(&ask, table, missing, |slot| !holders.contains(&slot));
+    let takes = |slot| {
+        let free = table.get(slot).and_then(|host| host.load.free_bytes);
+        !holders.contains(&slot) && free.is_none_or(|free| free >= ROOM_BYTES)
+    };
+    let ids = best(&ask, table, missing, takes);
     let ids = ids.into_iter().filter_map(|slot| Some(table.get(slot)?.id));
     Some(ids.collect())
 }

@@ -31,11 +31,11 @@ struct Run {
 }
 
 /// What one host came to; `None` if its guest failed.
-type Outcome = Option<PureReport>;
+pub(crate) type Outcome = Option<PureReport>;
 
 /// What the hosts that made one run say together.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+pub(crate) enum Verdict {
     Agreed,
     /// This one alone says what it says.
     Wrong(NodeId),
@@ -45,7 +45,7 @@ enum Verdict {
 
 /// Which host is wrong, by what was remembered of `maker`, what `second` came to and what a third one did, or `maker`
 /// itself once more.
-fn judge(
+pub(crate) fn judge(
     remembered: &PureReport,
     maker: NodeId,
     second: (NodeId, &Outcome),

@@ -31,6 +31,12 @@ use record::Records;
 pub use record::{JobRecord, JobState, Selection};
 pub use replay::{JobShard, runs};
 pub use sites::find as find_result;
+#[cfg(test)]
+pub(crate) use {
+    check::{Verdict, judge},
+    order::{Known, Order, Step},
+    plan::{Node, tree},
+};
 
 use crate::catalog::Held;
 use crate::server::Gateway;

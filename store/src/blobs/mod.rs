@@ -27,6 +27,7 @@ use iroh_blobs::store::fs::options::{BatchOptions, InlineOptions, Options, PathO
 use nearfield_protocol::Digest;
 
 use self::leftovers::Leftovers;
+use self::staging::FREE_FLOOR_BYTES;
 use self::sweep::Sweeper;
 use crate::elsewhere::{Change, Outside};
 use crate::error::StoreError;
@@ -269,6 +270,25 @@ impl Store {
     /// Bytes and number of sealed blobs.
     pub fn usage(&self) -> Result<(u64, u64), StoreError> {
         Ok((self.inner.state.sealed_bytes()?, self.inner.state.sealed_blobs()?))
+    }
+
+    /// Bytes that it can still take, by its own limit and by the disk.
+    pub fn free_bytes(&self) -> Result<u64, StoreError> {
+        let disk = rustix::fs::statvfs(&self.inner.paths.data_path).map_err(std::io::Error::from)?;
+        let on_disk = disk
+            .f_bavail
+            .saturating_mul(disk.f_frsize)
+            .saturating_sub(FREE_FLOOR_BYTES);
+        let Some(max_bytes) = self.inner.options.max_bytes else {
+            return Ok(on_disk);
+        };
+        Ok(on_disk.min(max_bytes.saturating_sub(self.lasting_bytes()?)))
+    }
+
+    /// Bytes of blobs that are kept, without those that are only cached.
+    pub fn lasting_bytes(&self) -> Result<u64, StoreError> {
+        let cached_bytes = self.inner.outside.cached_bytes();
+        Ok(self.inner.state.kept_bytes()?.saturating_sub(cached_bytes))
     }
 
     /// Why the store cannot do its work, if it cannot, and what helps.

@@ -19,7 +19,7 @@ use crate::error::StoreError;
 use crate::state::Standing;
 
 /// Free bytes that the disk must keep: a database that meets a full disk does not recover by itself.
-const FREE_FLOOR_BYTES: u64 = 64 << 20;
+pub(super) const FREE_FLOOR_BYTES: u64 = 64 << 20;
 
 /// A blob that is imported but not yet durable. Dropping it without sealing lets it go.
 pub struct Staged {
@@ -197,8 +197,7 @@ impl Store {
         if let Some(max_bytes) = self.inner.options.max_bytes {
             // What the next sweep takes away is as good as free.
             // So is what is only cached, which has a limit of its own.
-            let cached_bytes = self.inner.outside.cached_bytes();
-            let used_bytes = self.inner.state.kept_bytes()?.saturating_sub(cached_bytes) + staged;
+            let used_bytes = self.lasting_bytes()? + staged;
             if used_bytes.saturating_add(bytes) > max_bytes {
                 return Err(StoreError::Full {
                     used_bytes,

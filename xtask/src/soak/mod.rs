@@ -2,6 +2,7 @@
 //! first that fails ends the run.
 
 mod bytes;
+mod corruption;
 mod crash;
 mod fsync;
 mod in_place;
@@ -10,6 +11,7 @@ mod jobs;
 mod keyed;
 mod memory;
 mod network;
+mod simulation;
 mod sources;
 mod startup;
 mod writers;
@@ -86,6 +88,8 @@ const PARTS: &[Part] = &[
     ("writers", writers::run),
     ("sources", sources::run),
     ("network", network::run),
+    ("corruption", corruption::run),
+    ("simulation", simulation::run),
 ];
 
 pub fn run(options: &Options) -> Result<()> {

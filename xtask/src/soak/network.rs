@@ -1,6 +1,8 @@
 //! A gateway and three hosts under load while hosts are killed, hang and are lost for good: nobody may notice but by the
 //! time it takes.
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use ureq::http::Request;
 
-use super::inputs::{draw, write_noise, write_text};
+use super::inputs::{draw, write_noise};
 use super::{Finding, Setting};
 use crate::cleanup::Folder;
 use crate::guests::component;
@@ -83,7 +85,7 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     let (rounds, located, input_bytes) = if setting.quick {
         (3, 200, 24 << 20)
     } else {
-        (100, 1_000, 512 << 20)
+        (100, 1_000, 64 << 20)
     };
     let folder = Folder::new("network")?;
     let dir = folder.path();
@@ -109,8 +111,8 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
         Ok(network.there()?.len() == HOSTS)
     })?;
     let text = dir.join("text");
-    write_text(&text, input_bytes)?;
-    let shard_size = if setting.quick { "256KiB" } else { "4MiB" };
+    write_words(&text, input_bytes)?;
+    let shard_size = if setting.quick { "256KiB" } else { "1MiB" };
     let text = text.to_str().context("a path that is not UTF-8")?;
     let put = [
         "put",
@@ -146,6 +148,23 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     findings.push(hangs(&network)?);
     findings.push(lost(&mut network)?);
     Ok(findings)
+}
+
+/// Lines of words of which there are only so many, `count` bytes in all.
+fn write_words(path: &Path, count: u64) -> Result<()> {
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    let (mut left, mut number) = (count, 0u64);
+    while left > 0 {
+        number += 1;
+        let word = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let end = if number.is_multiple_of(12) { '\n' } else { ' ' };
+        let text = format!("word{:x}{end}", word % 50_000);
+        let part = text.len().min(usize::try_from(left)?);
+        file.write_all(&text.as_bytes()[..part])?;
+        left -= part as u64;
+    }
+    file.flush()
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 fn locality(network: &Network<'_>) -> Result<Finding> {

@@ -1,5 +1,7 @@
 //! `cargo xtask demo`: the whole path on real data, as a user would go it, with a report.
 
+mod hosts;
+
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,6 +20,8 @@ use crate::workspace::{self, Profile, root, step};
 pub struct Options {
     keep: bool,
     profile: Profile,
+    /// A network of so many hosts and a gateway, instead of one node.
+    hosts: Option<usize>,
 }
 
 impl Options {
@@ -25,19 +29,33 @@ impl Options {
         let mut options = Options {
             keep: false,
             profile: Profile::Debug,
+            hosts: None,
         };
-        for argument in arguments {
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
             match *argument {
+                "--hosts" => {
+                    let hosts = arguments.next().and_then(|hosts| hosts.parse().ok());
+                    let hosts = hosts.filter(|hosts| (2..=16).contains(hosts));
+                    options.hosts = Some(hosts.context("--hosts takes a number from 2 to 16")?);
+                }
                 "--keep" => options.keep = true,
                 "--release" => options.profile = Profile::Release,
-                other => bail!("demo knows --keep and --release, not {other}"),
+                other => bail!("demo knows --hosts, --keep and --release, not {other}"),
             }
         }
+        ensure!(
+            options.hosts.is_none() || !options.keep,
+            "--keep leaves one node up: with --hosts there are several"
+        );
         Ok(options)
     }
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    if let Some(hosts) = options.hosts {
+        return hosts::run(hosts, options.profile);
+    }
     let components = guests::build()?;
     let binary = workspace::nearfield(options.profile)?;
 
