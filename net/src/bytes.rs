@@ -1,6 +1,6 @@
 //! Blobs between nodes: ranges of them, from several holders at once, each checked before it counts.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use iroh::protocol::{AcceptError, ProtocolHandler};
 use nearfield_protocol::{Digest, NodeId};
 use nearfield_store::{GROUP_BYTES, Groups, Shard, Store, StoreError};
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -24,10 +25,12 @@ use crate::residency::Residency;
 const RANGE_BYTES: u64 = 2 << 20;
 /// Ranges under way for one blob.
 const RANGES: usize = 4;
-/// A blob of up to this size comes from one holder, in one piece.
-const WHOLE_BYTES: u64 = 1 << 20;
+/// A blob of up to this size, as most shards are, comes from one holder in one piece: asking for parts of it takes longer.
+const WHOLE_BYTES: u64 = 4 << 20;
 /// Largest blob that is taken from another node: a sequence of a million shards has 32 MB.
 const MAX_BYTES: u64 = 256 << 20;
+/// What is hashed at once as it comes: enough for all lanes of the processor, and still in its cache.
+const LOOK_BYTES: usize = 128 << 10;
 /// How long a holder may say nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Requests of one member at once.
@@ -155,20 +158,29 @@ impl Peers {
         // The first tells how large it is, with all of a small one.
         while let Some(first) = holders.pop_front() {
             let failed = |cause: &str| format!("{}: {cause}", first.short());
-            let start = match self.range(first, digest, 0..WHOLE_BYTES).await {
-                Ok(start) => start,
+            let request = Request::Range {
+                digest,
+                start: 0,
+                len: WHOLE_BYTES,
+            };
+            let mut hasher = blake3::Hasher::new();
+            let asked = self.request(first, &request, WHOLE_BYTES, |bytes| {
+                hasher.update(bytes);
+            });
+            let (size_bytes, start) = match asked.await {
+                Ok(came) => came,
                 Err(cause) => {
                     causes.push(failed(&cause));
                     continue;
                 }
             };
-            if start.size_bytes > MAX_BYTES {
-                causes.push(failed(&format!("it has {} bytes", start.size_bytes)));
+            if size_bytes > MAX_BYTES {
+                causes.push(failed(&format!("it has {size_bytes} bytes")));
                 continue;
             }
-            if start.size_bytes <= WHOLE_BYTES {
-                if Digest::of(&start.bytes) == digest {
-                    return Ok(start.bytes.freeze());
+            if size_bytes <= WHOLE_BYTES {
+                if digest == Digest::from_bytes(*hasher.finalize().as_bytes()) {
+                    return Ok(start.freeze());
                 }
                 tracing::error!(node = first.short(), %digest, "a node sent other bytes than their name says");
                 causes.push(failed("it sent other bytes"));
@@ -176,7 +188,10 @@ impl Peers {
             }
             let mut all = vec![first];
             all.extend(&holders);
-            match self.in_ranges(digest, start, &all, &mut causes).await {
+            match self
+                .in_ranges(digest, size_bytes, &start, &all, &mut causes)
+                .await
+            {
                 Some(bytes) => return Ok(bytes),
                 None => continue,
             }
@@ -188,58 +203,93 @@ impl Peers {
     async fn in_ranges(
         &self,
         digest: Digest,
-        start: Piece,
+        size_bytes: u64,
+        start: &[u8],
         holders: &[NodeId],
         causes: &mut Vec<Cause>,
     ) -> Option<Bytes> {
-        let size_bytes = start.size_bytes;
         let groups = self.groups(digest, size_bytes, holders, causes).await?;
-        let mut whole = BytesMut::zeroed(size_bytes as usize);
+        // Each range has its place in the whole, so that nothing is copied together in the end.
+        let mut whole = BytesMut::with_capacity(size_bytes as usize);
+        let mut rest = whole.split_off(WHOLE_BYTES as usize);
         let mut open = VecDeque::new();
-        if groups.check(0, &start.bytes) {
-            whole[..start.bytes.len()].copy_from_slice(&start.bytes);
-        } else {
+        whole.extend_from_slice(start);
+        if whole.len() as u64 != WHOLE_BYTES || !groups.check(0, &whole) {
             tracing::error!(node = holders[0].short(), %digest, "a node sent other bytes than their name says");
-            open.push_back((0..WHOLE_BYTES, 1));
+            let place = std::mem::take(&mut whole);
+            open.push_back(Part {
+                start: 0,
+                place,
+                tried: 1,
+            });
         }
         let mut at = WHOLE_BYTES;
         while at < size_bytes {
-            let end = (at + RANGE_BYTES).min(size_bytes);
-            open.push_back((at..end, 0));
-            at = end;
+            let len = RANGE_BYTES.min(size_bytes - at);
+            let after = rest.split_off(len as usize);
+            open.push_back(Part {
+                start: at,
+                place: std::mem::replace(&mut rest, after),
+                tried: 0,
+            });
+            at += len;
         }
-        let mut under_way = FuturesUnordered::new();
-        let mut turn = 0;
+        let (mut under_way, mut turn) = (FuturesUnordered::new(), 0);
+        let mut done = BTreeMap::new();
         loop {
             while under_way.len() < RANGES
-                && let Some((range, tried)) = open.pop_front()
+                && let Some(part) = open.pop_front()
             {
-                let holder = holders[(turn + tried) % holders.len()];
+                let holder = holders[(turn + part.tried) % holders.len()];
                 turn += 1;
-                let asked = self.range(holder, digest, range.clone());
-                under_way.push(async move { (range, tried, holder, asked.await) });
+                under_way.push(self.part(holder, digest, part));
             }
-            let Some((range, tried, holder, came)) = under_way.next().await else {
+            let Some((holder, mut part, came)) = under_way.next().await else {
+                for place in done.into_values() {
+                    whole.unsplit(place);
+                }
                 return Some(whole.freeze());
             };
             let cause = match came {
-                Ok(piece) if piece.bytes.len() as u64 != range.end - range.start => "it sent too little",
-                Ok(piece) if groups.check(range.start, &piece.bytes) => {
-                    whole[range.start as usize..range.end as usize].copy_from_slice(&piece.bytes);
+                Ok(()) if groups.check(part.start, &part.place) => {
+                    done.insert(part.start, part.place);
                     continue;
                 }
-                Ok(_) => {
+                Ok(()) => {
                     tracing::error!(node = holder.short(), %digest, "a node sent other bytes than their name says");
-                    "it sent other bytes"
+                    "it sent other bytes".to_owned()
                 }
-                Err(ref cause) => cause,
+                Err(cause) => cause,
             };
             causes.push(format!("{}: {cause}", holder.short()));
-            if tried + 1 >= 2 * holders.len() {
+            part.tried += 1;
+            if part.tried >= 2 * holders.len() {
                 return None;
             }
-            open.push_front((range, tried + 1));
+            open.push_front(part);
         }
+    }
+
+    /// Fills one part from a holder, unchecked.
+    async fn part(
+        &self,
+        holder: NodeId,
+        digest: Digest,
+        mut part: Part,
+    ) -> (NodeId, Part, Result<(), Cause>) {
+        part.place.clear();
+        let len = part.place.capacity() as u64;
+        let request = Request::Range {
+            digest,
+            start: part.start,
+            len,
+        };
+        let filled = match self.begin(holder, &request, len).await {
+            Ok((_, given, receive)) if given == len => read_into(receive, len, &mut part.place, |_| ()).await,
+            Ok(_) => Err("it has too little".to_owned()),
+            Err(cause) => Err(cause),
+        };
+        (holder, part, filled)
     }
 
     async fn groups(
@@ -252,8 +302,8 @@ impl Peers {
         for holder in holders {
             let request = Request::Groups { digest };
             let most = size_bytes.div_ceil(GROUP_BYTES as u64) * 32;
-            let cause = match self.request(*holder, &request, most).await {
-                Ok(piece) => match Groups::parse(digest, size_bytes, piece.bytes.to_vec()) {
+            let cause = match self.request(*holder, &request, most, |_| ()).await {
+                Ok((_, values)) => match Groups::parse(digest, size_bytes, values.to_vec()) {
                     Some(groups) => return Some(groups),
                     None => "what it sent does not make the digest".to_owned(),
                 },
@@ -264,40 +314,75 @@ impl Peers {
         None
     }
 
-    async fn range(&self, node: NodeId, digest: Digest, range: Range<u64>) -> Result<Piece, Cause> {
-        let (start, len) = (range.start, range.end - range.start);
-        let request = Request::Range { digest, start, len };
-        self.request(node, &request, len).await
+    /// What a holder answers: the size of the whole blob, as it says, and what it was asked for. `look` is shown that as it
+    /// comes.
+    async fn request(
+        &self,
+        node: NodeId,
+        request: &Request,
+        most: u64,
+        look: impl FnMut(&[u8]),
+    ) -> Result<(u64, BytesMut), Cause> {
+        let (size_bytes, len, receive) = self.begin(node, request, most).await?;
+        let mut bytes = BytesMut::with_capacity(len as usize);
+        read_into(receive, len, &mut bytes, look).await?;
+        Ok((size_bytes, bytes))
     }
 
-    async fn request(&self, node: NodeId, request: &Request, most: u64) -> Result<Piece, Cause> {
+    /// Asks a holder. The size of the whole blob, as it says, and how many bytes are to be read.
+    async fn begin(
+        &self,
+        node: NodeId,
+        request: &Request,
+        most: u64,
+    ) -> Result<(u64, u64, RecvStream), Cause> {
         let (mut send, mut receive) = self.open(node, BYTES).await.map_err(|error| error.to_string())?;
         let failed = |error: io::Error| error.to_string();
         frame::write(&mut send, request).await.map_err(failed)?;
         let _ = send.finish();
         let answer = timeout(PATIENCE, frame::read(&mut receive, QUESTION_BYTES)).await;
-        let answer = answer.map_err(|_| "no answer".to_owned())?.map_err(failed)?;
-        let (size_bytes, len) = match answer {
-            Answer::Given { size_bytes, len } if len <= most => (size_bytes, len),
-            Answer::Given { .. } => return Err("it would send more than was asked for".to_owned()),
-            Answer::Refused(reason) => return Err(reason),
-        };
-        let mut bytes = BytesMut::with_capacity(len as usize);
-        while (bytes.len() as u64) < len {
-            let chunk = timeout(PATIENCE, receive.read_chunk((len as usize) - bytes.len())).await;
-            match chunk.map_err(|_| "it stopped sending".to_owned())? {
-                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-                Ok(None) => return Err("it sent too little".to_owned()),
-                Err(error) => return Err(error.to_string()),
-            }
+        match answer.map_err(|_| "no answer".to_owned())?.map_err(failed)? {
+            Answer::Given { size_bytes, len } if len <= most => Ok((size_bytes, len, receive)),
+            Answer::Given { .. } => Err("it would send more than was asked for".to_owned()),
+            Answer::Refused(reason) => Err(reason),
         }
-        Ok(Piece { size_bytes, bytes })
     }
 }
 
-/// A range of a blob as it came, unchecked.
-struct Piece {
-    /// Of the whole blob, as its holder says.
-    size_bytes: u64,
-    bytes: BytesMut,
+/// A part of a blob, and where it goes.
+struct Part {
+    start: u64,
+    place: BytesMut,
+    /// Holders that did not give it.
+    tried: usize,
 }
+
+/// Reads `len` bytes to the end of `place`, which has room for them, and shows them to `look` as they come.
+async fn read_into(
+    receive: RecvStream,
+    len: u64,
+    place: &mut BytesMut,
+    mut look: impl FnMut(&[u8]),
+) -> Result<(), Cause> {
+    let mut receive = receive.take(len);
+    let until = place.len() + len as usize;
+    let mut seen = place.len();
+    while place.len() < until {
+        // As much as is there at once.
+        let read = timeout(PATIENCE, receive.read_buf(place)).await;
+        match read.map_err(|_| "it stopped sending".to_owned())? {
+            Ok(0) => return Err("it sent too little".to_owned()),
+            Ok(_) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        if place.len() - seen >= LOOK_BYTES {
+            look(&place[seen..]);
+            seen = place.len();
+        }
+    }
+    look(&place[seen..]);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -409,6 +409,11 @@ impl Node {
         self.inner.present.all()
     }
 
+    #[cfg(test)]
+    pub(crate) fn residency(&self) -> Arc<Residency> {
+        self.inner.residency.clone()
+    }
+
     /// Whom this node has met and not lost.
     pub(crate) fn met(&self, node: NodeId) -> Here {
         self.inner.present.enter(node)

@@ -19,7 +19,7 @@ use crate::{Contact, Identity, Inbox, Node, NodeOptions, Offer, Ticket};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn loopback() -> SocketAddr {
+pub(crate) fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
@@ -27,10 +27,10 @@ fn identity(dir: &Path) -> Identity {
     Identity::load_or_create(&dir.join("node.key")).unwrap()
 }
 
-struct Member {
-    node: Node,
+pub(crate) struct Member {
+    pub node: Node,
     inbox: Inbox,
-    store: Store,
+    pub store: Store,
     dir: TempDir,
     stop: CancellationToken,
 }
@@ -63,11 +63,11 @@ impl Member {
         }
     }
 
-    async fn found() -> Member {
+    pub async fn found() -> Member {
         Member::start(tempfile::tempdir().unwrap()).await
     }
 
-    fn ticket(&self, role: Role, of: &[&str]) -> Ticket {
+    pub fn ticket(&self, role: Role, of: &[&str]) -> Ticket {
         let offer = Offer {
             role,
             labels: labels(of.iter().map(|label| label.parse::<Label>().unwrap())).unwrap(),
@@ -78,7 +78,7 @@ impl Member {
         self.node.invite(offer).unwrap()
     }
 
-    async fn joined(ticket: &Ticket) -> Member {
+    pub async fn joined(ticket: &Ticket) -> Member {
         let dir = tempfile::tempdir().unwrap();
         let identity = identity(dir.path());
         crate::join(dir.path(), &identity, loopback(), &[], ticket)
