@@ -183,6 +183,12 @@ impl Store {
             )));
         }
         self.seal_as(vec![staged], Standing::Cached).await?;
+        let sealed = self.state().get(digest)?;
+        if sealed.is_some_and(|sealed| sealed.standing == Standing::Live) {
+            // It was kept here before its bytes rotted, and is again.
+            self.outside().tell(Change::Added([*digest].into()));
+            return Ok(size_bytes);
+        }
         self.outside().cached.insert(*digest, size_bytes);
         self.drop_least_used().await?;
         Ok(size_bytes)
@@ -198,16 +204,18 @@ impl Store {
             }
         }
         let state = self.state().clone();
-        let (kept, promoted) = crate::blobs::blocking_store(move || {
-            let promoted = state.change(&here, &[Standing::Cached, Standing::Evictable], Standing::Live)?;
-            Ok((here.len() as u64, promoted))
+        let kept = crate::blobs::blocking_store(move || {
+            state.change(&here, &[Standing::Cached, Standing::Evictable], Standing::Live)?;
+            Ok(here)
         })
         .await?;
-        for digest in &promoted {
+        for digest in &kept {
             self.outside().cached.invalidate(digest);
         }
-        self.outside().tell(Change::Added(promoted.into()));
-        Ok(kept)
+        // Whoever asks does not know of those either that were kept before.
+        let count = kept.len() as u64;
+        self.outside().tell(Change::Added(kept.into()));
+        Ok(count)
     }
 
     /// Keeps these no longer than there is room: enough others do.
@@ -238,5 +246,61 @@ impl Store {
         let gone = crate::blobs::blocking_store(change).await?;
         self.forget_open(&gone);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blobs::StoreOptions;
+
+    /// Another node that has everything.
+    struct Other(Bytes);
+
+    impl Elsewhere for Other {
+        fn fetch(&self, _digest: Digest) -> BoxFuture<'static, Result<Bytes, String>> {
+            Box::pin(std::future::ready(Ok(self.0.clone())))
+        }
+    }
+
+    fn added(changes: &mut broadcast::Receiver<Change>) -> Option<Digest> {
+        match changes.try_recv().ok()? {
+            Change::Added(digests) => digests.first().copied(),
+            Change::Removed(_) => None,
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_kept_again_is_told_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).await.unwrap();
+        let bytes = Bytes::from_static(b"bytes that rot");
+        store.connect(Arc::new(Other(bytes.clone())));
+        let mut changes = store.changes();
+        let staged = store.add(bytes.clone()).await.unwrap();
+        let digest = staged.digest;
+        store.seal(vec![staged]).await.unwrap();
+        assert_eq!(added(&mut changes), Some(digest));
+
+        // What is only read is no news; what rotted and was kept here is.
+        store
+            .state()
+            .set_standing(&[digest], Standing::Quarantined)
+            .unwrap();
+        assert!(store.local_shard(&digest).await.is_err());
+        assert_eq!(store.blob(&digest).await.unwrap().to_vec(), bytes);
+        assert_eq!(added(&mut changes), Some(digest));
+        assert_eq!(
+            store.state().get(&digest).unwrap().unwrap().standing,
+            Standing::Live
+        );
+
+        // A gateway that asks does not know that it is kept already.
+        assert_eq!(store.keep(&[digest]).await.unwrap(), 1);
+        assert_eq!(added(&mut changes), Some(digest));
+        store.spare(&[digest]).await.unwrap();
+        assert_eq!(added(&mut changes), None);
+        assert_eq!(store.keep(&[digest]).await.unwrap(), 1);
+        assert_eq!(added(&mut changes), Some(digest));
     }
 }

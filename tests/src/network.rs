@@ -189,6 +189,8 @@ fn what_a_gateway_acknowledged_another_serves_after_its_death() {
     assert_eq!(token["version"], 1);
     let secret = network.gateway.json(&["token", "create", "--function", "early"])["token"].clone();
     let put = network.put("logs", &lines(3, 100_000), &[]);
+    network.gateway.deploy("wordcount", "wordcount", "");
+    let ran = network.gateway.json(&["run", "wordcount", "--over", "logs"]);
     network.gateway.deploy("late", "hello", "public = true");
     let Network {
         mut gateway,
@@ -214,6 +216,12 @@ fn what_a_gateway_acknowledged_another_serves_after_its_death() {
     assert_eq!(
         second.ok(&["get", "logs"]).len() as u64,
         put["put_bytes"].as_u64().unwrap()
+    );
+    // A job of the first one is taken over by running it again: what the hosts made is remembered by them.
+    let again = second.json(&["run", "wordcount", "--over", "logs"]);
+    assert_eq!(
+        (&again["digest"], &again["fuel_spent"]),
+        (&ran["digest"], &0.into())
     );
     // It writes, too, though nobody is there to confirm but hosts.
     second.deploy("later", "hello", "public = true");
