@@ -19,8 +19,14 @@ use crate::server::Gateway;
 
 /// Longest body that is kept to be sent again.
 const KEPT_BODY_BYTES: u64 = 64 << 10;
-/// How long a response may be read ahead of what is sent on: until the loss of a host is noticed. A stream of events is
-/// sent on as it comes.
+/// Responses that are read as they come: they are sent on so, too.
+const STREAMS: [&[u8]; 4] = [
+    b"text/event-stream",
+    b"application/x-ndjson",
+    b"application/jsonl",
+    b"application/grpc",
+];
+/// How long another response may be read ahead of what is sent on: until the loss of a host is noticed.
 const HOLD: Duration = Duration::from_secs(1);
 /// Hosts that are tried.
 const MAX_ATTEMPTS: usize = 3;
@@ -67,10 +73,14 @@ impl Sent {
     }
 }
 
-/// Reads a response ahead before anything of it is passed on: if its host is lost meanwhile, another can still answer.
+/// Reads a response ahead before anything of it is passed on: if its host is lost meanwhile, another can still answer, or it
+/// is told as an error instead of a response that breaks off.
 async fn held(response: Response<Body>) -> Result<Response<Body>, Problem> {
-    let content = response.headers().get(header::CONTENT_TYPE);
-    if content.is_some_and(|content| content.as_bytes().starts_with(b"text/event-stream")) {
+    if let Some(content) = response.headers().get(header::CONTENT_TYPE)
+        && STREAMS
+            .iter()
+            .any(|stream| content.as_bytes().starts_with(stream))
+    {
         return Ok(response);
     }
     let (parts, mut rest) = response.into_parts();
@@ -118,7 +128,8 @@ pub async fn call(
             .dispatch
             .call(host, spec.clone(), request, on_report)
             .await;
-        if sent.again()
+        // This node's own host is lost only together with it.
+        if host != gateway.hosts.local()
             && let Ok(response) = ended
         {
             ended = held(response).await;
