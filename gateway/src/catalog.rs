@@ -203,7 +203,15 @@ impl Catalog {
                 match cluster::record_by_gateway(&self.node, Some(leader), name, after, version, heads).await
                 {
                     Err(NetError::Unreachable { .. }) => {
-                        self.node.write_dataset(name, if_version, make).await
+                        match self.node.write_dataset(name, if_version, make).await {
+                            // It may have been written down although no answer came.
+                            Err(conflict @ NetError::Conflict { .. }) => {
+                                let found =
+                                    cluster::written_after_all(&self.node, name, after, report.digest);
+                                found.await.ok_or(conflict)
+                            }
+                            written => written,
+                        }
                     }
                     written => written,
                 }
