@@ -33,25 +33,28 @@ const MAX_ATTEMPTS: usize = 3;
 
 /// What is left to send, as long as it can be.
 enum Sent {
-    /// All of it is here.
-    Kept(Bytes),
+    /// All of it is here. Whether a host that was lost on the way may have had it is for the method to say.
+    Kept { bytes: Bytes, twice: bool },
     /// It streams, so it is sent once.
     Once(Option<Body>),
 }
 
 impl Sent {
-    /// Keeps a body that is known to be short, of a request that may be sent twice.
+    /// Keeps a body that is known to be short.
     async fn of(parts: &Parts, body: Body) -> Result<Sent, Problem> {
         let short = body
             .size_hint()
             .upper()
             .is_some_and(|bytes| bytes <= KEPT_BODY_BYTES);
-        if !short || !parts.method.is_idempotent() {
+        if !short {
             return Ok(Sent::Once(Some(body)));
         }
         let kept = Limited::new(body, KEPT_BODY_BYTES as usize).collect().await;
         match kept {
-            Ok(kept) => Ok(Sent::Kept(kept.to_bytes())),
+            Ok(kept) => Ok(Sent::Kept {
+                bytes: kept.to_bytes(),
+                twice: parts.method.is_idempotent(),
+            }),
             Err(error) => Err(match error.downcast::<Problem>() {
                 Ok(problem) => *problem,
                 Err(error) => Problem::new(ProblemKind::BadRequest, error.to_string()),
@@ -61,15 +64,15 @@ impl Sent {
 
     fn body(&mut self) -> Option<Body> {
         match self {
-            Sent::Kept(bytes) if bytes.is_empty() => Some(body::empty()),
-            Sent::Kept(bytes) => Some(body::full(bytes.clone())),
+            Sent::Kept { bytes, .. } if bytes.is_empty() => Some(body::empty()),
+            Sent::Kept { bytes, .. } => Some(body::full(bytes.clone())),
             Sent::Once(body) => body.take(),
         }
     }
 
     /// Whether a host that was lost on the way may have had it.
     fn again(&self) -> bool {
-        matches!(self, Sent::Kept(_))
+        matches!(self, Sent::Kept { twice: true, .. })
     }
 }
 

@@ -64,7 +64,7 @@ impl Host {
         output: Bytes,
         origins: &[String],
     ) -> Result<(), Problem> {
-        if Digest::of(&output) != report.output {
+        if Digest::of(&output) != report.output || report.output_bytes != output.len() as u64 {
             let text = "a result's output is not what its report says";
             return Err(Problem::new(ProblemKind::Corrupt, text));
         }

@@ -220,6 +220,7 @@ impl Peers {
             open.push_back(Part {
                 start: 0,
                 place,
+                first: 0,
                 tried: 1,
             });
         }
@@ -230,18 +231,18 @@ impl Peers {
             open.push_back(Part {
                 start: at,
                 place: std::mem::replace(&mut rest, after),
+                first: open.len(),
                 tried: 0,
             });
             at += len;
         }
-        let (mut under_way, mut turn) = (FuturesUnordered::new(), 0);
+        let mut under_way = FuturesUnordered::new();
         let mut done = BTreeMap::new();
         loop {
             while under_way.len() < RANGES
                 && let Some(part) = open.pop_front()
             {
-                let holder = holders[(turn + part.tried) % holders.len()];
-                turn += 1;
+                let holder = holders[(part.first + part.tried) % holders.len()];
                 under_way.push(self.part(holder, digest, part));
             }
             let Some((holder, mut part, came)) = under_way.next().await else {
@@ -353,7 +354,8 @@ impl Peers {
 struct Part {
     start: u64,
     place: BytesMut,
-    /// Holders that did not give it.
+    /// Which holder is asked first, and how many did not give it.
+    first: usize,
     tried: usize,
 }
 

@@ -25,7 +25,7 @@ pub const BYTES: &[u8] = b"nearfield/bytes/1";
 /// Calls and runs, as HTTP.
 pub const CALL: &[u8] = b"nearfield/call/1";
 
-/// How long a connection may take to be made.
+/// How long a connection may take to be made; one for calls no longer than a call's host may be silent.
 const CONNECT: Duration = Duration::from_secs(3);
 /// A host that is silent for as long during a call is given up: what may be retried is then, the rest is answered within a
 /// second. Packets of our own keep an idle connection alive.
@@ -146,9 +146,10 @@ impl Peers {
             let connecting = connecting.map_err(|error| error.to_string())?;
             connecting.await.map_err(|error| error.to_string())
         };
-        match tokio::time::timeout(CONNECT, connecting).await {
+        let patience = if alpn == CALL { CALL_SILENCE } else { CONNECT };
+        match tokio::time::timeout(patience, connecting).await {
             Ok(made) => made,
-            Err(_) => Err(format!("no answer within {} s", CONNECT.as_secs())),
+            Err(_) => Err(format!("no answer within {} s", patience.as_secs_f32())),
         }
     }
 

@@ -214,7 +214,22 @@ pub async fn output(gateway: &Gateway, id: &str) -> Result<Response<Body>, Probl
         None => Bytes::from_static(b"null"),
         Some(key) => {
             let output = match find_result(gateway, key).await? {
-                Some((host, _)) => gateway.dispatch.output(host, key).await?,
+                Some((host, _)) => {
+                    let output = gateway.dispatch.output(host, key).await?;
+                    if output
+                        .as_ref()
+                        .is_some_and(|output| Digest::of(output) != report.digest)
+                    {
+                        return Err(Problem::new(
+                            ProblemKind::Corrupt,
+                            format!(
+                                "host {} has other bytes than job {id} came to: `nearfield run … --check 100%` finds out who is wrong",
+                                host.short()
+                            ),
+                        ));
+                    }
+                    output
+                }
                 None => None,
             };
             output.ok_or_else(|| {

@@ -220,11 +220,23 @@ impl Job<'_> {
     }
 
     async fn again_on(&self, run: &Run, host: NodeId) -> Result<Option<Outcome>, Problem> {
-        self.bring(&run.spec, host).await?;
+        if let Err(problem) = self.bring(&run.spec, host).await {
+            tracing::warn!(%run, host = host.short(), %problem, "what a run is over cannot be brought there");
+            return Ok(None);
+        }
         let replayed = self.gateway.dispatch.replay(host, run.spec.clone()).await;
         Ok(match replayed.map(|replayed| replayed.outcome) {
             Ok(Ok((report, _))) => Some(Some(report)),
-            Ok(Err(failure)) if is_guests(failure.problem.kind) => Some(None),
+            // Running out of time or fuel says something of the host, or of today's limits, not of the guest.
+            Ok(Err(failure))
+                if is_guests(failure.problem.kind)
+                    && !matches!(
+                        failure.problem.kind,
+                        ProblemKind::Timeout | ProblemKind::OutOfFuel
+                    ) =>
+            {
+                Some(None)
+            }
             Ok(Err(failure)) => {
                 tracing::warn!(%run, host = host.short(), problem = %failure.problem, "a run cannot be checked there");
                 None

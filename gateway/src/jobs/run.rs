@@ -254,6 +254,12 @@ impl Job<'_> {
             };
             let (host, ended) = ended;
             match ended {
+                Ok(report) if !is_vouched_for(&report, &key, host) => {
+                    tried.push(host);
+                    if tried.len() >= MAX_HOSTS_TRIED {
+                        return Err(forgotten().into());
+                    }
+                }
                 Ok(report) => {
                     self.sites.made(&report, host);
                     return Ok(report);
@@ -283,7 +289,11 @@ impl Job<'_> {
             for holder in holders {
                 let given = dispatch.take(holder, key).await;
                 let given = match given {
-                    Ok(Some(given)) if is_vouched_for(&given.report, holder) => given,
+                    Ok(Some(given))
+                        if given.report.made.is_some() && is_vouched_for(&given.report, &key, holder) =>
+                    {
+                        given
+                    }
                     Ok(_) => continue,
                     Err(problem) => {
                         tracing::warn!(host = holder.short(), %problem, "a partial result cannot be had");

@@ -32,8 +32,15 @@ impl Claim {
     }
 }
 
-/// Whether a result that `host` has of another is what that one made.
-pub fn is_vouched_for(report: &PureReport, host: NodeId) -> bool {
+/// Whether a result that `host` has is the one that was asked for, and, if another made it, what that one made.
+pub fn is_vouched_for(report: &PureReport, key: &ResultKey, host: NodeId) -> bool {
+    if report.key != *key {
+        tracing::error!(
+            host = host.short(),
+            "a host answered with another result than it was asked for"
+        );
+        return false;
+    }
     let Some(made) = report.made else { return true };
     let vouched = nearfield_net::vouches(&made.by, report.claim().as_bytes(), &made.signature.0);
     if !vouched {
@@ -166,10 +173,10 @@ impl<'a> Sites<'a> {
         Some(self.take(host))
     }
 
-    /// Whether another host than `host` has fewer runs under way.
+    /// Whether `host` has more runs under way than `other` had before it took one more.
     pub fn is_busier(&self, host: &NodeId, other: &NodeId) -> bool {
         let busy = self.busy.lock().expect("no panic under this lock");
-        busy.get(host).copied().unwrap_or_default() > busy.get(other).copied().unwrap_or_default()
+        busy.get(host).copied().unwrap_or_default() >= busy.get(other).copied().unwrap_or_default()
     }
 
     /// A host for a step over results: one that remembers what it came to, else the one that has most of their bytes.
@@ -317,7 +324,7 @@ impl<'a> Sites<'a> {
                 };
                 for (at, report) in answer.into_iter().enumerate() {
                     if let Some(report) = report
-                        && is_vouched_for(&report, host)
+                        && some.get(at).is_some_and(|key| is_vouched_for(&report, key, host))
                     {
                         found[index * RECALLED_AT_ONCE + at] = Some(self.made(&report, host));
                     }

@@ -51,7 +51,8 @@ impl Host {
     pub(super) fn waiting_ms(&self, fuel_per_call: u64) -> u64 {
         let calls = u64::from(self.load.calls.max(self.in_flight));
         let cores = u64::from(self.load.cores.max(1));
-        calls * fuel_per_call / (self.fuel_per_ms() * cores)
+        // What a member says of itself is bounded by nothing else.
+        calls.saturating_mul(fuel_per_call) / self.fuel_per_ms().saturating_mul(cores).max(1)
     }
 }
 

@@ -105,6 +105,9 @@ async fn no_wrong_bit_of_ten_thousand_gets_through() {
             let both = vec![liar, honest.node.id()];
             let came = reader.node.peers().fetch(digest, both).await;
             assert!(came.is_ok_and(|came| came == bytes), "an honest holder is enough");
+            let both = vec![honest.node.id(), liar];
+            let came = reader.node.peers().fetch(digest, both).await;
+            assert!(came.is_ok_and(|came| came == bytes), "and is asked for each part");
         }
         assert!(refused > fetches / 2, "{refused} of {fetches}");
         serving.abort();
