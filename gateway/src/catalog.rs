@@ -5,7 +5,7 @@
 //! a lock, removal under the write side. The long part of a put, cutting and importing, needs no
 //! lock: what is imported is held until it is sealed.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
@@ -15,8 +15,8 @@ use nearfield_net::control::Forget;
 use nearfield_net::{NetError, Node, Records};
 use nearfield_protocol::manifest::Input;
 use nearfield_protocol::node::{Label, Role};
-use nearfield_protocol::records::{DatasetVersion, FunctionVersion};
-use nearfield_protocol::{DatasetName, Digest, FunctionName, Problem, ProblemKind};
+use nearfield_protocol::records::{DatasetVersion, FunctionVersion, RecordClock};
+use nearfield_protocol::{DatasetName, Digest, FunctionName, NodeId, Problem, ProblemKind};
 use nearfield_store::{
     Placement, PutProgress, PutReport, PutRequest, Remembered, StagedDataset, Store, StoreError,
 };
@@ -58,6 +58,8 @@ pub struct Catalog {
     /// Datasets that another node has written down and that this one's records do not name yet. The lock is held for one
     /// look-up.
     recorded: Mutex<Vec<Digest>>,
+    /// What of the distrusted each node is known to have forgotten. The lock is held for one look-up.
+    pub(crate) settled: Mutex<HashMap<NodeId, BTreeMap<NodeId, RecordClock>>>,
     pub(crate) recording: RwLock<()>,
 }
 
@@ -69,6 +71,7 @@ impl Catalog {
             remembered,
             held: Arc::default(),
             recorded: Mutex::default(),
+            settled: Mutex::default(),
             recording: RwLock::new(()),
         }
     }
@@ -265,7 +268,7 @@ impl Catalog {
     /// Removes a dataset name with all its versions, and lets go of what nothing else refers to; with
     /// `purge` also of all results that were computed from it.
     pub async fn remove_dataset(&self, name: &DatasetName, purge: bool) -> Result<Removed, Problem> {
-        let _recording = self.recording.write().await;
+        let recording = self.recording.write().await;
         let removed: Vec<Digest> = digests(self.node.records().dataset_versions(name), |version| {
             version.digest
         });
@@ -288,25 +291,30 @@ impl Catalog {
         };
         self.node.remove_dataset(name).await.map_err(net_problem)?;
         let mut forgotten_results = 0;
-        let mut results = Vec::new();
+        let (mut results, mut origins) = (Vec::new(), Vec::new());
         let mut remaining = Vec::new();
         if let Some(leaving) = leaving {
             remaining = self.remaining(&leaving).await?;
-            let mut origins = vec![name.to_string()];
+            origins.push(name.to_string());
             // A version may have been gone over by its digest alone.
             origins.extend(removed.iter().map(Digest::to_string));
             for origin in &origins {
-                let (count, blobs) = self.remembered.purge(origin).await.map_err(store_problem)?;
-                forgotten_results += count;
-                results.extend(blobs);
+                let forgotten = self.remembered.purge(origin).await.map_err(store_problem)?;
+                forgotten_results += forgotten.results;
+                results.extend(forgotten.blobs);
             }
+        }
+        let released_bytes = self.release_unreferenced(removed, results).await?;
+        // Others may be slow to answer: nobody who writes waits for them.
+        drop(recording);
+        if !origins.is_empty() {
             let asked = origins.into_iter().map(Forget::For).collect();
             let (count, away) = self.forget_elsewhere(asked).await;
             forgotten_results += count;
             remaining.extend(away);
         }
         Ok(Removed {
-            released_bytes: self.release_unreferenced(removed, results).await?,
+            released_bytes,
             forgotten_results,
             remaining,
         })
@@ -344,12 +352,12 @@ impl Catalog {
 
     /// Forgets remembered results beyond their limit. Returns how many.
     pub async fn evict_remembered(&self) -> Result<u64, Problem> {
-        let (results, blobs) = self.remembered.evict().await.map_err(store_problem)?;
-        if !blobs.is_empty() {
+        let forgotten = self.remembered.evict().await.map_err(store_problem)?;
+        if !forgotten.blobs.is_empty() {
             let _recording = self.recording.write().await;
-            self.release_unreferenced(Vec::new(), blobs).await?;
+            self.release_unreferenced(Vec::new(), forgotten.blobs).await?;
         }
-        Ok(results)
+        Ok(forgotten.results)
     }
 
     /// Removes a function. Its components go too, if nothing else uses them.

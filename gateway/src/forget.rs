@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use nearfield_net::control::{Forget, Question, Reply};
-use nearfield_protocol::{NodeId, Problem};
+use nearfield_protocol::{NodeId, Problem, ProblemKind};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, net_problem};
 use crate::remaining::Remaining;
 use crate::reply::store_problem;
 
@@ -16,18 +16,57 @@ const FORGETTING: Duration = Duration::from_secs(20);
 impl Catalog {
     /// Forgets results that this node remembers. Returns how many.
     pub async fn forget(&self, what: &Forget) -> Result<u64, Problem> {
-        let _recording = self.recording.write().await;
         let forgotten = match what {
             Forget::For(origin) => self.remembered.purge(origin).await,
-            // What it made itself does not say so.
-            Forget::MadeBy(maker) if *maker == self.node.id() => self.remembered.forget_all().await,
-            Forget::MadeBy(maker) => self.remembered.distrust(*maker).await,
+            Forget::MadeBy { maker, until } => {
+                let own = *maker == self.node.id();
+                self.remembered.distrust(*maker, own, *until).await
+            }
         };
-        let (count, blobs) = forgotten.map_err(store_problem)?;
-        if !blobs.is_empty() {
-            self.release_unreferenced(Vec::new(), blobs).await?;
+        let forgotten = forgotten.map_err(store_problem)?;
+        if !forgotten.blobs.is_empty() {
+            let _recording = self.recording.write().await;
+            self.release_unreferenced(Vec::new(), forgotten.blobs).await?;
         }
-        Ok(count)
+        Ok(forgotten.results)
+    }
+
+    /// Forgets all that the records say is not to be used.
+    pub async fn forget_distrusted(&self) -> Result<(), Problem> {
+        for what in distrusted(&self.node.records()) {
+            self.forget(&what).await?;
+        }
+        Ok(())
+    }
+
+    /// Sees that `host` has forgotten all that the records here say is not to be used: it may have been away.
+    pub async fn see_forgotten(&self, host: NodeId) -> Result<(), Problem> {
+        let records = self.node.records();
+        let known = records.distrusted();
+        let settled = || self.settled.lock().expect("no panic under this lock");
+        if known.is_empty() || settled().get(&host) == Some(known) {
+            return Ok(());
+        }
+        for what in distrusted(&records) {
+            match host == self.node.id() {
+                true => self.forget(&what).await?,
+                false => self.ask_to_forget(host, what).await?,
+            };
+        }
+        settled().insert(host, known.clone());
+        Ok(())
+    }
+
+    async fn ask_to_forget(&self, node: NodeId, what: Forget) -> Result<u64, Problem> {
+        match self.node.ask(node, Question::Forget(what), FORGETTING).await {
+            Ok(Reply::Forgotten(count)) => Ok(count),
+            Ok(Reply::Failed(problem)) => Err(problem),
+            Ok(_) => Err(Problem::new(
+                ProblemKind::Internal,
+                format!("node/{} does not know how to forget results", node.short()),
+            )),
+            Err(error) => Err(net_problem(error)),
+        }
     }
 
     /// Has all other nodes forget. Returns how many results they forgot, and which nodes could not be asked.
@@ -43,12 +82,8 @@ impl Catalog {
             async move {
                 let mut forgotten = 0;
                 for what in what {
-                    let question = Question::Forget(what.clone());
-                    match self.node.ask(node, question, FORGETTING).await {
-                        Ok(Reply::Forgotten(count)) => forgotten += count,
-                        Ok(reply) => return Err((node, format!("{reply:?}"))),
-                        Err(error) => return Err((node, error.to_string())),
-                    }
+                    let asked = self.ask_to_forget(node, what.clone()).await;
+                    forgotten += asked.map_err(|problem| (node, problem))?;
                 }
                 Ok(forgotten)
             }
@@ -57,12 +92,8 @@ impl Catalog {
         for answer in join_all(asked).await {
             match answer {
                 Ok(count) => forgotten += count,
-                Err((node, why)) => {
-                    tracing::warn!(
-                        node = node.short(),
-                        why,
-                        "a node could not be asked to forget results"
-                    );
+                Err((node, problem)) => {
+                    tracing::warn!(node = node.short(), %problem, "a node could not be asked to forget results");
                     away.push(Remaining {
                         held_by: format!(
                             "node/{}, which could not be asked to forget results",
@@ -76,4 +107,12 @@ impl Catalog {
         }
         (forgotten, away)
     }
+}
+
+/// What the records say is to be forgotten.
+fn distrusted(records: &nearfield_net::Records) -> impl Iterator<Item = Forget> {
+    records.distrusted().iter().map(|(maker, until)| Forget::MadeBy {
+        maker: *maker,
+        until: *until,
+    })
 }

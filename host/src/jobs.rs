@@ -19,7 +19,13 @@ impl Host {
     pub async fn run_pure(&self, spec: PureSpec) -> Result<PureReport, PureFailure> {
         let inner = &self.inner;
         let key = spec.key();
-        if let Some(found) = inner.recall(&key, &spec.setting.origins).await? {
+        let begun = inner.remembered.generation();
+        let found = inner.recall(&key, &spec.setting.origins).await?;
+        // Files that another host wrote are not here: whoever may write is asked for them.
+        let has_written = |found: &PureReport| inner.remembered.has_written(found);
+        if let Some(found) = found
+            && has_written(&found).map_err(store_problem)?
+        {
             return match found.fuel <= spec.setting.limits.fuel {
                 true => Ok(found),
                 // It would need as much again.
@@ -30,12 +36,13 @@ impl Host {
         let log = CallLog::new(inner.logs.clone(), function, CallId::of_result(&key));
         let origins = spec.setting.origins.clone();
         let (run, _slot) = inner.run(spec, key, log).await?;
-        inner
+        let kept = inner
             .remembered
-            .keep(run.report, &origins, run.output, run.written)
-            .await
-            .map_err(store_problem)?;
-        Ok(run.report)
+            .keep(run.report, &origins, run.output, run.written, begun);
+        match kept.await.map_err(store_problem)? {
+            true => Ok(run.report),
+            false => Err(forgotten().into()),
+        }
     }
 
     /// Runs once more what may be remembered, which stays as it is. Dropping the future stops the guest.
@@ -68,9 +75,19 @@ impl Host {
             let text = "a result's output is not what its report says";
             return Err(Problem::new(ProblemKind::Corrupt, text));
         }
+        let remembered = &self.inner.remembered;
+        let begun = remembered.generation();
+        let here = remembered.get(&report.key).map_err(store_problem)?;
+        if here.is_some_and(|here| here.agrees(&report)) {
+            // One that was made here may have its files, too.
+            return Ok(());
+        }
         // Files that it wrote stay with who made it.
-        let kept = self.inner.remembered.keep(report, origins, output, None);
-        kept.await.map_err(store_problem)
+        let kept = remembered.keep(report, origins, output, None, begun);
+        match kept.await.map_err(store_problem)? {
+            true => Ok(()),
+            false => Err(forgotten()),
+        }
     }
 
     /// The output of a remembered result.
@@ -197,14 +214,16 @@ impl Inner {
     async fn part(&self, key: &ResultKey) -> Result<(Bytes, PureReport), Problem> {
         let report = self.remembered.get(key).map_err(store_problem)?;
         let output = self.remembered.output(key).await.map_err(store_problem)?;
-        output.zip(report).ok_or_else(|| {
-            Problem::new(
-                ProblemKind::ForgottenResult,
-                "a partial result was forgotten before it was used; if that goes on, there is too little room for \
-                 remembered results: raise --max-remembered",
-            )
-        })
+        output.zip(report).ok_or_else(forgotten)
     }
+}
+
+fn forgotten() -> Problem {
+    Problem::new(
+        ProblemKind::ForgottenResult,
+        "a partial result was forgotten before it was used; if that goes on, there is too little room for remembered \
+         results: raise --max-remembered",
+    )
 }
 
 /// A task that ends with its handle.

@@ -239,6 +239,7 @@ impl PureRun {
             return Err((out_of_fuel(&spec), fuel));
         }
         let (written_files, written_bytes) = guest.output.size();
+        let written = guest.output.encode();
         let report = PureReport {
             key,
             remembered: false,
@@ -250,10 +251,10 @@ impl PureRun {
             moved_bytes: guest.data.moved_bytes(),
             written_files,
             written_bytes,
+            written: Digest::of(written.as_deref().unwrap_or_default()),
             run_us: begun.elapsed().as_micros() as u64,
             made: None,
         };
-        let written = guest.output.encode();
         Ok(PureOutput {
             report,
             output,

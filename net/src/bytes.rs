@@ -33,6 +33,8 @@ const MAX_BYTES: u64 = 256 << 20;
 const LOOK_BYTES: usize = 128 << 10;
 /// How long a holder may say nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A holder that sends fewer bytes a second is given up: another may be faster.
+const SLOWEST: u64 = 1 << 20;
 /// Requests of one member at once.
 const SERVED: usize = 64;
 const QUESTION_BYTES: usize = 1 << 10;
@@ -361,6 +363,17 @@ struct Part {
 
 /// Reads `len` bytes to the end of `place`, which has room for them, and shows them to `look` as they come.
 async fn read_into(
+    receive: RecvStream,
+    len: u64,
+    place: &mut BytesMut,
+    look: impl FnMut(&[u8]),
+) -> Result<(), Cause> {
+    let slowest = PATIENCE + Duration::from_secs(len / SLOWEST);
+    let read = timeout(slowest, read_all(receive, len, place, look)).await;
+    read.map_err(|_| format!("{len} bytes took it over {} s", slowest.as_secs()))?
+}
+
+async fn read_all(
     receive: RecvStream,
     len: u64,
     place: &mut BytesMut,

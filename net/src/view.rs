@@ -66,6 +66,8 @@ pub struct Records {
     nodes: BTreeMap<NodeId, Membership>,
     /// Of each expelled node the records that count all the same.
     expelled: BTreeMap<NodeId, HashSet<Digest>>,
+    /// Who was ever quarantined, and when last: what it made until then is not to be used, whatever became of it.
+    distrusted: BTreeMap<NodeId, RecordClock>,
     /// The latest clock seen, of any record.
     pub(crate) last: Option<RecordClock>,
     /// Rises with every record applied, so that what is derived from the records can tell that it is old.
@@ -81,6 +83,7 @@ impl Records {
             tokens: BTreeMap::new(),
             nodes: BTreeMap::new(),
             expelled: BTreeMap::new(),
+            distrusted: BTreeMap::new(),
             last: None,
             generation: 0,
         }
@@ -194,6 +197,11 @@ impl Records {
 
     pub fn founder(&self) -> NodeId {
         self.founder
+    }
+
+    /// Who was ever quarantined, and when last: results that it made until then are not to be used.
+    pub fn distrusted(&self) -> &BTreeMap<NodeId, RecordClock> {
+        &self.distrusted
     }
 
     /// Whether `author` may expel `node`.
@@ -316,6 +324,7 @@ impl Records {
                     node.draining = true;
                     node.quarantined = Some(reason);
                 }
+                self.distrusted.insert(id, entry.key.clock);
             }
             NodeRecord::Left => {
                 if self.is_gateway(&id) && id != entry.author && !self.may_expel(&entry.author, &id) {

@@ -166,9 +166,10 @@ pub struct PureReport {
     /// Bytes that came from another node for it; 0 if remembered.
     #[serde(default)]
     pub moved_bytes: u64,
-    /// Files that it wrote, and their bytes.
+    /// Files that it wrote, their bytes, and BLAKE3 of all of them as its host encodes them; of nothing, if there are none.
     pub written_files: u64,
     pub written_bytes: u64,
+    pub written: Digest,
     /// Time in the guest, in microseconds; 0 if remembered.
     pub run_us: u64,
     /// Who made it, if it is not who says so.
@@ -209,6 +210,7 @@ impl PureReport {
         let mut hasher = Fields::new("nearfield 2026-11 claim of a result");
         hasher.field(self.key.0.as_bytes());
         hasher.field(self.output.as_bytes());
+        hasher.field(self.written.as_bytes());
         for number in [
             self.output_bytes,
             self.fuel,
@@ -232,6 +234,7 @@ impl PureReport {
                 total_fuel,
                 written_files,
                 written_bytes,
+                written,
                 ..
             } = *report;
             (
@@ -241,6 +244,7 @@ impl PureReport {
                 total_fuel,
                 written_files,
                 written_bytes,
+                written,
             )
         };
         said(self) == said(other)

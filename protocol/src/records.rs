@@ -45,7 +45,7 @@ impl RecordKind {
 
 /// When a record was written, by a hybrid logical clock: physical time, then a counter for records
 /// within one millisecond or under a clock that went back, then the writer to break ties.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RecordClock {
     pub unix_ms: u64,
     pub counter: u32,
@@ -54,7 +54,7 @@ pub struct RecordClock {
 }
 
 impl RecordClock {
-    const BYTES: usize = 16;
+    pub const BYTES: usize = 16;
 
     /// The clock of the record after `last`, never earlier than any seen.
     pub fn after(last: Option<RecordClock>, unix_ms: u64, writer: [u8; 4]) -> Self {
@@ -72,7 +72,8 @@ impl RecordClock {
         }
     }
 
-    fn encode(self) -> [u8; Self::BYTES] {
+    /// Bytes that sort as clocks do.
+    pub fn encode(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         bytes[..8].copy_from_slice(&self.unix_ms.to_be_bytes());
         bytes[8..12].copy_from_slice(&self.counter.to_be_bytes());

@@ -4,17 +4,23 @@
 //! Small outputs are in its rows; larger ones are sealed blobs that the row keeps alive. A result is
 //! visible once it is on disk. Writers queue, and one of them commits for all that wait.
 
+mod forgetting;
+mod payload;
+
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use nearfield_protocol::job::{Made, PureReport, ResultKey, Signature};
+use nearfield_protocol::records::RecordClock;
 use nearfield_protocol::{Digest, NodeId};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::oneshot;
 
+use self::payload::Payload;
 use crate::blobs::{Store, blocking_store};
 use crate::database;
 use crate::error::StoreError;
@@ -44,6 +50,8 @@ const ORIGINS: TableDefinition<(&str, [u8; 32]), ()> = TableDefinition::new("ori
 const HOLDS: TableDefinition<([u8; 32], [u8; 32]), ()> = TableDefinition::new("holds");
 /// Results that were given, with the node that made them and its signature.
 const GIVEN: TableDefinition<[u8; 32], ([u8; 32], [u8; 64])> = TableDefinition::new("given");
+/// Nodes whose results were forgotten here, with the encoded clock of the record that said so.
+const DISTRUSTED: TableDefinition<[u8; 32], [u8; RecordClock::BYTES]> = TableDefinition::new("distrusted");
 const TOTALS: TableDefinition<&str, u64> = TableDefinition::new("totals");
 const HELD_BYTES: &str = "held-bytes";
 
@@ -58,8 +66,22 @@ struct Inner {
     store: Store,
     /// Beyond this the least recently used results go.
     max_bytes: u64,
+    /// Rises as some node's results are distrusted: what was begun before may be made of them.
+    generation: AtomicU64,
     queue: Mutex<Queue>,
 }
+
+/// What was forgotten.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    pub results: u64,
+    /// The blobs that no result holds any more.
+    pub blobs: Vec<Digest>,
+}
+
+/// A moment before which nothing was forgotten that a run begun after it may be made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generation(u64);
 
 #[derive(Default)]
 struct Queue {
@@ -83,40 +105,7 @@ struct NewRow {
     origins: Vec<String>,
     output: Payload,
     written: Option<Payload>,
-}
-
-/// Bytes in a row, or a blob that the row keeps alive.
-enum Payload {
-    Inline(Bytes),
-    Blob(Digest),
-}
-
-impl Payload {
-    const INLINE: u8 = 0;
-    const BLOB: u8 = 1;
-
-    fn encode(&self) -> Vec<u8> {
-        match self {
-            Payload::Inline(bytes) => [&[Self::INLINE], &bytes[..]].concat(),
-            Payload::Blob(digest) => [&[Self::BLOB], &digest.as_bytes()[..]].concat(),
-        }
-    }
-
-    /// `None` if a newer build wrote it.
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        match bytes.split_first()? {
-            (&Self::INLINE, rest) => Some(Payload::Inline(Bytes::copy_from_slice(rest))),
-            (&Self::BLOB, rest) => Some(Payload::Blob(Digest::from_bytes(rest.try_into().ok()?))),
-            _ => None,
-        }
-    }
-
-    fn blob(&self) -> Option<Digest> {
-        match self {
-            Payload::Inline(_) => None,
-            Payload::Blob(digest) => Some(*digest),
-        }
-    }
+    begun: Generation,
 }
 
 impl Remembered {
@@ -132,12 +121,14 @@ impl Remembered {
         tx.open_table(ORIGINS)?;
         tx.open_table(HOLDS)?;
         tx.open_table(GIVEN)?;
+        tx.open_table(DISTRUSTED)?;
         tx.open_table(TOTALS)?;
         tx.commit()?;
         let inner = Inner {
             db,
             store,
             max_bytes,
+            generation: AtomicU64::new(0),
             queue: Mutex::default(),
         };
         Ok(Remembered {
@@ -160,9 +151,22 @@ impl Remembered {
                 signature: Signature(signature),
             }
         });
+        let report = report(key, row.value());
+        let written = match report.written_files {
+            0 => report.written,
+            _ => {
+                let payload = tx.open_table(WRITTEN)?.get(key.0.as_bytes())?;
+                match payload.and_then(|payload| Payload::decode(payload.value())) {
+                    Some(payload) => payload.digest(),
+                    // An older build did not keep it: it can be made again.
+                    None => return Ok(None),
+                }
+            }
+        };
         Ok(Some(PureReport {
             made,
-            ..report(key, row.value())
+            written,
+            ..report
         }))
     }
 
@@ -202,14 +206,14 @@ impl Remembered {
         })
         .await?;
         match payload {
-            None => Ok(None),
+            None | Some(Payload::Elsewhere(_)) => Ok(None),
             Some(Payload::Inline(bytes)) => Ok(Some(bytes)),
             Some(Payload::Blob(digest)) => match self.inner.store.stored(&digest).await {
                 Ok(blob) => Ok(Some(blob.slice(0..blob.len()))),
                 // It can be made again; a result without its bytes would never be.
                 Err(StoreError::Missing(_) | StoreError::Corrupt(_)) => {
                     let inner = self.inner.clone();
-                    blocking_store(move || inner.forget(&[*key.0.as_bytes()])).await?;
+                    blocking_store(move || inner.forget(key.0.as_bytes())).await?;
                     Ok(None)
                 }
                 Err(error) => Err(error),
@@ -217,17 +221,36 @@ impl Remembered {
         }
     }
 
-    /// Keeps a result, computed for the datasets `origins`; one that was given says who made it. When this returns `Ok`, it is on disk.
+    /// Whether the files that a remembered run wrote are here, if it wrote some. One that another node made has none.
+    pub fn has_written(&self, report: &PureReport) -> Result<bool, StoreError> {
+        if report.written_files == 0 {
+            return Ok(true);
+        }
+        let written = self.inner.db.begin_read()?.open_table(WRITTEN)?;
+        let payload = written.get(report.key.0.as_bytes())?;
+        let payload = payload.and_then(|payload| Payload::decode(payload.value()));
+        Ok(matches!(payload, Some(Payload::Inline(_) | Payload::Blob(_))))
+    }
+
+    /// To be taken before a run looks at what it is made of.
+    pub fn generation(&self) -> Generation {
+        self.inner.generation()
+    }
+
+    /// Keeps a result of a run that was begun at `begun`, computed for the datasets `origins`; one that was given says who
+    /// made it. When this returns `Ok(true)`, it is on disk; `Ok(false)` if what it is made of may have been forgotten.
     pub async fn keep(
         &self,
         report: PureReport,
         origins: &[String],
         output: Bytes,
         written: Option<Bytes>,
-    ) -> Result<(), StoreError> {
+        begun: Generation,
+    ) -> Result<bool, StoreError> {
         let output = self.payload_of(output, INLINE_BYTES).await?;
         let written = match written {
             Some(bytes) => Some(self.payload_of(bytes, INLINE_WRITTEN_BYTES).await?),
+            None if report.written_files > 0 => Some(Payload::Elsewhere(report.written)),
             None => None,
         };
         self.queue(Change::Keep(Box::new(NewRow {
@@ -235,8 +258,10 @@ impl Remembered {
             origins: origins.to_owned(),
             output,
             written,
+            begun,
         })))
-        .await
+        .await?;
+        Ok(begun == self.generation())
     }
 
     async fn payload_of(&self, bytes: Bytes, inline_bytes: usize) -> Result<Payload, StoreError> {
@@ -256,32 +281,26 @@ impl Remembered {
         Ok(blobs?)
     }
 
-    /// Forgets all that was computed for the dataset `origin`. Returns how many results, and the blobs
-    /// that no result holds any more.
-    pub async fn purge(&self, origin: &str) -> Result<(u64, Vec<Digest>), StoreError> {
+    /// Forgets all that was computed for the dataset `origin`.
+    pub async fn purge(&self, origin: &str) -> Result<Forgotten, StoreError> {
         let (inner, origin) = (self.inner.clone(), origin.to_owned());
         blocking_store(move || inner.purge(&origin)).await
     }
 
-    /// Forgets what `maker` made, and what was made of other results: any of those may stem from it. Returns as
-    /// [`Remembered::purge`].
-    pub async fn distrust(&self, maker: NodeId) -> Result<(u64, Vec<Digest>), StoreError> {
+    /// Forgets what `maker` made until it was distrusted at `until`, and what was made of other results: any of those may
+    /// stem from it. If `own`, `maker` is this node, and everything goes. Does nothing if that was done before.
+    pub async fn distrust(
+        &self,
+        maker: NodeId,
+        own: bool,
+        until: RecordClock,
+    ) -> Result<Forgotten, StoreError> {
         let inner = self.inner.clone();
-        blocking_store(move || inner.distrust(&maker)).await
+        blocking_store(move || inner.distrust(&maker, own, until)).await
     }
 
-    /// Forgets everything. Returns as [`Remembered::purge`].
-    pub async fn forget_all(&self) -> Result<(u64, Vec<Digest>), StoreError> {
-        let inner = self.inner.clone();
-        blocking_store(move || {
-            let keys = inner.keys(|_, _| true)?;
-            inner.forget(&keys)
-        })
-        .await
-    }
-
-    /// Forgets the least recently used results that are too much. Returns as [`Remembered::purge`].
-    pub async fn evict(&self) -> Result<(u64, Vec<Digest>), StoreError> {
+    /// Forgets the least recently used results that are too much.
+    pub async fn evict(&self) -> Result<Forgotten, StoreError> {
         let inner = self.inner.clone();
         blocking_store(move || inner.evict()).await
     }
@@ -330,11 +349,16 @@ fn report(key: &ResultKey, row: Row) -> PureReport {
         written_files,
         written_bytes,
         run_us: 0,
+        written: Digest::of(b""),
         made: None,
     }
 }
 
 impl Inner {
+    fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Relaxed))
+    }
+
     /// Commits until nobody waits any more.
     fn commit_waiting(&self) {
         loop {
@@ -374,7 +398,13 @@ impl Inner {
                     Change::Keep(new) => {
                         let report = &new.report;
                         let key = report.key.0.as_bytes();
-                        let bytes = ROW_BYTES + report.output_bytes + report.written_bytes;
+                        if new.begun != self.generation() {
+                            continue;
+                        }
+                        let written_bytes = new.written.as_ref();
+                        let written_bytes =
+                            written_bytes.map_or(0, |payload| payload.held_bytes(report.written_bytes));
+                        let bytes = ROW_BYTES + report.output_bytes + written_bytes;
                         let row = (
                             report.fuel,
                             report.total_fuel,
@@ -397,9 +427,20 @@ impl Inner {
                             Some(made) => given.insert(key, (*made.by.as_bytes(), made.signature.0))?,
                             None => given.remove(key)?,
                         };
-                        outputs.insert(key, &new.output.encode()[..])?;
-                        if let Some(payload) = &new.written {
-                            written.insert(key, &payload.encode()[..])?;
+                        let before = [
+                            outputs.insert(key, &new.output.encode()[..])?,
+                            match &new.written {
+                                Some(payload) => written.insert(key, &payload.encode()[..])?,
+                                None => written.remove(key)?,
+                            },
+                        ];
+                        // What it held before is collected, if nothing else holds it.
+                        for payload in before.into_iter().flatten() {
+                            if let Some(blob) =
+                                Payload::decode(payload.value()).and_then(|payload| payload.blob())
+                            {
+                                holds.remove((*blob.as_bytes(), *key))?;
+                            }
                         }
                         let payloads = [Some(&new.output), new.written.as_ref()];
                         for blob in payloads.into_iter().flatten().filter_map(Payload::blob) {
@@ -446,107 +487,6 @@ impl Inner {
             }
         }
         Ok(true)
-    }
-
-    fn purge(&self, origin: &str) -> Result<(u64, Vec<Digest>), StoreError> {
-        let keys = {
-            let origins = self.db.begin_read()?.open_table(ORIGINS)?;
-            let of_origin = origins.range((origin, [0; 32])..=(origin, [0xff; 32]))?;
-            let keys: Result<Vec<_>, redb::StorageError> =
-                of_origin.map(|row| Ok(row?.0.value().1)).collect();
-            keys?
-        };
-        self.forget(&keys)
-    }
-
-    fn distrust(&self, maker: &NodeId) -> Result<(u64, Vec<Digest>), StoreError> {
-        let given: HashSet<[u8; 32]> = {
-            let given = self.db.begin_read()?.open_table(GIVEN)?;
-            let of_maker = given.iter()?.filter_map(|row| match row {
-                Ok((key, by)) => (by.value().0 == *maker.as_bytes()).then(|| Ok(key.value())),
-                Err(error) => Some(Err(error)),
-            });
-            of_maker.collect::<Result<_, redb::StorageError>>()?
-        };
-        // What others' results went into took their fuel along.
-        let keys = self.keys(|key, (fuel, total_fuel, ..)| fuel != total_fuel || given.contains(key))?;
-        self.forget(&keys)
-    }
-
-    fn keys(&self, of: impl Fn(&[u8; 32], Row) -> bool) -> Result<Vec<[u8; 32]>, StoreError> {
-        let rows = self.db.begin_read()?.open_table(ROWS)?;
-        let mut keys = Vec::new();
-        for row in rows.iter()? {
-            let (key, row) = row?;
-            if of(&key.value(), row.value()) {
-                keys.push(key.value());
-            }
-        }
-        Ok(keys)
-    }
-
-    fn evict(&self) -> Result<(u64, Vec<Digest>), StoreError> {
-        let mut keys = Vec::new();
-        {
-            let tx = self.db.begin_read()?;
-            let mut held = tx
-                .open_table(TOTALS)?
-                .get(HELD_BYTES)?
-                .map_or(0, |held| held.value());
-            let rows = tx.open_table(ROWS)?;
-            for row in tx.open_table(BY_USE)?.iter()? {
-                if held <= self.max_bytes {
-                    break;
-                }
-                let (_, key) = row?.0.value();
-                held -= rows.get(key)?.map_or(0, |row| row.value().8);
-                keys.push(key);
-            }
-        }
-        self.forget(&keys)
-    }
-
-    fn forget(&self, keys: &[[u8; 32]]) -> Result<(u64, Vec<Digest>), StoreError> {
-        if keys.is_empty() {
-            return Ok((0, Vec::new()));
-        }
-        let (mut gone, mut freed) = (0, Vec::new());
-        let tx = self.db.begin_write()?;
-        {
-            let mut rows = tx.open_table(ROWS)?;
-            let mut by_use = tx.open_table(BY_USE)?;
-            let mut holds = tx.open_table(HOLDS)?;
-            let mut totals = tx.open_table(TOTALS)?;
-            let mut given = tx.open_table(GIVEN)?;
-            let mut tables = [tx.open_table(OUTPUTS)?, tx.open_table(WRITTEN)?];
-            let mut held = totals.get(HELD_BYTES)?.map_or(0, |held| held.value());
-            for key in keys {
-                let Some((.., used, bytes)) = rows.remove(key)?.map(|row| row.value()) else {
-                    continue;
-                };
-                gone += 1;
-                held -= bytes;
-                by_use.remove((used, *key))?;
-                given.remove(key)?;
-                for table in &mut tables {
-                    let payload = table.remove(key)?;
-                    let blob = payload.and_then(|payload| Payload::decode(payload.value())?.blob());
-                    if let Some(blob) = blob {
-                        holds.remove((*blob.as_bytes(), *key))?;
-                        let others = ([0; 32], [0xff; 32]);
-                        let of_blob = (*blob.as_bytes(), others.0)..=(*blob.as_bytes(), others.1);
-                        if holds.range(of_blob)?.next().is_none() {
-                            freed.push(blob);
-                        }
-                    }
-                }
-            }
-            tx.open_table(ORIGINS)?
-                .retain(|(_, key), ()| rows.get(key).is_ok_and(|row| row.is_some()))?;
-            totals.insert(HELD_BYTES, held)?;
-        }
-        tx.commit()?;
-        Ok((gone, freed))
     }
 }
 

@@ -181,6 +181,34 @@ fn a_host_that_is_killed_costs_nobody_an_answer_and_its_shards_are_kept_elsewher
     assert!(network.gateway.ok(&["get", "logs"]) == text);
 }
 
+/// Whoever was given a result has not got the files that its run wrote.
+#[test]
+fn files_go_with_the_host_that_wrote_them_and_are_written_again() {
+    let mut network = Network::start(3);
+    let text = lines(13, 2 << 20);
+    network.put("text", &text, &["--shard-size", "64KiB"]);
+    let gateway = &network.gateway;
+    gateway.deploy("job", "hostile_job", "");
+    let run = |into: &str, more: &[&str]| {
+        let args = ["run", "job", "--over", "text", "--args", r#"{"write": "counts"}"#];
+        gateway.json(&[&args[..], &["--into", into], more].concat())
+    };
+    let before = run("before", &["--check", "100%"]);
+    assert_eq!(before["checked"]["unchecked"], 0, "{before}");
+    assert!(before["partial_bytes_moved"].as_u64().unwrap() > 0, "{before}");
+    network.hosts[0].kill();
+    network.wait_for(2);
+    let after = run("after", &[]);
+    assert_eq!(after["into"]["digest"], before["into"]["digest"], "{after}");
+    assert_eq!(after["digest"], before["digest"]);
+    // Now they are there.
+    let last = run("last", &[]);
+    assert_eq!(
+        (&last["into"]["digest"], &last["fuel_spent"]),
+        (&before["into"]["digest"], &0.into())
+    );
+}
+
 #[test]
 fn what_a_gateway_acknowledged_another_serves_after_its_death() {
     let network = Network::start(2);

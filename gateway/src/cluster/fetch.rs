@@ -10,6 +10,7 @@ use nearfield_net::Node;
 use nearfield_net::control::{Question, Reply};
 use nearfield_protocol::{Digest, NodeId};
 use nearfield_store::Elsewhere;
+use rand::seq::SliceRandom;
 
 use crate::hosts::Hosts;
 
@@ -55,7 +56,8 @@ impl Elsewhere for PeerBlobs {
     }
 }
 
-/// Who holds a blob: by this gateway's own table, and by what other gateways say.
+/// Who holds a blob, in random order, so that the same one does not give it to all: by this gateway's own table, and by
+/// what other gateways say.
 async fn holders(node: &Node, hosts: &Hosts, digest: Digest) -> Vec<NodeId> {
     let mut holders: Vec<NodeId> = {
         let table = hosts.table();
@@ -63,6 +65,7 @@ async fn holders(node: &Node, hosts: &Hosts, digest: Digest) -> Vec<NodeId> {
     };
     holders.retain(|id| *id != node.id());
     if !holders.is_empty() {
+        holders.shuffle(&mut rand::rng());
         return holders;
     }
     let present = node.present();
@@ -90,5 +93,6 @@ async fn holders(node: &Node, hosts: &Hosts, digest: Digest) -> Vec<NodeId> {
             break;
         }
     }
+    holders.shuffle(&mut rand::rng());
     holders
 }

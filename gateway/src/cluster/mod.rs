@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nearfield_net::control::{Asked, Forget, Load, MAX_ASKED, MemberEvent, Question, Reply};
+use nearfield_net::control::{Asked, Load, MAX_ASKED, MemberEvent, Question, Reply};
 use nearfield_net::{Contact, NetError, Node};
 use nearfield_protocol::records::DatasetVersion;
 use nearfield_protocol::{DatasetName, Digest, NodeId, Problem, ProblemKind};
@@ -102,7 +102,7 @@ impl Cluster {
     pub async fn follow_records(self) {
         let catalog = &self.gateway.catalog;
         let mut changes = catalog.node.changes();
-        let (mut versions, mut quarantined) = (HashSet::new(), HashSet::new());
+        let mut versions = HashSet::new();
         loop {
             changes.mark_unchanged();
             let records = catalog.node.records();
@@ -121,14 +121,9 @@ impl Cluster {
             }
             versions = now;
             // Who was away as it was asked to forget does so now.
-            let found = records.nodes().filter(|member| member.quarantined.is_some());
-            let found: HashSet<NodeId> = found.map(|member| member.node.id).collect();
-            for host in found.difference(&quarantined) {
-                if let Err(problem) = catalog.forget(&Forget::MadeBy(*host)).await {
-                    tracing::warn!(%problem, host = host.short(), "what a quarantined host made cannot be forgotten");
-                }
+            if let Err(problem) = catalog.forget_distrusted().await {
+                tracing::warn!(%problem, "what quarantined hosts made cannot be forgotten");
             }
-            quarantined = found;
             if self.next(async { changes.changed().await.ok() }).await.is_none() {
                 return;
             }

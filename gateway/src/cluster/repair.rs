@@ -1,17 +1,20 @@
 //! Enough hosts keep each blob: one loop, the same after a put, a loss, a corruption and a drain.
 //!
 //! One gateway does it at a time, the one with the lowest id of those that are there. What is missing is a pure function
-//! of the records, the lists of shards and the table of hosts (`wanted`); hosts are then asked to fetch and keep.
+//! of the records, the lists of shards and the table of hosts (`wanted`); hosts are then asked to fetch and keep, each by
+//! itself, so that none waits for a slow one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use nearfield_net::control::{MAX_ASKED, Question, Reply};
 use nearfield_protocol::node::Label;
-use nearfield_protocol::{Digest, NodeId, Problem};
+use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Cluster;
+use crate::catalog::net_problem;
 use crate::place::holders::Slot;
 use crate::place::table::HostTable;
 use crate::place::{Ask, best};
@@ -23,8 +26,7 @@ const ROUND: Duration = Duration::from_secs(2);
 pub const REPLICAS: u32 = 2;
 /// What may be asked for instead.
 pub const REPLICAS_RANGE: std::ops::RangeInclusive<u32> = 1..=16;
-/// How long a host may take to fetch what it is asked to keep: the others wait for it with the next round. What came until then
-/// is there when it is asked again.
+/// How long a host may take to fetch what it is asked to keep at once. What came until then is there when it is asked again.
 const KEEPING: Duration = Duration::from_secs(60);
 /// A host with less room than this is asked to keep nothing more: its report may be a second old.
 const ROOM_BYTES: u64 = 16 << 20;
@@ -39,25 +41,31 @@ pub(crate) struct Kept<'a> {
     pub only: &'a [Label],
 }
 
-/// Blobs that one host is to keep, of a dataset.
-type Order = (Option<Digest>, Vec<Digest>);
-/// What a host is to keep, of which dataset.
-type Orders = BTreeMap<(NodeId, Option<Digest>), Vec<Digest>>;
+/// What each host is to keep, of which dataset.
+type Orders = HashMap<NodeId, HashMap<Option<Digest>, Vec<Digest>>>;
+
+/// The hosts that are asked to keep something now. Dropped, it stops.
+#[derive(Default)]
+struct Asking {
+    tasks: JoinSet<()>,
+    of: HashMap<NodeId, AbortHandle>,
+}
 
 impl Cluster {
     /// Sees to it until `stop`.
     pub async fn repair(self) {
         let mut round = interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut asking = Asking::default();
         while self.next(async { Some(round.tick().await) }).await.is_some() {
-            let Some(Err(problem)) = self.next(async { Some(self.repair_once().await) }).await else {
-                continue;
-            };
-            tracing::warn!(%problem, "not everything could be looked at for how many hosts keep it");
+            let looked = self.next(async { Some(self.repair_once(&mut asking).await) });
+            if let Some(Err(problem)) = looked.await {
+                tracing::warn!(%problem, "not everything could be looked at for how many hosts keep it");
+            }
         }
     }
 
-    async fn repair_once(&self) -> Result<(), Problem> {
+    async fn repair_once(&self, asking: &mut Asking) -> Result<(), Problem> {
         let catalog = &self.gateway.catalog;
         if self.gateway.hosts.alone().is_some() {
             return Ok(());
@@ -74,7 +82,8 @@ impl Cluster {
                         continue;
                     };
                     for host in more {
-                        orders.entry((host, kept.dataset)).or_default().push(*digest);
+                        let of_host = orders.entry(host).or_default();
+                        of_host.entry(kept.dataset).or_default().push(*digest);
                     }
                 }
             }
@@ -112,53 +121,68 @@ impl Cluster {
             catalog.store.spare(&stored).await.map_err(store_problem)?;
         }
         if catalog.node.leader().is_none() {
-            self.order(orders).await;
+            while asking.tasks.try_join_next().is_some() {}
+            asking.of.retain(|_, task| !task.is_finished());
+            for (host, orders) in orders {
+                // What a host is still at is looked at again once it is done.
+                asking.of.entry(host).or_insert_with(|| {
+                    let cluster = self.clone();
+                    asking
+                        .tasks
+                        .spawn(async move { cluster.order(host, orders).await })
+                });
+            }
         }
         Ok(())
     }
 
-    /// Asks hosts to keep blobs, each a batch at a time, all hosts at once.
-    async fn order(&self, orders: Orders) {
-        let node = &self.gateway.catalog.node;
-        let mut by_host: HashMap<NodeId, Vec<Order>> = HashMap::new();
-        for ((host, dataset), mut digests) in orders {
+    /// Asks a host to keep blobs, a batch at a time.
+    async fn order(&self, host: NodeId, orders: HashMap<Option<Digest>, Vec<Digest>>) {
+        for (dataset, mut digests) in orders {
             digests.sort_unstable();
             digests.dedup();
-            by_host.entry(host).or_default().push((dataset, digests));
-        }
-        let asked = by_host.into_iter().map(|(host, orders)| async move {
-            for (dataset, digests) in orders {
-                for some in digests.chunks(BATCH.min(MAX_ASKED)) {
-                    if host == node.id() {
-                        if let Err(problem) = self.keep(dataset, some).await {
-                            tracing::warn!(%problem, "blobs that are to be kept here cannot be had");
-                            return;
-                        }
-                        continue;
+            for some in digests.chunks(BATCH.min(MAX_ASKED)) {
+                match self.order_some(host, dataset, some).await {
+                    Ok(kept) => {
+                        tracing::info!(
+                            host = host.short(),
+                            kept,
+                            of = some.len(),
+                            "a host keeps more blobs"
+                        );
                     }
-                    let question = Question::Keep {
-                        dataset,
-                        digests: some.to_vec(),
-                        from: node.peers().book(),
-                    };
-                    match node.ask(host, question, KEEPING).await {
-                        Ok(Reply::Kept(kept)) => {
-                            tracing::info!(host = host.short(), kept, of = some.len(), "a host keeps more blobs");
-                        }
-                        Ok(Reply::Failed(problem)) => {
-                            tracing::warn!(host = host.short(), %problem, "a host cannot keep what it was asked to");
-                            return;
-                        }
-                        Ok(_) => return,
-                        Err(error) => {
-                            tracing::warn!(host = host.short(), %error, "a host was not reached");
-                            return;
-                        }
+                    Err(problem) => {
+                        tracing::warn!(host = host.short(), %problem, "a host does not keep what it was asked to");
+                        return;
                     }
                 }
             }
-        });
-        futures_util::future::join_all(asked).await;
+        }
+    }
+
+    async fn order_some(
+        &self,
+        host: NodeId,
+        dataset: Option<Digest>,
+        digests: &[Digest],
+    ) -> Result<u64, Problem> {
+        let node = &self.gateway.catalog.node;
+        if host == node.id() {
+            return self.keep(dataset, digests).await;
+        }
+        let question = Question::Keep {
+            dataset,
+            digests: digests.to_vec(),
+            from: node.peers().book(),
+        };
+        match node.ask(host, question, KEEPING).await.map_err(net_problem)? {
+            Reply::Kept(kept) => Ok(kept),
+            Reply::Failed(problem) => Err(problem),
+            reply => Err(Problem::new(
+                ProblemKind::Internal,
+                format!("it answered {reply:?}"),
+            )),
+        }
     }
 }
 

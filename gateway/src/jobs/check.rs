@@ -5,7 +5,6 @@ use std::fmt;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use nearfield_net::control::Forget;
 use nearfield_protocol::job::{PureReport, PureSpec, ResultKey, Work};
 use nearfield_protocol::units::format_count;
 use nearfield_protocol::{NodeId, Problem, ProblemKind};
@@ -183,6 +182,10 @@ impl Job<'_> {
         let (Some(maker), remembered) = (claim.maker(), &claim.report) else {
             return Ok(None);
         };
+        // Nobody else would be let burn as much.
+        if remembered.fuel > self.setting.limits.fuel {
+            return Ok(None);
+        }
         let Some((second, outcome)) = self.again(run, vec![maker]).await? else {
             return Ok(None);
         };
@@ -259,9 +262,7 @@ impl Job<'_> {
             .await
             .map_err(net_problem)?;
         self.gateway.hosts.refresh(&catalog.node.records());
-        let made = Forget::MadeBy(host);
-        catalog.forget(&made).await?;
-        catalog.forget_elsewhere(vec![made]).await;
+        // No host is asked for what it remembers, or used, before it has forgotten what this one made.
         self.sites.doubt_all();
         self.quarantined
             .lock()
@@ -313,6 +314,7 @@ mod tests {
             moved_bytes: 0,
             written_files: 0,
             written_bytes: 0,
+            written: Digest::of(b""),
             run_us: 0,
             made: None,
         }

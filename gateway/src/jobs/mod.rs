@@ -30,7 +30,7 @@ pub use parcel::Parcel;
 use record::Records;
 pub use record::{JobRecord, JobState, Selection};
 pub use replay::{JobShard, runs};
-pub use sites::find as find_result;
+pub use sites::{IN_FLIGHT, find as find_result};
 #[cfg(test)]
 pub(crate) use {
     check::{Verdict, judge},

@@ -10,7 +10,6 @@ use nearfield_net::control::BEAT;
 use nearfield_protocol::job::{PureFailure, PureReport, PureSetting, PureSpec, ResultKey, Work};
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
 use nearfield_store::Dataset;
-use nearfield_store::written::Files;
 use tokio::sync::watch;
 
 use super::order::{Known, Order, Step};
@@ -112,6 +111,8 @@ impl Job<'_> {
             .dataset(&self.record.dataset_digest)
             .await
             .map_err(store_problem)?;
+        let catalog = &self.gateway.catalog;
+        let distrusted = catalog.node.records().distrusted().clone();
         let mut leaves = plan::leaves(&self.setting, &dataset, &self.record.selection)?;
         self.progress.send_modify(|progress| {
             progress.shards = leaves.len() as u64;
@@ -145,6 +146,11 @@ impl Job<'_> {
             Some(fraction) => Some(self.check(fraction, &leaves, &levels, root).await?),
             None => None,
         };
+        // What another job found to be wrong may be in this one, too.
+        if *catalog.node.records().distrusted() != distrusted {
+            self.sites.doubt_all();
+            return Err(forgotten().into());
+        }
         let into = match &self.record.into {
             Some(name) => Some(self.write(name, &leaves).await?),
             None => None,
@@ -228,7 +234,11 @@ impl Job<'_> {
         loop {
             let taken = match &spec.work {
                 Work::Map { subject, .. } => {
-                    match self.sites.for_map(&key, subject.shard, size_bytes, &tried) {
+                    let with_files = spec.setting.may_write;
+                    match self
+                        .sites
+                        .for_map(&key, with_files, subject.shard, size_bytes, &tried)
+                    {
                         // A host that was missed is heard of again with its next beat.
                         Err(problem) if problem.kind == ProblemKind::HostUnreachable && waits > 0 => {
                             waits -= 1;
@@ -244,9 +254,10 @@ impl Job<'_> {
             };
             let host = taken.host;
             let remembered = self.sites.remembering(&key).contains(&host);
-            let brought = match remembered {
-                true => Ok(()),
-                false => self.bring(&spec, host).await,
+            let brought = match self.gateway.catalog.see_forgotten(host).await {
+                Ok(()) if remembered => Ok(()),
+                Ok(()) => self.bring(&spec, host).await,
+                Err(problem) => Err(problem),
             };
             let ended = match brought {
                 Ok(()) => self.run_or_back_up(&spec, taken, size_bytes).await,
@@ -417,22 +428,23 @@ impl Job<'_> {
     ) -> Result<Written, Problem> {
         let (mut written, mut seen) = (Vec::new(), HashSet::new());
         // Equal shards have one result, and wrote its files once.
-        for leaf in leaves.iter().filter(|leaf| seen.insert(leaf.key)) {
-            let report = self.recall(&[leaf.key]).await?.into_iter().next().flatten();
+        let leaves: Vec<&Leaf> = leaves.iter().filter(|leaf| seen.insert(leaf.key)).collect();
+        let keys: Vec<ResultKey> = leaves.iter().map(|leaf| leaf.key).collect();
+        for (leaf, report) in leaves.into_iter().zip(self.recall(&keys).await?) {
             let report = report.ok_or_else(forgotten)?;
             if report.written_files == 0 {
                 continue;
             }
             // Of those that remember the result, only who made it has the files.
             let mut files = None;
-            for host in self.sites.remembering(&leaf.key) {
+            for host in self.sites.makers(&leaf.key) {
                 files = self.gateway.dispatch.written(host, leaf.key).await?;
                 if files.is_some() {
                     break;
                 }
             }
             let files = files.ok_or_else(forgotten)?;
-            if Files(files.clone()).count() as u64 != report.written_files {
+            if Digest::of(&files) != report.written {
                 return Err(Problem::new(
                     ProblemKind::Corrupt,
                     format!(

@@ -22,13 +22,15 @@ pub struct Claim {
     pub report: PureReport,
     /// Those that remember it so.
     hosts: Vec<NodeId>,
+    /// Those of them that made it, and have the files that it wrote.
+    makers: Vec<NodeId>,
 }
 
 impl Claim {
     /// Who answers for it: its maker.
     pub fn maker(&self) -> Option<NodeId> {
         let vouched = self.report.made.map(|made| made.by);
-        vouched.or(self.hosts.first().copied())
+        self.makers.first().copied().or(vouched)
     }
 }
 
@@ -38,6 +40,14 @@ pub fn is_vouched_for(report: &PureReport, key: &ResultKey, host: NodeId) -> boo
         tracing::error!(
             host = host.short(),
             "a host answered with another result than it was asked for"
+        );
+        return false;
+    }
+    // What goes into others is told apart by its fuel.
+    if report.fuel == 0 || report.total_fuel < report.fuel {
+        tracing::error!(
+            host = host.short(),
+            "a host has a result that took no fuel: it is not used"
         );
         return false;
     }
@@ -123,20 +133,21 @@ impl<'a> Sites<'a> {
         }
     }
 
-    /// A host for a map over a shard: one that remembers the result, else the least busy of those that hold the shard,
-    /// else by cost. `tried` did not come to an end.
+    /// A host for a map over a shard: one that remembers the result, with its files if those are asked for, else the least
+    /// busy of those that hold the shard, else by cost. `tried` did not come to an end.
     pub fn for_map(
         &self,
         key: &ResultKey,
+        with_files: bool,
         shard: Digest,
         size_bytes: u64,
         tried: &[NodeId],
     ) -> Result<Taken<'_>, Problem> {
-        if let Some(host) = self
-            .remembering(key)
-            .into_iter()
-            .find(|host| !tried.contains(host))
-        {
+        let remembering = match with_files {
+            true => self.makers(key),
+            false => self.remembering(key),
+        };
+        if let Some(host) = remembering.into_iter().find(|host| !tried.contains(host)) {
             return Ok(self.take(host));
         }
         self.for_shard(shard, size_bytes, tried).ok_or_else(nobody)
@@ -227,10 +238,19 @@ impl<'a> Sites<'a> {
 
     /// The hosts that remember a result.
     pub fn remembering(&self, key: &ResultKey) -> Vec<NodeId> {
+        self.that_are_there(key, |claim| &claim.hosts)
+    }
+
+    /// The hosts that made a result and remember it.
+    pub fn makers(&self, key: &ResultKey) -> Vec<NodeId> {
+        self.that_are_there(key, |claim| &claim.makers)
+    }
+
+    fn that_are_there(&self, key: &ResultKey, of: impl Fn(&Claim) -> &Vec<NodeId>) -> Vec<NodeId> {
         let results = self.results.lock().expect("no panic under this lock");
         let hosts = results
             .get(key)
-            .and_then(|claims| Some(claims.first()?.hosts.clone()))
+            .and_then(|claims| Some(of(claims.first()?).clone()))
             .unwrap_or_default();
         drop(results);
         let table = self.gateway.hosts.table();
@@ -244,9 +264,16 @@ impl<'a> Sites<'a> {
     pub fn made(&self, report: &PureReport, host: NodeId) -> PureReport {
         let mut results = self.results.lock().expect("no panic under this lock");
         let claims = results.entry(report.key).or_default();
+        let made_there = report.made.is_none_or(|made| made.by == host);
         match claims.iter_mut().find(|claim| claim.report.agrees(report)) {
-            Some(claim) if claim.hosts.contains(&host) => {}
-            Some(claim) => claim.hosts.push(host),
+            Some(claim) => {
+                if !claim.hosts.contains(&host) {
+                    claim.hosts.push(host);
+                }
+                if made_there && !claim.makers.contains(&host) {
+                    claim.makers.push(host);
+                }
+            }
             None => {
                 if !claims.is_empty() {
                     tracing::warn!(
@@ -258,6 +285,7 @@ impl<'a> Sites<'a> {
                 claims.push(Claim {
                     report: *report,
                     hosts: vec![host],
+                    makers: made_there.then_some(host).into_iter().collect(),
                 });
             }
         }
@@ -280,9 +308,10 @@ impl<'a> Sites<'a> {
         self.gateway.hosts.missed(host);
         let mut results = self.results.lock().expect("no panic under this lock");
         results.retain(|_, claims| {
-            claims
-                .iter_mut()
-                .for_each(|claim| claim.hosts.retain(|holder| holder != host));
+            for claim in claims.iter_mut() {
+                claim.hosts.retain(|holder| holder != host);
+                claim.makers.retain(|maker| maker != host);
+            }
             claims.retain(|claim| !claim.hosts.is_empty());
             !claims.is_empty()
         });
@@ -294,36 +323,45 @@ impl<'a> Sites<'a> {
         keys: &[ResultKey],
         origins: &[String],
     ) -> Result<Vec<Option<PureReport>>, Problem> {
+        let catalog = &self.gateway.catalog;
+        let records = catalog.node.records();
+        let trusted = |id: &NodeId| {
+            let member = records.node(id);
+            member.is_none_or(|member| member.quarantined.is_none())
+        };
         let hosts: Vec<NodeId> = {
-            let records = self.gateway.catalog.node.records();
-            let trusted = |id: &NodeId| {
-                let member = records.node(id);
-                member.is_some_and(|member| member.quarantined.is_none())
-            };
             let table = self.gateway.hosts.table();
             table
                 .iter()
-                .filter(|(_, host)| host.there && trusted(&host.id))
+                .filter(|(_, host)| host.there && records.node(&host.id).is_some() && trusted(&host.id))
                 .map(|(_, host)| host.id)
                 .collect()
         };
         let mut found: Vec<Option<PureReport>> = vec![None; keys.len()];
         for (index, some) in keys.chunks(RECALLED_AT_ONCE).enumerate() {
-            let asked = hosts
-                .iter()
-                .map(|host| async move { (*host, self.gateway.dispatch.recall(*host, some, origins).await) });
+            let asked = hosts.iter().map(|host| async move {
+                let answer = match catalog.see_forgotten(*host).await {
+                    Ok(()) => self.gateway.dispatch.recall(*host, some, origins).await,
+                    Err(problem) => Err(problem),
+                };
+                (*host, answer)
+            });
             for (host, answer) in join_all(asked).await {
                 let answer = match answer {
                     Ok(answer) => answer,
                     // What it remembers is made again where it is needed.
                     Err(problem) if hosts.len() > 1 => {
                         tracing::warn!(host = host.short(), %problem, "a host does not say what it remembers");
+                        if matches!(problem.kind, ProblemKind::HostLost | ProblemKind::HostUnreachable) {
+                            self.lost(&host);
+                        }
                         continue;
                     }
                     Err(problem) => return Err(problem),
                 };
                 for (at, report) in answer.into_iter().enumerate() {
                     if let Some(report) = report
+                        && report.made.is_none_or(|made| trusted(&made.by))
                         && some.get(at).is_some_and(|key| is_vouched_for(&report, key, host))
                     {
                         found[index * RECALLED_AT_ONCE + at] = Some(self.made(&report, host));

@@ -25,9 +25,14 @@ use tokio::time::{Sleep, sleep};
 use super::{Answer, MESSAGE_BYTES, OUTPUT_BYTES, Op, PROBLEM, lost, unreachable};
 use crate::body::Body;
 use crate::dispatch::{Boxed, Dispatch, Given, LogQuery, Logged, Replayed, Surface};
+use crate::jobs::IN_FLIGHT;
 
 /// How long a host may take for what runs no guest.
 const ANSWER: Duration = Duration::from_secs(30);
+/// How long it may take to compile a component.
+const COMPILED: Duration = Duration::from_secs(600);
+/// How long an output may take from or to a host.
+const OUTPUT: Duration = Duration::from_secs(120);
 /// How long a host is asked why a response broke off.
 const WHY: Duration = Duration::from_millis(500);
 /// Log lines that may wait for a slow reader.
@@ -51,14 +56,20 @@ impl Remote {
         let _ = send.finish();
         let reading = frame::read(&mut receive, MESSAGE_BYTES);
         let answer = match op {
-            // A guest runs, within its own limits.
-            Op::RunPure(_) | Op::Replay(_) | Op::Report(_) | Op::Check(_) => reading.await,
-            _ => match tokio::time::timeout(ANSWER, reading).await {
-                Ok(answer) => answer,
-                Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
-            },
+            // A guest runs, within its own limits, after those that it was queued behind.
+            Op::RunPure(spec) | Op::Replay(spec) => {
+                within(
+                    spec.setting.limits.timeout.saturating_mul(IN_FLIGHT as u32),
+                    reading,
+                )
+                .await?
+            }
+            Op::Check(_) => within(COMPILED, reading).await?,
+            // A call's own deadline ends it.
+            Op::Report(_) => reading.await.map_err(lost)?,
+            _ => within(ANSWER, reading).await?,
         };
-        match answer.map_err(lost)? {
+        match answer {
             Answer::Failed(problem) => Err(problem),
             answer => Ok((answer, receive)),
         }
@@ -68,8 +79,8 @@ impl Remote {
         match self.ask(host, op).await? {
             (Answer::Bytes(false), _) => Ok(None),
             (Answer::Bytes(true), mut receive) => {
-                let bytes = frame::read_bytes(&mut receive, OUTPUT_BYTES).await;
-                bytes.map(Some).map_err(lost)
+                let bytes = within(OUTPUT, frame::read_bytes(&mut receive, OUTPUT_BYTES)).await?;
+                Ok(Some(bytes))
             }
             _ => Err(unexpected()),
         }
@@ -168,10 +179,8 @@ impl Dispatch for Remote {
             };
             let outcome = match *outcome {
                 Ok(report) => {
-                    let output = frame::read_bytes(&mut receive, OUTPUT_BYTES)
-                        .await
-                        .map_err(lost)?;
-                    Ok((report, output))
+                    let reading = frame::read_bytes(&mut receive, OUTPUT_BYTES);
+                    Ok((report, within(OUTPUT, reading).await?))
                 }
                 Err(failure) => Err(failure),
             };
@@ -214,9 +223,7 @@ impl Dispatch for Remote {
             match self.ask(host, &Op::Take(key)).await? {
                 (Answer::Taken(None), _) => Ok(None),
                 (Answer::Taken(Some(report)), mut receive) => {
-                    let output = frame::read_bytes(&mut receive, OUTPUT_BYTES)
-                        .await
-                        .map_err(lost)?;
+                    let output = within(OUTPUT, frame::read_bytes(&mut receive, OUTPUT_BYTES)).await?;
                     Ok(Some(Given { report, output }))
                 }
                 _ => Err(unexpected()),
@@ -236,9 +243,9 @@ impl Dispatch for Remote {
                 origins: origins.to_vec(),
             };
             let (mut send, mut receive) = self.open(host, &op).await?;
-            frame::write_bytes(&mut send, &given.output).await.map_err(lost)?;
+            within(OUTPUT, frame::write_bytes(&mut send, &given.output)).await?;
             let _ = send.finish();
-            match frame::read(&mut receive, MESSAGE_BYTES).await.map_err(lost)? {
+            match within(ANSWER, frame::read(&mut receive, MESSAGE_BYTES)).await? {
                 Answer::Done => Ok(()),
                 Answer::Failed(problem) => Err(problem),
                 _ => Err(unexpected()),
@@ -278,6 +285,16 @@ impl Dispatch for Remote {
             Ok(received)
         })
     }
+}
+
+/// A host that is there and does not go on is as good as lost.
+async fn within<T>(
+    patience: Duration,
+    doing: impl Future<Output = std::io::Result<T>>,
+) -> Result<T, Problem> {
+    let done = tokio::time::timeout(patience, doing).await;
+    let done = done.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+    done.map_err(lost)
 }
 
 fn unexpected() -> Problem {

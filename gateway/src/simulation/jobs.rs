@@ -301,6 +301,7 @@ fn report(key: ResultKey, value: u64) -> PureReport {
         moved_bytes: 0,
         written_files: 0,
         written_bytes: 0,
+        written: Digest::of(b""),
         run_us: 0,
         made: None,
     }

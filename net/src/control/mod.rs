@@ -9,7 +9,7 @@ mod serve;
 
 use std::time::Duration;
 
-use nearfield_protocol::records::DatasetVersion;
+use nearfield_protocol::records::{DatasetVersion, RecordClock};
 use nearfield_protocol::{DatasetName, Digest, NodeId, Problem};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -136,8 +136,8 @@ pub enum Question {
 pub enum Forget {
     /// Those that were computed for a dataset, by its name or digest.
     For(String),
-    /// Those that a node made, and all that were made of others'.
-    MadeBy(NodeId),
+    /// Those that a node made until it was quarantined, and all that were made of others'.
+    MadeBy { maker: NodeId, until: RecordClock },
 }
 
 /// What is answered.

@@ -13,6 +13,7 @@ fn report(key: &[u8], output: &[u8]) -> PureReport {
         data_bytes: 9,
         written_files: 0,
         written_bytes: 0,
+        written: Digest::of(b""),
         run_us: 3,
         made: None,
     }
@@ -36,12 +37,13 @@ async fn small_and_large_outputs_come_back_after_a_restart() {
     let large = vec![5; INLINE_BYTES + 1];
     {
         let (store, remembered) = open(dir.path(), u64::MAX).await;
+        let begun = remembered.generation();
         let keep = |key: &'static [u8], output: Vec<u8>| {
             let remembered = remembered.clone();
             async move {
                 let report = report(key, &output);
                 remembered
-                    .keep(report, &["logs".to_owned()], output.into(), None)
+                    .keep(report, &["logs".to_owned()], output.into(), None, begun)
                     .await
                     .unwrap();
             }
@@ -74,11 +76,11 @@ async fn small_and_large_outputs_come_back_after_a_restart() {
 async fn a_purge_takes_what_the_dataset_led_to_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let (store, remembered) = open(dir.path(), u64::MAX).await;
-    let large = vec![5; INLINE_BYTES + 1];
+    let (large, begun) = (vec![5; INLINE_BYTES + 1], remembered.generation());
     for (key, origin) in [(&b"a"[..], "logs"), (b"b", "logs"), (b"c", "other")] {
         let output: Bytes = large.clone().into();
         remembered
-            .keep(report(key, &large), &[origin.to_owned()], output, None)
+            .keep(report(key, &large), &[origin.to_owned()], output, None, begun)
             .await
             .unwrap();
     }
@@ -88,13 +90,16 @@ async fn a_purge_takes_what_the_dataset_led_to_and_nothing_else() {
         .await
         .unwrap();
     remembered
-        .keep(report(b"d", b"x"), &["other".to_owned()], "x".into(), None)
+        .keep(report(b"d", b"x"), &["other".to_owned()], "x".into(), None, begun)
         .await
         .unwrap();
-    let (gone, freed) = remembered.purge("logs").await.unwrap();
-    assert_eq!((gone, freed), (3, vec![Digest::of(&large)]));
+    let forgotten = remembered.purge("logs").await.unwrap();
+    assert_eq!(
+        (forgotten.results, forgotten.blobs),
+        (3, vec![Digest::of(&large)])
+    );
     assert_eq!(remembered.usage().unwrap(), (1, ROW_BYTES + 1));
-    assert_eq!(remembered.purge("logs").await.unwrap().0, 0);
+    assert_eq!(remembered.purge("logs").await.unwrap(), Forgotten::default());
     store.shutdown().await;
 }
 
@@ -102,16 +107,23 @@ async fn a_purge_takes_what_the_dataset_led_to_and_nothing_else() {
 async fn what_is_too_much_goes() {
     let dir = tempfile::tempdir().unwrap();
     let (store, remembered) = open(dir.path(), 10 * (ROW_BYTES + 100)).await;
+    let begun = remembered.generation();
     for n in 0..30_u8 {
         let output = vec![n; 100];
         remembered
-            .keep(report(&[n], &output), &["logs".to_owned()], output.into(), None)
+            .keep(
+                report(&[n], &output),
+                &["logs".to_owned()],
+                output.into(),
+                None,
+                begun,
+            )
             .await
             .unwrap();
     }
-    assert_eq!(remembered.evict().await.unwrap().0, 20);
+    assert_eq!(remembered.evict().await.unwrap().results, 20);
     assert_eq!(remembered.usage().unwrap(), (10, 10 * (ROW_BYTES + 100)));
-    assert_eq!(remembered.evict().await.unwrap().0, 0);
+    assert_eq!(remembered.evict().await.unwrap().results, 0);
     store.shutdown().await;
 }
 
@@ -129,8 +141,9 @@ async fn what_a_distrusted_node_made_is_forgotten_with_what_may_stem_from_it() {
             total_fuel,
             ..report(n, b"5")
         };
-        let kept = remembered.keep(made, &[], Bytes::from_static(b"5"), None);
-        kept.await.unwrap();
+        let begun = remembered.generation();
+        let kept = remembered.keep(made, &[], Bytes::from_static(b"5"), None, begun);
+        assert!(kept.await.unwrap());
         assert_eq!(remembered.get(&made.key).unwrap().unwrap().made, made.made);
         made.key
     };
@@ -139,9 +152,69 @@ async fn what_a_distrusted_node_made_is_forgotten_with_what_may_stem_from_it() {
     let given = keep(b"given", Some(good), fuel).await;
     let wrong = keep(b"wrong", Some(bad), fuel).await;
     let composed = keep(b"composed", None, fuel + 1).await;
-    assert_eq!(remembered.distrust(bad).await.unwrap(), (2, vec![]));
+    let until = |unix_ms| RecordClock {
+        unix_ms,
+        counter: 0,
+        writer: [0; 4],
+    };
+    let results = async |maker, own, unix_ms| {
+        let forgotten = remembered.distrust(maker, own, until(unix_ms)).await.unwrap();
+        forgotten.results
+    };
+    let begun = remembered.generation();
+    assert_eq!(results(bad, false, 5).await, 2);
     let kept = |key| remembered.get(key).unwrap().is_some();
     assert!(kept(&own) && kept(&given) && !kept(&wrong) && !kept(&composed));
-    assert_eq!(remembered.forget_all().await.unwrap().0, 2);
+
+    // What was begun before may be made of what is gone.
+    let late = remembered.keep(report(b"late", b"5"), &[], Bytes::from_static(b"5"), None, begun);
+    assert!(!late.await.unwrap());
+    let late = ResultKey(Digest::of(b"late"));
+    assert!(!kept(&late));
+    // What it made since then counts, however often it is said that what came before does not.
+    keep(b"wrong", Some(bad), fuel).await;
+    assert_eq!(results(bad, false, 5).await, 0);
+    assert_eq!(results(bad, false, 4).await, 0);
+    assert!(kept(&wrong));
+    assert_eq!(results(bad, false, 6).await, 1);
+    assert_eq!(results(NodeId::from_bytes([3; 32]), true, 1).await, 2);
     assert!(!kept(&own) && !kept(&given));
+}
+
+#[tokio::test]
+async fn files_are_with_who_wrote_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, remembered) = open(dir.path(), u64::MAX).await;
+    let files = Bytes::from(vec![6; INLINE_WRITTEN_BYTES + 1]);
+    let wrote = PureReport {
+        written_files: 1,
+        written_bytes: files.len() as u64,
+        written: Digest::of(&files),
+        ..report(b"a", b"x")
+    };
+    let keep = async |written: Option<Bytes>| {
+        let begun = remembered.generation();
+        let kept = remembered.keep(wrote, &[], "x".into(), written, begun);
+        assert!(kept.await.unwrap());
+        remembered.get(&wrote.key).unwrap().unwrap()
+    };
+    let given = keep(None).await;
+    assert_eq!(given.written, wrote.written);
+    assert!(!remembered.has_written(&given).unwrap());
+    assert_eq!(remembered.written(&wrote.key).await.unwrap(), None);
+    assert_eq!(remembered.usage().unwrap(), (1, ROW_BYTES + 1));
+
+    let made = keep(Some(files.clone())).await;
+    assert!(remembered.has_written(&made).unwrap() && made.agrees(&given));
+    assert_eq!(remembered.written(&wrote.key).await.unwrap(), Some(files.clone()));
+    assert_eq!(remembered.blobs().unwrap(), HashSet::from([wrote.written]));
+    assert_eq!(
+        remembered.usage().unwrap(),
+        (1, ROW_BYTES + 1 + files.len() as u64)
+    );
+
+    // A row that is laid over it holds nothing of it.
+    keep(None).await;
+    assert!(remembered.blobs().unwrap().is_empty());
+    store.shutdown().await;
 }
