@@ -26,8 +26,9 @@ const STREAMS: [&[u8]; 4] = [
     b"application/jsonl",
     b"application/grpc",
 ];
-/// How long another response may be read ahead of what is sent on: until the loss of a host is noticed.
-const HOLD: Duration = Duration::from_secs(1);
+/// How long another response may be read ahead of what is sent on: until the loss of a host is surely noticed, which takes up
+/// to 0.9 s.
+const HOLD: Duration = Duration::from_millis(1_500);
 /// Hosts that are tried.
 const MAX_ATTEMPTS: usize = 3;
 

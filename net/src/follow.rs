@@ -22,6 +22,8 @@ const BATCH: usize = 1_024;
 const VALUE: Duration = Duration::from_secs(10);
 /// How often values that nobody gave are asked for again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How many nodes are asked for what a gateway that is gone may have written last.
+const ASKED_AFTER_LOSS: usize = 8;
 /// How often everything is compared with some other node, in case that something was missed.
 const COMPARE: Duration = Duration::from_secs(60);
 
@@ -34,6 +36,7 @@ impl Node {
         self.document().reread().await?;
         let (mut again, mut compare) = (interval(AGAIN), interval(COMPARE));
         let mut failed = HashSet::new();
+        let (mut present, mut were_there) = (self.comings_and_goings(), HashSet::new());
         self.sync(&self.gateways()).await?;
         loop {
             let first = tokio::select! {
@@ -45,6 +48,20 @@ impl Node {
                     if !failed.is_empty() && let Err(error) = self.sync(&failed).await {
                         tracing::warn!(%error, "the records cannot be compared");
                     }
+                    continue;
+                }
+                Ok(()) = present.changed() => {
+                    let are_there: HashSet<NodeId> = present.borrow_and_update().keys().copied().collect();
+                    let records = self.records();
+                    let lost = |node: &NodeId| records.is_gateway(node);
+                    // What it wrote last may be with some others only.
+                    if were_there.difference(&are_there).any(lost) {
+                        let some: Vec<NodeId> = are_there.iter().take(ASKED_AFTER_LOSS).copied().collect();
+                        if let Err(error) = self.sync(&some).await {
+                            tracing::warn!(%error, "the records cannot be compared");
+                        }
+                    }
+                    were_there = are_there;
                     continue;
                 }
                 _ = compare.tick() => {

@@ -16,6 +16,7 @@ mod join;
 mod network;
 mod node;
 mod peers;
+mod present;
 pub mod remote;
 mod residency;
 #[cfg(test)]

@@ -30,15 +30,12 @@ use crate::identity::Identity;
 use crate::join::{Invitations, Joining, Offer, Rate, Ticket};
 use crate::network::{Contact, Network};
 use crate::peers::{BYTES, CALL, CONTROL, JOIN, Peers, node_id, transport};
+use crate::present::{Here, Present};
 use crate::residency::Residency;
 use crate::view::Records;
 
 /// Events, questions and calls that wait to be taken up.
 const WAITING: usize = 256;
-/// How long a record may take to reach a second node.
-const CONFIRM: Duration = Duration::from_secs(5);
-/// Nodes that are asked to confirm a record: the first that does is enough.
-const CONFIRMING: usize = 3;
 /// Longest answer to a question.
 const ANSWER_BYTES: usize = 4 << 20;
 /// How long a member that comes up waits for another one.
@@ -72,45 +69,6 @@ struct Inner {
     heard: AtomicBool,
     /// It has left: nothing of the network is written any more.
     left: AtomicBool,
-}
-
-/// The members with which this node has a stream of reports now, each as often as it has.
-#[derive(Default)]
-pub(crate) struct Present(watch::Sender<HashMap<NodeId, usize>>);
-
-impl Present {
-    /// Counts one stream with `node` until it is dropped.
-    pub fn enter(self: &Arc<Self>, node: NodeId) -> Here {
-        self.0
-            .send_modify(|present| *present.entry(node).or_default() += 1);
-        Here {
-            present: self.clone(),
-            node,
-        }
-    }
-
-    fn all(&self) -> Vec<NodeId> {
-        self.0.borrow().keys().copied().collect()
-    }
-}
-
-/// A stream of reports.
-pub(crate) struct Here {
-    present: Arc<Present>,
-    node: NodeId,
-}
-
-impl Drop for Here {
-    fn drop(&mut self) {
-        self.present.0.send_modify(|present| {
-            if let Some(streams) = present.get_mut(&self.node) {
-                *streams -= 1;
-                if *streams == 0 {
-                    present.remove(&self.node);
-                }
-            }
-        });
-    }
 }
 
 /// What other nodes bring, to be taken up by who composes this one.
@@ -409,6 +367,11 @@ impl Node {
         self.inner.present.all()
     }
 
+    /// Told each time a member comes or goes.
+    pub(crate) fn comings_and_goings(&self) -> watch::Receiver<HashMap<NodeId, usize>> {
+        self.inner.present.changes()
+    }
+
     #[cfg(test)]
     pub(crate) fn residency(&self) -> Arc<Residency> {
         self.inner.residency.clone()
@@ -427,7 +390,7 @@ impl Node {
             // Its founder may be all there is of a network; whoever joined came to somebody.
             Ok(Ok(_)) if self.founder() == self.id() && self.records().nodes().count() < 2 => Ok(()),
             Ok(Ok(_)) => {
-                let mut present = self.inner.present.0.subscribe();
+                let mut present = self.comings_and_goings();
                 let met = present.wait_for(|present| !present.is_empty());
                 // Alone for now is a member, too.
                 let _ = tokio::time::timeout(FIRST_MEETING, met).await;
@@ -485,35 +448,6 @@ impl Node {
         let peers = &self.inner.peers;
         let opening = crate::control::asking(question);
         peers.ask(node, CONTROL, &opening, ANSWER_BYTES, patience).await
-    }
-
-    /// Waits until a record that was just written is on disk at another node, if one is there.
-    async fn confirm(&self, key: &nearfield_protocol::records::RecordKey) -> Result<(), NetError> {
-        let mut present = self.inner.present.all();
-        if present.is_empty() {
-            return Ok(());
-        }
-        let records = self.records();
-        // Gateways first: they can go on without this one.
-        present.sort_by_key(|node| !records.is_gateway(node));
-        let key: String = key.encode().iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut asked: futures_util::stream::FuturesUnordered<_> = present
-            .iter()
-            .take(CONFIRMING)
-            .map(|node| self.ask(*node, Question::Confirm { key: key.clone() }, CONFIRM))
-            .collect();
-        while let Some(answer) = futures_util::StreamExt::next(&mut asked).await {
-            if let Ok(Reply::Confirmed(true)) = answer {
-                return Ok(());
-            }
-        }
-        if self.inner.present.all().is_empty() {
-            // They are gone meanwhile: there is no second node.
-            return Ok(());
-        }
-        Err(NetError::Unconfirmed {
-            seconds: CONFIRM.as_secs(),
-        })
     }
 
     async fn write(&self, kind: RecordKind, name: &str, value: &impl Serialize) -> Result<(), NetError> {

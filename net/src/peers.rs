@@ -28,10 +28,12 @@ pub const CALL: &[u8] = b"nearfield/call/1";
 /// How long a connection may take to be made; one for calls no longer than a call's host may be silent.
 const CONNECT: Duration = Duration::from_secs(3);
 /// A host that is silent for as long during a call is given up: what may be retried is then, the rest is answered within a
-/// second. Packets of our own keep an idle connection alive.
-const CALL_SILENCE: Duration = Duration::from_millis(900);
+/// second. The clock starts anew with the first packet of our own that is sent into the silence, so it may take
+/// [`KEEP_ALIVE`] longer.
+const CALL_SILENCE: Duration = Duration::from_millis(700);
 /// Elsewhere a machine that is busy for a moment costs more than waiting for it.
 const SILENCE: Duration = Duration::from_secs(3);
+/// How often packets of our own keep an idle connection alive.
 const KEEP_ALIVE: Duration = Duration::from_millis(200);
 /// Connections that are kept; a member has at most one of each kind with each other.
 const MAX_CONNECTIONS: u64 = 4_096;

@@ -1,6 +1,7 @@
 //! A node of one's own for each test, and the ways to speak with it.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -98,13 +99,27 @@ impl Node {
         Node::start_as(shell, data, &[])
     }
 
+    /// A fresh node whose log goes to a file.
+    pub fn start_logging_to(log: &Path) -> Node {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "exec \"$0\" \"$@\" 2>\"$LOG\""])
+            .arg(binary())
+            .env("LOG", log);
+        Node::start_as(shell, tempfile::tempdir().unwrap(), &[])
+    }
+
     /// A new node that joins the network of `gateway`, as `invite` says.
     pub fn join(gateway: &Node, invite: &[&str], flags: &[&str]) -> Node {
-        let ticket = gateway.json(&[&["invite"], invite].concat());
-        let data = tempfile::tempdir().unwrap();
+        let invited = gateway.json(&[&["invite"], invite].concat());
+        Node::join_with(invited["ticket"].as_str().unwrap(), flags)
+    }
+
+    /// A new node that joins with a ticket.
+    pub fn join_with(ticket: &str, flags: &[&str]) -> Node {
         let mut command = Command::new(binary());
-        command.args(["join", ticket["ticket"].as_str().unwrap()]);
-        Node::launch(command, data, flags)
+        command.args(["join", ticket]);
+        Node::launch(command, tempfile::tempdir().unwrap(), flags)
     }
 
     fn start_as(mut command: Command, data: TempDir, flags: &[&str]) -> Node {
@@ -188,6 +203,17 @@ impl Node {
             .as_str()
             .unwrap()
             .to_owned()
+    }
+
+    /// Where other nodes reach this one.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let nodes = self.json(&["ls", "nodes"]);
+        let this = nodes["nodes"].as_array().unwrap().iter();
+        let this = this.into_iter().find(|node| node["this"] == true).unwrap();
+        let addresses = this["addresses"].as_array().unwrap().iter();
+        addresses
+            .map(|address| address.as_str().unwrap().parse().unwrap())
+            .collect()
     }
 
     /// `kill -9`. Its folder stays until it is dropped.

@@ -21,6 +21,7 @@ mod replay;
 mod restart;
 mod roundtrip;
 mod sources;
+mod strangers;
 mod tokens;
 mod web;
 mod wrong_results;

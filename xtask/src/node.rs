@@ -23,9 +23,39 @@ pub struct Node {
     process: Process,
     binary: PathBuf,
     data: PathBuf,
+    place: Place,
     agent: Agent,
     pub functions_url: String,
     pub admin_url: String,
+}
+
+/// The network that a node runs in.
+#[derive(Clone)]
+pub struct Place {
+    /// Where other nodes reach it.
+    pub address: String,
+    /// The network namespace, if it is not this process's own. HTTP reaches nobody there but by `nearfield call`.
+    pub namespace: Option<String>,
+}
+
+impl Place {
+    fn loopback() -> Place {
+        Place {
+            address: "127.0.0.1".to_owned(),
+            namespace: None,
+        }
+    }
+
+    fn command(&self, binary: &Path) -> Command {
+        match &self.namespace {
+            None => Command::new(binary),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(binary);
+                command
+            }
+        }
+    }
 }
 
 /// What came back of one HTTP request.
@@ -68,9 +98,31 @@ impl Node {
     pub fn join(gateway: &Node, invite: &[&str], binary: &Path, data: &Path) -> Result<Node> {
         let invited = gateway.json(&[&["invite"], invite].concat())?;
         let ticket = invited["ticket"].as_str().context("a ticket")?;
-        let mut command = Command::new(binary);
+        let place = Place::loopback();
+        let mut command = place.command(binary);
         command.args(["join", ticket]);
-        Node::launch(&mut command, binary, data, &[])
+        Node::launch(&mut command, place, binary, data, &[])
+    }
+
+    /// Starts it in a network of its own: as the first of a network, or again over its folder.
+    pub fn start_in(place: Place, options: &[&str], binary: &Path, data: &Path) -> Result<Node> {
+        Node::launch(place.command(binary).arg("up"), place, binary, data, options)
+    }
+
+    /// As [`Node::join`], in a network of its own.
+    pub fn join_in(
+        place: Place,
+        gateway: &Node,
+        invite: &[&str],
+        options: &[&str],
+        binary: &Path,
+        data: &Path,
+    ) -> Result<Node> {
+        let invited = gateway.json(&[&["invite"], invite].concat())?;
+        let ticket = invited["ticket"].as_str().context("a ticket")?;
+        let mut command = place.command(binary);
+        command.args(["join", ticket]);
+        Node::launch(&mut command, place, binary, data, options)
     }
 
     /// Starts it on one core.
@@ -81,16 +133,23 @@ impl Node {
     }
 
     fn start_with(command: &mut Command, binary: &Path, data: &Path, options: &[&str]) -> Result<Node> {
-        Node::launch(command.arg("up"), binary, data, options)
+        Node::launch(command.arg("up"), Place::loopback(), binary, data, options)
     }
 
-    fn launch(command: &mut Command, binary: &Path, data: &Path, options: &[&str]) -> Result<Node> {
+    fn launch(
+        command: &mut Command,
+        place: Place,
+        binary: &Path,
+        data: &Path,
+        options: &[&str],
+    ) -> Result<Node> {
+        let peers = format!("{}:0", place.address);
         let log = data.with_extension("log");
         command
             .args([
                 "--json",
                 "--peers",
-                "127.0.0.1:0",
+                &peers,
                 "--listen",
                 "127.0.0.1:0",
                 "--admin",
@@ -118,6 +177,7 @@ impl Node {
             process,
             binary: binary.to_owned(),
             data: data.to_owned(),
+            place,
             agent: agent(),
             functions_url: url("functions_url")?,
             admin_url: url("admin_url")?,
@@ -126,7 +186,7 @@ impl Node {
 
     /// `nearfield` with this node as its node.
     pub fn nearfield(&self) -> Command {
-        let mut nearfield = Command::new(&self.binary);
+        let mut nearfield = self.place.command(&self.binary);
         nearfield
             .env("NEARFIELD_URL", &self.admin_url)
             .env("NEARFIELD_DATA", &self.data)

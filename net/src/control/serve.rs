@@ -18,8 +18,8 @@ use super::{
 use crate::document::Document;
 use crate::frame;
 use crate::network::Contact;
-use crate::node::Present;
 use crate::peers::{Peers, node_id};
+use crate::present::Present;
 
 /// How soon a record should have come by itself.
 const SPREAD: std::time::Duration = std::time::Duration::from_millis(200);

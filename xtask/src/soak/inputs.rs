@@ -52,6 +52,23 @@ pub fn write_text(path: &Path, count: u64) -> Result<()> {
         .with_context(|| format!("writing {}", path.display()))
 }
 
+/// Lines of words of which there are only so many, `count` bytes in all.
+pub fn write_words(path: &Path, count: u64) -> Result<()> {
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    let (mut left, mut number) = (count, 0u64);
+    while left > 0 {
+        number += 1;
+        let word = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let end = if number.is_multiple_of(12) { '\n' } else { ' ' };
+        let text = format!("word{:x}{end}", word % 50_000);
+        let part = text.len().min(usize::try_from(left)?);
+        file.write_all(&text.as_bytes()[..part])?;
+        left -= part as u64;
+    }
+    file.flush()
+        .with_context(|| format!("writing {}", path.display()))
+}
+
 /// A folder of small files, a hundred to a folder, with empty files, executable ones, links and empty folders.
 pub fn write_folder(path: &Path, files: u64) -> Result<()> {
     use std::os::unix::fs::{PermissionsExt, symlink};

@@ -11,9 +11,12 @@ mod jobs;
 mod keyed;
 mod memory;
 mod network;
+mod partition;
 mod simulation;
 mod sources;
 mod startup;
+
+mod wires;
 mod writers;
 
 use std::path::PathBuf;
@@ -88,6 +91,7 @@ const PARTS: &[Part] = &[
     ("writers", writers::run),
     ("sources", sources::run),
     ("network", network::run),
+    ("partition", partition::run),
     ("corruption", corruption::run),
     ("simulation", simulation::run),
 ];

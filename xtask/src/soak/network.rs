@@ -1,8 +1,6 @@
 //! A gateway and three hosts under load while hosts are killed, hang and are lost for good: nobody may notice but by the
 //! time it takes.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use ureq::http::Request;
 
-use super::inputs::{draw, write_noise};
+use super::inputs::{draw, write_noise, write_words};
 use super::{Finding, Setting};
 use crate::cleanup::Folder;
 use crate::guests::component;
@@ -148,23 +146,6 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     findings.push(hangs(&network)?);
     findings.push(lost(&mut network)?);
     Ok(findings)
-}
-
-/// Lines of words of which there are only so many, `count` bytes in all.
-fn write_words(path: &Path, count: u64) -> Result<()> {
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    let (mut left, mut number) = (count, 0u64);
-    while left > 0 {
-        number += 1;
-        let word = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let end = if number.is_multiple_of(12) { '\n' } else { ' ' };
-        let text = format!("word{:x}{end}", word % 50_000);
-        let part = text.len().min(usize::try_from(left)?);
-        file.write_all(&text.as_bytes()[..part])?;
-        left -= part as u64;
-    }
-    file.flush()
-        .with_context(|| format!("writing {}", path.display()))
 }
 
 fn locality(network: &Network<'_>) -> Result<Finding> {
