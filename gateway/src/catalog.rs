@@ -5,7 +5,7 @@
 //! a lock, removal under the write side. The long part of a put, cutting and importing, needs no
 //! lock: what is imported is held until it is sealed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
@@ -58,8 +58,8 @@ pub struct Catalog {
     /// Datasets that another node has written down and that this one's records do not name yet. The lock is held for one
     /// look-up.
     recorded: Mutex<Vec<Digest>>,
-    /// What of the distrusted each node is known to have forgotten. The lock is held for one look-up.
-    pub(crate) settled: Mutex<HashMap<NodeId, BTreeMap<NodeId, RecordClock>>>,
+    /// For which quarantine hosts are known to have forgotten everything. The lock is held for one look-up.
+    pub(crate) settled: Mutex<HashMap<NodeId, RecordClock>>,
     pub(crate) recording: RwLock<()>,
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use nearfield_net::control::{Forget, Question, Reply};
+use nearfield_protocol::records::RecordClock;
 use nearfield_protocol::{NodeId, Problem, ProblemKind};
 
 use crate::catalog::{Catalog, net_problem};
@@ -18,9 +19,13 @@ impl Catalog {
     pub async fn forget(&self, what: &Forget) -> Result<u64, Problem> {
         let forgotten = match what {
             Forget::For(origin) => self.remembered.purge(origin).await,
-            Forget::MadeBy { maker, until } => {
-                let own = *maker == self.node.id();
-                self.remembered.distrust(*maker, own, *until).await
+            Forget::All { until } => {
+                // A gateway's word alone is not enough: what it says here is not forgotten again.
+                let until = self.quarantined_at().filter(|at| at >= until).ok_or_else(|| {
+                    let text = "no record here says that this node was quarantined then";
+                    Problem::new(ProblemKind::Conflict, text)
+                })?;
+                self.remembered.forget_all(until).await
             }
         };
         let forgotten = forgotten.map_err(store_problem)?;
@@ -31,29 +36,41 @@ impl Catalog {
         Ok(forgotten.results)
     }
 
-    /// Forgets all that the records say is not to be used.
-    pub async fn forget_distrusted(&self) -> Result<(), Problem> {
-        for what in distrusted(&self.node.records()) {
-            self.forget(&what).await?;
-        }
-        Ok(())
+    fn quarantined_at(&self) -> Option<RecordClock> {
+        let records = self.node.records();
+        records.distrusted().get(&self.node.id()).copied()
     }
 
-    /// Sees that `host` has forgotten all that the records here say is not to be used: it may have been away.
+    /// Forgets everything if this node was quarantined since it did so last.
+    pub async fn forget_if_quarantined(&self) -> Result<(), Problem> {
+        match self.quarantined_at() {
+            Some(until) => self.forget(&Forget::All { until }).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Sees that a host that was quarantined once has forgotten what it remembered then: it may have been away.
     pub async fn see_forgotten(&self, host: NodeId) -> Result<(), Problem> {
-        let records = self.node.records();
-        let known = records.distrusted();
+        let Some(until) = self.node.records().distrusted().get(&host).copied() else {
+            return Ok(());
+        };
         let settled = || self.settled.lock().expect("no panic under this lock");
-        if known.is_empty() || settled().get(&host) == Some(known) {
+        if settled().get(&host) == Some(&until) {
             return Ok(());
         }
-        for what in distrusted(&records) {
-            match host == self.node.id() {
-                true => self.forget(&what).await?,
-                false => self.ask_to_forget(host, what).await?,
-            };
-        }
-        settled().insert(host, known.clone());
+        let what = Forget::All { until };
+        let forgotten = match host == self.node.id() {
+            true => self.forget(&what).await,
+            false => self.ask_to_forget(host, what).await,
+        };
+        forgotten.map_err(|problem| {
+            let text = format!(
+                "host {} has yet to forget what it remembers: {problem}",
+                host.short()
+            );
+            Problem::new(ProblemKind::HostUnreachable, text)
+        })?;
+        settled().insert(host, until);
         Ok(())
     }
 
@@ -107,12 +124,4 @@ impl Catalog {
         }
         (forgotten, away)
     }
-}
-
-/// What the records say is to be forgotten.
-fn distrusted(records: &nearfield_net::Records) -> impl Iterator<Item = Forget> {
-    records.distrusted().iter().map(|(maker, until)| Forget::MadeBy {
-        maker: *maker,
-        until: *until,
-    })
 }

@@ -19,11 +19,12 @@ impl Host {
     pub async fn run_pure(&self, spec: PureSpec) -> Result<PureReport, PureFailure> {
         let inner = &self.inner;
         let key = spec.key();
-        let begun = inner.remembered.generation();
         let found = inner.recall(&key, &spec.setting.origins).await?;
+        let distrusted = &spec.setting.distrusted;
         // Files that another host wrote are not here: whoever may write is asked for them.
         let has_written = |found: &PureReport| inner.remembered.has_written(found);
         if let Some(found) = found
+            && found.made.is_none_or(|made| !distrusted.contains_key(&made.by))
             && has_written(&found).map_err(store_problem)?
         {
             return match found.fuel <= spec.setting.limits.fuel {
@@ -36,13 +37,12 @@ impl Host {
         let log = CallLog::new(inner.logs.clone(), function, CallId::of_result(&key));
         let origins = spec.setting.origins.clone();
         let (run, _slot) = inner.run(spec, key, log).await?;
-        let kept = inner
+        inner
             .remembered
-            .keep(run.report, &origins, run.output, run.written, begun);
-        match kept.await.map_err(store_problem)? {
-            true => Ok(run.report),
-            false => Err(forgotten().into()),
-        }
+            .keep(run.report, &origins, run.output, run.written)
+            .await
+            .map_err(store_problem)?;
+        Ok(run.report)
     }
 
     /// Runs once more what may be remembered, which stays as it is. Dropping the future stops the guest.
@@ -71,23 +71,20 @@ impl Host {
         output: Bytes,
         origins: &[String],
     ) -> Result<(), Problem> {
-        if Digest::of(&output) != report.output || report.output_bytes != output.len() as u64 {
+        let no_files = report.written_files > 0 || report.written == Digest::EMPTY;
+        if Digest::of(&output) != report.output || report.output_bytes != output.len() as u64 || !no_files {
             let text = "a result's output is not what its report says";
             return Err(Problem::new(ProblemKind::Corrupt, text));
         }
         let remembered = &self.inner.remembered;
-        let begun = remembered.generation();
-        let here = remembered.get(&report.key).map_err(store_problem)?;
-        if here.is_some_and(|here| here.agrees(&report)) {
+        let here = self.inner.recall(&report.key, origins).await?;
+        if here.is_some_and(|here| here.made.is_none() && here.agrees(&report)) {
             // One that was made here may have its files, too.
             return Ok(());
         }
         // Files that it wrote stay with who made it.
-        let kept = remembered.keep(report, origins, output, None, begun);
-        match kept.await.map_err(store_problem)? {
-            true => Ok(()),
-            false => Err(forgotten()),
-        }
+        let kept = remembered.keep(report, origins, output, None);
+        kept.await.map_err(store_problem)
     }
 
     /// The output of a remembered result.
@@ -141,7 +138,8 @@ impl Inner {
             .map_err(|error| Problem::new(ProblemKind::Internal, format!("a job's run: {error}")))?;
         let mut run = ended.map_err(|(problem, fuel)| PureFailure { problem, fuel })?;
         self.measured(&run.report);
-        run.report.total_fuel += fuel_before;
+        // Of parts that others gave only their word is known.
+        run.report.total_fuel = run.report.total_fuel.saturating_add(fuel_before);
         run.report.moved_bytes += moved_bytes;
         Ok((run, slot))
     }
@@ -200,7 +198,7 @@ impl Inner {
                 for part in parts {
                     let (output, report) = self.part(part).await?;
                     outputs.push(output);
-                    fuel += report.total_fuel;
+                    fuel = u64::saturating_add(fuel, report.total_fuel);
                 }
                 Ok((Subject::Parts(outputs), fuel, 0))
             }

@@ -33,7 +33,7 @@ const MAX_BYTES: u64 = 256 << 20;
 const LOOK_BYTES: usize = 128 << 10;
 /// How long a holder may say nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A holder that sends fewer bytes a second is given up: another may be faster.
+/// A holder that sends fewer bytes a second is given up if another may be faster.
 const SLOWEST: u64 = 1 << 20;
 /// Requests of one member at once.
 const SERVED: usize = 64;
@@ -166,7 +166,7 @@ impl Peers {
                 len: WHOLE_BYTES,
             };
             let mut hasher = blake3::Hasher::new();
-            let asked = self.request(first, &request, WHOLE_BYTES, |bytes| {
+            let asked = self.request(first, &request, WHOLE_BYTES, holders.is_empty(), |bytes| {
                 hasher.update(bytes);
             });
             let (size_bytes, start) = match asked.await {
@@ -245,7 +245,8 @@ impl Peers {
                 && let Some(part) = open.pop_front()
             {
                 let holder = holders[(part.first + part.tried) % holders.len()];
-                under_way.push(self.part(holder, digest, part));
+                let last = part.tried + 1 >= holders.len();
+                under_way.push(self.part(holder, digest, last, part));
             }
             let Some((holder, mut part, came)) = under_way.next().await else {
                 for place in done.into_values() {
@@ -278,6 +279,7 @@ impl Peers {
         &self,
         holder: NodeId,
         digest: Digest,
+        last: bool,
         mut part: Part,
     ) -> (NodeId, Part, Result<(), Cause>) {
         part.place.clear();
@@ -288,7 +290,9 @@ impl Peers {
             len,
         };
         let filled = match self.begin(holder, &request, len).await {
-            Ok((_, given, receive)) if given == len => read_into(receive, len, &mut part.place, |_| ()).await,
+            Ok((_, given, receive)) if given == len => {
+                read_into(receive, len, &mut part.place, last, |_| ()).await
+            }
             Ok(_) => Err("it has too little".to_owned()),
             Err(cause) => Err(cause),
         };
@@ -302,10 +306,11 @@ impl Peers {
         holders: &[NodeId],
         causes: &mut Vec<Cause>,
     ) -> Option<Groups> {
-        for holder in holders {
+        for (index, holder) in holders.iter().enumerate() {
+            let last = index + 1 == holders.len();
             let request = Request::Groups { digest };
             let most = size_bytes.div_ceil(GROUP_BYTES as u64) * 32;
-            let cause = match self.request(*holder, &request, most, |_| ()).await {
+            let cause = match self.request(*holder, &request, most, last, |_| ()).await {
                 Ok((_, values)) => match Groups::parse(digest, size_bytes, values.to_vec()) {
                     Some(groups) => return Some(groups),
                     None => "what it sent does not make the digest".to_owned(),
@@ -318,17 +323,18 @@ impl Peers {
     }
 
     /// What a holder answers: the size of the whole blob, as it says, and what it was asked for. `look` is shown that as it
-    /// comes.
+    /// comes. The `last` holder may be slow.
     async fn request(
         &self,
         node: NodeId,
         request: &Request,
         most: u64,
+        last: bool,
         look: impl FnMut(&[u8]),
     ) -> Result<(u64, BytesMut), Cause> {
         let (size_bytes, len, receive) = self.begin(node, request, most).await?;
         let mut bytes = BytesMut::with_capacity(len as usize);
-        read_into(receive, len, &mut bytes, look).await?;
+        read_into(receive, len, &mut bytes, last, look).await?;
         Ok((size_bytes, bytes))
     }
 
@@ -361,13 +367,18 @@ struct Part {
     tried: usize,
 }
 
-/// Reads `len` bytes to the end of `place`, which has room for them, and shows them to `look` as they come.
+/// Reads `len` bytes to the end of `place`, which has room for them, and shows them to `look` as they come. The `last` holder
+/// may be slow.
 async fn read_into(
     receive: RecvStream,
     len: u64,
     place: &mut BytesMut,
+    last: bool,
     look: impl FnMut(&[u8]),
 ) -> Result<(), Cause> {
+    if last {
+        return read_all(receive, len, place, look).await;
+    }
     let slowest = PATIENCE + Duration::from_secs(len / SLOWEST);
     let read = timeout(slowest, read_all(receive, len, place, look)).await;
     read.map_err(|_| format!("{len} bytes took it over {} s", slowest.as_secs()))?

@@ -323,8 +323,8 @@ impl Records {
                 if let Some(node) = self.nodes.get_mut(&id) {
                     node.draining = true;
                     node.quarantined = Some(reason);
+                    self.distrusted.insert(id, entry.key.clock);
                 }
-                self.distrusted.insert(id, entry.key.clock);
             }
             NodeRecord::Left => {
                 if self.is_gateway(&id) && id != entry.author && !self.may_expel(&entry.author, &id) {

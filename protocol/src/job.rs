@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
+use crate::records::RecordClock;
 use crate::{Digest, NodeId, Problem, cost};
 
 /// Rises when the golden suite (fuel and output of fixed guests) changes, and with it every key: what
@@ -43,6 +44,10 @@ pub struct PureSetting {
     /// The dataset that the job goes over, by name if it has one, and the digests of those that it may
     /// open: a purge of one takes the results along.
     pub origins: Vec<String>,
+    /// The hosts that were ever quarantined, and when last: what another host was given of theirs is not used, and what was
+    /// made of results under other such terms has other keys.
+    #[serde(default)]
+    pub distrusted: BTreeMap<NodeId, RecordClock>,
 }
 
 /// Bounds on one run.
@@ -84,7 +89,7 @@ pub struct MapSubject {
 pub struct ResultKey(pub Digest);
 
 impl PureSpec {
-    /// Names the result. The fuel limit is no part of it: a success within the limit is the same
+    /// Names the result. A map's does not depend on who is distrusted, since nobody else's results go into it. The fuel limit is no part of it: a success within the limit is the same
     /// success under a higher one, and one beyond the limit is not used.
     pub fn key(&self) -> ResultKey {
         let mut hasher = Fields::new("nearfield 2026-11 result of a pure run");
@@ -98,6 +103,7 @@ impl PureSpec {
             inputs,
             limits,
             may_write,
+            distrusted,
         } = &*self.setting;
         hasher.field(component.as_bytes());
         hasher.field(args);
@@ -107,6 +113,12 @@ impl PureSpec {
         for (name, digest) in inputs {
             hasher.field(name.as_bytes());
             hasher.field(digest.as_bytes());
+        }
+        if !matches!(self.work, Work::Map { .. }) {
+            for (maker, until) in distrusted {
+                hasher.field(maker.as_bytes());
+                hasher.field(&until.encode());
+            }
         }
         match &self.work {
             Work::Map { subject, .. } => {
@@ -343,6 +355,7 @@ mod tests {
             },
             may_write: false,
             origins: vec!["logs".to_owned()],
+            distrusted: BTreeMap::new(),
         }
     }
 
@@ -422,6 +435,32 @@ mod tests {
             key(Work::Reduce { parts: vec![a] }),
             key(Work::Finish { total: a })
         );
+    }
+
+    #[test]
+    fn whoever_is_distrusted_takes_along_what_is_made_of_results_and_no_map() {
+        let until = |unix_ms| RecordClock {
+            unix_ms,
+            counter: 0,
+            writer: [0; 4],
+        };
+        let with = |distrusted: &[(u8, u64)]| PureSetting {
+            distrusted: distrusted
+                .iter()
+                .map(|(id, unix_ms)| (NodeId::from_bytes([*id; 32]), until(*unix_ms)))
+                .collect(),
+            ..setting()
+        };
+        let total = ResultKey(Digest::of(b"a"));
+        let finish = |distrusted: &[(u8, u64)]| {
+            let setting = Arc::new(with(distrusted));
+            let work = Work::Finish { total };
+            PureSpec { setting, work }.key()
+        };
+        let keys = [&[][..], &[(1, 5)], &[(1, 6)], &[(2, 5)], &[(1, 5), (2, 5)]].map(finish);
+        let different: std::collections::HashSet<_> = keys.into_iter().collect();
+        assert_eq!(different.len(), keys.len());
+        assert_eq!(map(with(&[(1, 5)]), subject()), map(setting(), subject()));
     }
 
     fn parts(count: u32) -> Vec<ResultKey> {

@@ -9,7 +9,6 @@ mod payload;
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -50,8 +49,9 @@ const ORIGINS: TableDefinition<(&str, [u8; 32]), ()> = TableDefinition::new("ori
 const HOLDS: TableDefinition<([u8; 32], [u8; 32]), ()> = TableDefinition::new("holds");
 /// Results that were given, with the node that made them and its signature.
 const GIVEN: TableDefinition<[u8; 32], ([u8; 32], [u8; 64])> = TableDefinition::new("given");
-/// Nodes whose results were forgotten here, with the encoded clock of the record that said so.
-const DISTRUSTED: TableDefinition<[u8; 32], [u8; RecordClock::BYTES]> = TableDefinition::new("distrusted");
+/// Under [`FORGOTTEN`] the encoded clock of the record for which everything was forgotten last.
+const UNTIL: TableDefinition<&str, [u8; RecordClock::BYTES]> = TableDefinition::new("until");
+const FORGOTTEN: &str = "forgotten";
 const TOTALS: TableDefinition<&str, u64> = TableDefinition::new("totals");
 const HELD_BYTES: &str = "held-bytes";
 
@@ -66,8 +66,6 @@ struct Inner {
     store: Store,
     /// Beyond this the least recently used results go.
     max_bytes: u64,
-    /// Rises as some node's results are distrusted: what was begun before may be made of them.
-    generation: AtomicU64,
     queue: Mutex<Queue>,
 }
 
@@ -78,10 +76,6 @@ pub struct Forgotten {
     /// The blobs that no result holds any more.
     pub blobs: Vec<Digest>,
 }
-
-/// A moment before which nothing was forgotten that a run begun after it may be made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Generation(u64);
 
 #[derive(Default)]
 struct Queue {
@@ -105,7 +99,6 @@ struct NewRow {
     origins: Vec<String>,
     output: Payload,
     written: Option<Payload>,
-    begun: Generation,
 }
 
 impl Remembered {
@@ -121,14 +114,13 @@ impl Remembered {
         tx.open_table(ORIGINS)?;
         tx.open_table(HOLDS)?;
         tx.open_table(GIVEN)?;
-        tx.open_table(DISTRUSTED)?;
+        tx.open_table(UNTIL)?;
         tx.open_table(TOTALS)?;
         tx.commit()?;
         let inner = Inner {
             db,
             store,
             max_bytes,
-            generation: AtomicU64::new(0),
             queue: Mutex::default(),
         };
         Ok(Remembered {
@@ -232,21 +224,15 @@ impl Remembered {
         Ok(matches!(payload, Some(Payload::Inline(_) | Payload::Blob(_))))
     }
 
-    /// To be taken before a run looks at what it is made of.
-    pub fn generation(&self) -> Generation {
-        self.inner.generation()
-    }
-
-    /// Keeps a result of a run that was begun at `begun`, computed for the datasets `origins`; one that was given says who
-    /// made it. When this returns `Ok(true)`, it is on disk; `Ok(false)` if what it is made of may have been forgotten.
+    /// Keeps a result, computed for the datasets `origins`; one that was given says who made it. When this returns `Ok`, it is
+    /// on disk.
     pub async fn keep(
         &self,
         report: PureReport,
         origins: &[String],
         output: Bytes,
         written: Option<Bytes>,
-        begun: Generation,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<(), StoreError> {
         let output = self.payload_of(output, INLINE_BYTES).await?;
         let written = match written {
             Some(bytes) => Some(self.payload_of(bytes, INLINE_WRITTEN_BYTES).await?),
@@ -258,10 +244,8 @@ impl Remembered {
             origins: origins.to_owned(),
             output,
             written,
-            begun,
         })))
-        .await?;
-        Ok(begun == self.generation())
+        .await
     }
 
     async fn payload_of(&self, bytes: Bytes, inline_bytes: usize) -> Result<Payload, StoreError> {
@@ -287,16 +271,10 @@ impl Remembered {
         blocking_store(move || inner.purge(&origin)).await
     }
 
-    /// Forgets what `maker` made until it was distrusted at `until`, and what was made of other results: any of those may
-    /// stem from it. If `own`, `maker` is this node, and everything goes. Does nothing if that was done before.
-    pub async fn distrust(
-        &self,
-        maker: NodeId,
-        own: bool,
-        until: RecordClock,
-    ) -> Result<Forgotten, StoreError> {
+    /// Forgets everything, for a record of `until` that says so. Does nothing if that was done before.
+    pub async fn forget_all(&self, until: RecordClock) -> Result<Forgotten, StoreError> {
         let inner = self.inner.clone();
-        blocking_store(move || inner.distrust(&maker, own, until)).await
+        blocking_store(move || inner.forget_all(until)).await
     }
 
     /// Forgets the least recently used results that are too much.
@@ -355,10 +333,6 @@ fn report(key: &ResultKey, row: Row) -> PureReport {
 }
 
 impl Inner {
-    fn generation(&self) -> Generation {
-        Generation(self.generation.load(Ordering::Relaxed))
-    }
-
     /// Commits until nobody waits any more.
     fn commit_waiting(&self) {
         loop {
@@ -398,9 +372,6 @@ impl Inner {
                     Change::Keep(new) => {
                         let report = &new.report;
                         let key = report.key.0.as_bytes();
-                        if new.begun != self.generation() {
-                            continue;
-                        }
                         let written_bytes = new.written.as_ref();
                         let written_bytes =
                             written_bytes.map_or(0, |payload| payload.held_bytes(report.written_bytes));

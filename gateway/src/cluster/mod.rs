@@ -120,9 +120,8 @@ impl Cluster {
                 tracing::warn!(%problem, "what nothing refers to any more cannot be let go of");
             }
             versions = now;
-            // Who was away as it was asked to forget does so now.
-            if let Err(problem) = catalog.forget_distrusted().await {
-                tracing::warn!(%problem, "what quarantined hosts made cannot be forgotten");
+            if let Err(problem) = catalog.forget_if_quarantined().await {
+                tracing::warn!(%problem, "what this node remembers cannot be forgotten");
             }
             if self.next(async { changes.changed().await.ok() }).await.is_none() {
                 return;

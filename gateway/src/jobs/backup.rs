@@ -37,7 +37,10 @@ impl Job<'_> {
             None => match self.sites.for_shard(subject.shard, size_bytes, &[first.host]) {
                 Some(second) if self.sites.is_busier(&first.host, &second.host) => {
                     tracing::info!(run = %spec.key().0.short(), host = first.host.short(), "a map that lags is started twice");
-                    let backup = dispatch.run_pure(second.host, spec.clone());
+                    let backup = Box::pin(async {
+                        self.gateway.catalog.see_forgotten(second.host).await?;
+                        dispatch.run_pure(second.host, spec.clone()).await
+                    });
                     match select(running, backup).await {
                         Either::Left((Ok(report), _)) => (first.host, Ok(report)),
                         Either::Right((Ok(report), _)) => (second.host, Ok(report)),
@@ -50,7 +53,7 @@ impl Job<'_> {
             },
         };
         if ended.is_ok() {
-            let mut maps = self.maps.lock().expect("no panic under this lock");
+            let mut maps = self.tally.maps.lock().expect("no panic under this lock");
             *maps = (maps.0 + 1, maps.1 + begun.elapsed());
         }
         (host, ended)
@@ -59,7 +62,7 @@ impl Job<'_> {
     /// Waits until a map that has begun then takes far longer than others did.
     async fn lagging(&self, begun: Instant) {
         loop {
-            let (count, took) = *self.maps.lock().expect("no panic under this lock");
+            let (count, took) = *self.tally.maps.lock().expect("no panic under this lock");
             let patience = match count {
                 0 => LAGGING_MIN,
                 count => (took / count * LAGGING).max(LAGGING_MIN),

@@ -182,10 +182,6 @@ impl Job<'_> {
         let (Some(maker), remembered) = (claim.maker(), &claim.report) else {
             return Ok(None);
         };
-        // Nobody else would be let burn as much.
-        if remembered.fuel > self.setting.limits.fuel {
-            return Ok(None);
-        }
         let Some((second, outcome)) = self.again(run, vec![maker]).await? else {
             return Ok(None);
         };
@@ -227,6 +223,10 @@ impl Job<'_> {
             tracing::warn!(%run, host = host.short(), %problem, "what a run is over cannot be brought there");
             return Ok(None);
         }
+        if let Err(problem) = self.gateway.catalog.see_forgotten(host).await {
+            tracing::warn!(%run, host = host.short(), %problem, "a run cannot be checked there");
+            return Ok(None);
+        }
         let replayed = self.gateway.dispatch.replay(host, run.spec.clone()).await;
         Ok(match replayed.map(|replayed| replayed.outcome) {
             Ok(Ok((report, _))) => Some(Some(report)),
@@ -262,9 +262,8 @@ impl Job<'_> {
             .await
             .map_err(net_problem)?;
         self.gateway.hosts.refresh(&catalog.node.records());
-        // No host is asked for what it remembers, or used, before it has forgotten what this one made.
-        self.sites.doubt_all();
-        self.quarantined
+        self.tally
+            .quarantined
             .lock()
             .expect("no panic under this lock")
             .push(host);

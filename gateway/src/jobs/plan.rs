@@ -1,11 +1,12 @@
 //! What a job has to run: its shards, and the tree that reduces them. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
 use nearfield_protocol::job::{MapSubject, PureSetting, PureSpec, ResultKey, Work, canonical_json, groups};
-use nearfield_protocol::{CallId, Digest, Problem, ProblemKind};
+use nearfield_protocol::records::RecordClock;
+use nearfield_protocol::{CallId, Digest, NodeId, Problem, ProblemKind};
 use nearfield_store::Dataset;
 
 use super::record::{JobRecord, Selection};
@@ -35,7 +36,8 @@ pub struct Node {
 }
 
 /// What all runs of a job share.
-pub fn setting(record: &JobRecord) -> Arc<PureSetting> {
+/// What all runs of a job share, where these hosts were quarantined.
+pub fn setting(record: &JobRecord, distrusted: &BTreeMap<NodeId, RecordClock>) -> Arc<PureSetting> {
     Arc::new(PureSetting {
         function: record.function.clone(),
         component: record.component,
@@ -44,6 +46,7 @@ pub fn setting(record: &JobRecord) -> Arc<PureSetting> {
         limits: record.limits,
         may_write: record.into.is_some(),
         origins: origins(record),
+        distrusted: distrusted.clone(),
     })
 }
 
@@ -176,10 +179,11 @@ pub fn finish(setting: &Arc<PureSetting>, total: ResultKey) -> PureSpec {
 /// as the first of them.
 pub fn runs(
     record: &JobRecord,
+    distrusted: &BTreeMap<NodeId, RecordClock>,
     dataset: &Dataset,
     only: Option<u32>,
 ) -> Result<HashMap<CallId, RunOf>, Problem> {
-    let setting = setting(record);
+    let setting = setting(record, distrusted);
     let selection = only.map_or(record.selection, Selection::Only);
     let mut leaves = leaves(&setting, dataset, &selection)?;
     let mut runs = HashMap::new();
@@ -225,6 +229,7 @@ mod tests {
             },
             may_write: false,
             origins: Vec::new(),
+            distrusted: Default::default(),
         })
     }
 

@@ -27,7 +27,12 @@ impl JobShard {
     pub async fn find(gateway: &Gateway, record: JobRecord, index: u32) -> Result<Self, Problem> {
         let held = Jobs::hold(gateway, &record).await;
         let dataset = dataset(gateway, &record).await?;
-        let mut leaves = plan::leaves(&plan::setting(&record), &dataset, &Selection::Only(index))?;
+        let distrusted = gateway.catalog.node.records().distrusted().clone();
+        let mut leaves = plan::leaves(
+            &plan::setting(&record, &distrusted),
+            &dataset,
+            &Selection::Only(index),
+        )?;
         let leaf = leaves.pop().ok_or_else(|| {
             Problem::new(ProblemKind::Internal, format!("shard {index} is not in the plan"))
         })?;
@@ -62,8 +67,9 @@ pub async fn runs(
     only: Option<u32>,
 ) -> Result<HashMap<CallId, RunOf>, Problem> {
     let dataset = dataset(gateway, &record).await?;
+    let distrusted = gateway.catalog.node.records().distrusted().clone();
     // A hash for each shard.
-    let runs = tokio::task::spawn_blocking(move || plan::runs(&record, &dataset, only)).await;
+    let runs = tokio::task::spawn_blocking(move || plan::runs(&record, &distrusted, &dataset, only)).await;
     runs.unwrap_or_else(|error| {
         Err(Problem::new(
             ProblemKind::Internal,

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use nearfield_net::control::BEAT;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 use super::order::{Known, Order, Step};
 use super::plan::{self, Leaf, Node};
 use super::record::{JobRecord, JobReport, JobState, Prediction, Selection, ShardFailure, Written};
-use super::sites::{Sites, is_vouched_for};
+use super::sites::Sites;
 use super::{Progress, into};
 use crate::reply::store_problem;
 use crate::server::Gateway;
@@ -46,36 +47,48 @@ impl From<Problem> for Stop {
 
 /// Runs a job to its end.
 pub async fn run(gateway: &Arc<Gateway>, record: &JobRecord, progress: &watch::Sender<Progress>) -> JobState {
-    let job = Job {
-        gateway,
-        record,
-        setting: plan::setting(record),
-        sites: Sites::new(gateway, record.component, &datasets(record)),
-        moved: Mutex::default(),
-        quarantined: Mutex::default(),
-        maps: Mutex::default(),
-        progress,
-        started: Instant::now(),
-    };
-    let mut spent = Spent::default();
-    let mut ended = job.run(&mut spent).await;
-    for _ in 0..FORGOTTEN_RETRIES {
-        match &ended {
+    let (tally, started, mut spent) = (Tally::default(), Instant::now(), Spent::default());
+    let mut retries = FORGOTTEN_RETRIES;
+    loop {
+        // Anew each time: who is trusted may have changed, and what hosts said before with it.
+        let setting = plan::setting(record, gateway.catalog.node.records().distrusted());
+        let job = Job {
+            gateway,
+            record,
+            sites: Sites::new(gateway, &setting, &datasets(record), &tally.shunned),
+            setting,
+            tally: &tally,
+            progress,
+            started,
+        };
+        match job.run(&mut spent).await {
+            Ok(report) => return JobState::Done(Box::new(report)),
             // What is still remembered is not run again.
-            Err(stop) if stop.problem.kind == ProblemKind::ForgottenResult => {
+            Err(stop) if stop.problem.kind == ProblemKind::ForgottenResult && retries > 0 => {
+                retries -= 1;
                 progress.send_replace(Progress::default());
-                ended = job.run(&mut spent).await;
             }
-            _ => break,
+            Err(stop) => {
+                return JobState::Failed {
+                    problem: stop.problem,
+                    failures: stop.failures,
+                };
+            }
         }
     }
-    match ended {
-        Ok(report) => JobState::Done(Box::new(report)),
-        Err(stop) => JobState::Failed {
-            problem: stop.problem,
-            failures: stop.failures,
-        },
-    }
+}
+
+/// What a job keeps as it starts over. The locks are held for one look-up or sum.
+#[derive(Default)]
+pub(super) struct Tally {
+    /// Bytes of partial results that went to another host.
+    moved: Mutex<u64>,
+    /// Hosts that a check found to be wrong.
+    pub(super) quarantined: Mutex<Vec<NodeId>>,
+    /// Hosts that this job does without: they did not give what they said they had.
+    pub(super) shunned: Mutex<HashSet<NodeId>>,
+    /// Maps that ran to their end, and how long they took together.
+    pub(super) maps: Mutex<(u32, Duration)>,
 }
 
 pub(super) struct Job<'a> {
@@ -83,12 +96,7 @@ pub(super) struct Job<'a> {
     pub(super) record: &'a JobRecord,
     pub(super) setting: Arc<PureSetting>,
     pub(super) sites: Sites<'a>,
-    /// Bytes of partial results that went to another host. These locks are held for one sum.
-    moved: Mutex<u64>,
-    /// Hosts that a check found to be wrong.
-    pub(super) quarantined: Mutex<Vec<NodeId>>,
-    /// Maps that ran to their end, and how long they took together.
-    pub(super) maps: Mutex<(u32, Duration)>,
+    pub(super) tally: &'a Tally,
     progress: &'a watch::Sender<Progress>,
     started: Instant,
 }
@@ -111,8 +119,6 @@ impl Job<'_> {
             .dataset(&self.record.dataset_digest)
             .await
             .map_err(store_problem)?;
-        let catalog = &self.gateway.catalog;
-        let distrusted = catalog.node.records().distrusted().clone();
         let mut leaves = plan::leaves(&self.setting, &dataset, &self.record.selection)?;
         self.progress.send_modify(|progress| {
             progress.shards = leaves.len() as u64;
@@ -147,8 +153,7 @@ impl Job<'_> {
             None => None,
         };
         // What another job found to be wrong may be in this one, too.
-        if *catalog.node.records().distrusted() != distrusted {
-            self.sites.doubt_all();
+        if *self.gateway.catalog.node.records().distrusted() != self.setting.distrusted {
             return Err(forgotten().into());
         }
         let into = match &self.record.into {
@@ -168,14 +173,19 @@ impl Job<'_> {
             fuel_spent: spent.fuel,
             bytes_read: spent.bytes_read,
             shard_bytes_moved: spent.moved_bytes,
-            partial_bytes_moved: *self.moved.lock().expect("no panic under this lock"),
+            partial_bytes_moved: *self.tally.moved.lock().expect("no panic under this lock"),
             seconds,
             hosts: self.sites.used() as u64,
             predicted: self.predict(&dataset, &leaves, spent, shards - failed),
             failed,
             failures,
             checked,
-            quarantined: self.quarantined.lock().expect("no panic under this lock").clone(),
+            quarantined: self
+                .tally
+                .quarantined
+                .lock()
+                .expect("no panic under this lock")
+                .clone(),
             into,
         })
     }
@@ -265,7 +275,7 @@ impl Job<'_> {
             };
             let (host, ended) = ended;
             match ended {
-                Ok(report) if !is_vouched_for(&report, &key, host) => {
+                Ok(report) if !self.sites.counts(&report, &key, host) => {
                     tried.push(host);
                     if tried.len() >= MAX_HOSTS_TRIED {
                         return Err(forgotten().into());
@@ -301,7 +311,7 @@ impl Job<'_> {
                 let given = dispatch.take(holder, key).await;
                 let given = match given {
                     Ok(Some(given))
-                        if given.report.made.is_some() && is_vouched_for(&given.report, &key, holder) =>
+                        if given.report.made.is_some() && self.sites.counts(&given.report, &key, holder) =>
                     {
                         given
                     }
@@ -314,7 +324,7 @@ impl Job<'_> {
                 };
                 let (report, bytes) = (given.report, given.output.len() as u64);
                 dispatch.give(host, given, &self.setting.origins).await?;
-                *self.moved.lock().expect("no panic under this lock") += bytes;
+                *self.tally.moved.lock().expect("no panic under this lock") += bytes;
                 self.sites.made(&report, host);
                 brought = true;
                 break;
@@ -428,35 +438,40 @@ impl Job<'_> {
     ) -> Result<Written, Problem> {
         let (mut written, mut seen) = (Vec::new(), HashSet::new());
         // Equal shards have one result, and wrote its files once.
-        let leaves: Vec<&Leaf> = leaves.iter().filter(|leaf| seen.insert(leaf.key)).collect();
-        let keys: Vec<ResultKey> = leaves.iter().map(|leaf| leaf.key).collect();
-        for (leaf, report) in leaves.into_iter().zip(self.recall(&keys).await?) {
+        let keys = leaves.iter().map(|leaf| leaf.key);
+        let keys: Vec<ResultKey> = keys.filter(|key| seen.insert(*key)).collect();
+        for report in self.recall(&keys).await? {
             let report = report.ok_or_else(forgotten)?;
             if report.written_files == 0 {
                 continue;
             }
-            // Of those that remember the result, only who made it has the files.
-            let mut files = None;
-            for host in self.sites.makers(&leaf.key) {
-                files = self.gateway.dispatch.written(host, leaf.key).await?;
-                if files.is_some() {
-                    break;
-                }
-            }
-            let files = files.ok_or_else(forgotten)?;
-            if Digest::of(&files) != report.written {
-                return Err(Problem::new(
-                    ProblemKind::Corrupt,
-                    format!(
-                        "what shard {} wrote is torn on disk: forget it with `nearfield rm dataset/{} --purge`, put \
-                         the data and run the job again",
-                        leaf.index, self.setting.origins[0]
-                    ),
-                ));
-            }
-            written.push(files);
+            written.push(self.written_by(&report).await?);
         }
         into::put(&self.gateway.catalog, name, written, self.sites.only.clone()).await
+    }
+
+    /// The files that a run wrote. Of those that remember its result, only who made it has them.
+    async fn written_by(&self, report: &PureReport) -> Result<Bytes, Problem> {
+        for host in self.sites.makers(&report.key) {
+            match self.gateway.dispatch.written(host, report.key).await {
+                Ok(Some(files)) if Digest::of(&files) == report.written => return Ok(files),
+                Ok(_) => {
+                    let result = report.key.0.short();
+                    tracing::error!(
+                        host = host.short(),
+                        result,
+                        "a host has not the files that it says it wrote"
+                    );
+                    self.sites.shun(host);
+                }
+                Err(problem) => {
+                    tracing::warn!(host = host.short(), %problem, "files that a host wrote cannot be had");
+                    self.sites.lost(&host);
+                }
+            }
+        }
+        // They are written again.
+        Err(forgotten())
     }
 
     fn check_fuel(&self, spent: &Spent) -> Result<(), Problem> {

@@ -1,11 +1,12 @@
 //! Where a job's work happens: which host runs a step, and which hosts remember what it came to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
 
 use futures_util::future::join_all;
-use nearfield_protocol::job::{PureReport, ResultKey};
+use nearfield_protocol::job::{PureReport, PureSetting, ResultKey};
 use nearfield_protocol::node::Label;
+use nearfield_protocol::records::RecordClock;
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
 
 use crate::place::{self, Ask, Need, Standing};
@@ -34,8 +35,8 @@ impl Claim {
     }
 }
 
-/// Whether a result that `host` has is the one that was asked for, and, if another made it, what that one made.
-pub fn is_vouched_for(report: &PureReport, key: &ResultKey, host: NodeId) -> bool {
+/// Whether a result that `host` has can be the one that was asked for, and, if another made it, what that one made.
+fn is_vouched_for(report: &PureReport, key: &ResultKey, host: NodeId) -> bool {
     if report.key != *key {
         tracing::error!(
             host = host.short(),
@@ -43,11 +44,11 @@ pub fn is_vouched_for(report: &PureReport, key: &ResultKey, host: NodeId) -> boo
         );
         return false;
     }
-    // What goes into others is told apart by its fuel.
-    if report.fuel == 0 || report.total_fuel < report.fuel {
+    let files = report.written_files > 0 || report.written == Digest::EMPTY;
+    if report.fuel == 0 || report.total_fuel < report.fuel || !files {
         tracing::error!(
             host = host.short(),
-            "a host has a result that took no fuel: it is not used"
+            "a host has a result that cannot be: it is not used"
         );
         return false;
     }
@@ -68,6 +69,13 @@ pub fn is_vouched_for(report: &PureReport, key: &ResultKey, host: NodeId) -> boo
 pub struct Sites<'a> {
     gateway: &'a Gateway,
     component: Digest,
+    /// Fuel of one run: what took more is not used.
+    max_fuel: u64,
+    /// Who was ever quarantined: what others were given of theirs is not used.
+    distrusted: BTreeMap<NodeId, RecordClock>,
+    /// Hosts that this job does without, since they did not give what they said they had. This lock, too, is held for one
+    /// look-up.
+    shunned: Option<&'a Mutex<HashSet<NodeId>>>,
     /// Labels that all of the job's data asks for.
     pub only: Vec<Label>,
     /// The locks are held for one look-up each.
@@ -94,14 +102,33 @@ impl Drop for Taken<'_> {
 }
 
 impl<'a> Sites<'a> {
-    pub fn new(gateway: &'a Gateway, component: Digest, datasets: &[Digest]) -> Self {
+    /// For a job whose runs share `setting`, over `datasets`.
+    pub fn new(
+        gateway: &'a Gateway,
+        setting: &PureSetting,
+        datasets: &[Digest],
+        shunned: &'a Mutex<HashSet<NodeId>>,
+    ) -> Self {
+        Sites {
+            component: setting.component,
+            max_fuel: setting.limits.fuel,
+            distrusted: setting.distrusted.clone(),
+            shunned: Some(shunned),
+            ..Sites::of(gateway, datasets)
+        }
+    }
+
+    fn of(gateway: &'a Gateway, datasets: &[Digest]) -> Self {
         let records = gateway.catalog.node.records();
         let versions = records
             .all_dataset_versions()
             .filter(|version| datasets.contains(&version.digest));
         Sites {
             gateway,
-            component,
+            component: Digest::EMPTY,
+            max_fuel: u64::MAX,
+            distrusted: gateway.catalog.node.records().distrusted().clone(),
+            shunned: None,
             only: versions.flat_map(|version| version.only.clone()).collect(),
             results: Mutex::default(),
             busy: Mutex::default(),
@@ -117,6 +144,40 @@ impl<'a> Sites<'a> {
     /// Hosts that ran something.
     pub fn used(&self) -> usize {
         self.used.lock().expect("no panic under this lock").len()
+    }
+
+    /// What may be used of a result that `host` has.
+    pub fn counts(&self, report: &PureReport, key: &ResultKey, host: NodeId) -> bool {
+        let records = self.gateway.catalog.node.records();
+        let trusted = |by: &NodeId| records.node(by).is_some() && !self.distrusted.contains_key(by);
+        report.fuel <= self.max_fuel
+            && report
+                .made
+                .is_none_or(|made| made.by == host || trusted(&made.by))
+            && is_vouched_for(report, key, host)
+    }
+
+    /// The job does without this host from now on.
+    pub fn shun(&self, host: NodeId) {
+        if let Some(shunned) = self.shunned {
+            shunned.lock().expect("no panic under this lock").insert(host);
+        }
+    }
+
+    /// Whether a host is there, and not known to be wrong.
+    fn is_usable(&self, host: &NodeId) -> bool {
+        let records = self.gateway.catalog.node.records();
+        let member = records.node(host);
+        member.is_some_and(|member| member.quarantined.is_none())
+            && !self
+                .shunned
+                .is_some_and(|shunned| shunned.lock().expect("no panic under this lock").contains(host))
+            && self
+                .gateway
+                .hosts
+                .table()
+                .find(host)
+                .is_some_and(|host| host.there)
     }
 
     fn take(&self, host: NodeId) -> Taken<'_> {
@@ -178,7 +239,7 @@ impl<'a> Sites<'a> {
         };
         let can = ranked
             .iter()
-            .filter(|candidate| !but.contains(&candidate.host))
+            .filter(|candidate| !but.contains(&candidate.host) && self.is_usable(&candidate.host))
             .filter_map(cost);
         let (_, _, _, host) = can.min_by_key(|(missing, runs, ms, _)| (*missing, *runs, *ms))?;
         Some(self.take(host))
@@ -213,10 +274,9 @@ impl<'a> Sites<'a> {
                 }
             }
         }
-        let table = self.gateway.hosts.table();
         let can = bytes
             .into_iter()
-            .filter(|(host, _)| !tried.contains(host) && table.find(host).is_some_and(|host| host.there));
+            .filter(|(host, _)| !tried.contains(host) && self.is_usable(host));
         match can.max_by_key(|(host, bytes)| (*bytes, *host)) {
             Some((host, _)) => Ok(self.take(host)),
             None => Err(forgotten()),
@@ -253,11 +313,7 @@ impl<'a> Sites<'a> {
             .and_then(|claims| Some(of(claims.first()?).clone()))
             .unwrap_or_default();
         drop(results);
-        let table = self.gateway.hosts.table();
-        hosts
-            .into_iter()
-            .filter(|host| table.find(host).is_some_and(|host| host.there))
-            .collect()
+        hosts.into_iter().filter(|host| self.is_usable(host)).collect()
     }
 
     /// A result is remembered on `host`. Returns what counts under its key.
@@ -298,11 +354,6 @@ impl<'a> Sites<'a> {
         results.get(key).cloned().unwrap_or_default()
     }
 
-    /// Nothing that is remembered counts before it has been asked for again.
-    pub fn doubt_all(&self) {
-        self.results.lock().expect("no panic under this lock").clear();
-    }
-
     /// A host was lost, and with it what only it remembers.
     pub fn lost(&self, host: &NodeId) {
         self.gateway.hosts.missed(host);
@@ -324,19 +375,11 @@ impl<'a> Sites<'a> {
         origins: &[String],
     ) -> Result<Vec<Option<PureReport>>, Problem> {
         let catalog = &self.gateway.catalog;
-        let records = catalog.node.records();
-        let trusted = |id: &NodeId| {
-            let member = records.node(id);
-            member.is_none_or(|member| member.quarantined.is_none())
-        };
         let hosts: Vec<NodeId> = {
             let table = self.gateway.hosts.table();
-            table
-                .iter()
-                .filter(|(_, host)| host.there && records.node(&host.id).is_some() && trusted(&host.id))
-                .map(|(_, host)| host.id)
-                .collect()
+            table.iter().map(|(_, host)| host.id).collect()
         };
+        let hosts: Vec<NodeId> = hosts.into_iter().filter(|host| self.is_usable(host)).collect();
         let mut found: Vec<Option<PureReport>> = vec![None; keys.len()];
         for (index, some) in keys.chunks(RECALLED_AT_ONCE).enumerate() {
             let asked = hosts.iter().map(|host| async move {
@@ -361,8 +404,7 @@ impl<'a> Sites<'a> {
                 };
                 for (at, report) in answer.into_iter().enumerate() {
                     if let Some(report) = report
-                        && report.made.is_none_or(|made| trusted(&made.by))
-                        && some.get(at).is_some_and(|key| is_vouched_for(&report, key, host))
+                        && some.get(at).is_some_and(|key| self.counts(&report, key, host))
                     {
                         found[index * RECALLED_AT_ONCE + at] = Some(self.made(&report, host));
                     }
@@ -389,7 +431,7 @@ fn nobody() -> Problem {
 
 /// A result and who remembers it, wherever that is.
 pub async fn find(gateway: &Gateway, key: ResultKey) -> Result<Option<(NodeId, PureReport)>, Problem> {
-    let sites = Sites::new(gateway, key.0, &[]);
+    let sites = Sites::of(gateway, &[]);
     let found = sites.recall(&[key], &[]).await?;
     let report = found.into_iter().next().flatten();
     Ok(report.and_then(|report| Some((*sites.remembering(&key).first()?, report))))

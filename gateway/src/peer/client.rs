@@ -31,8 +31,8 @@ use crate::jobs::IN_FLIGHT;
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long it may take to compile a component.
 const COMPILED: Duration = Duration::from_secs(600);
-/// How long an output may take from or to a host.
-const OUTPUT: Duration = Duration::from_secs(120);
+/// How long an output may take from or to a host: the largest, at 1 MiB/s. A host that is gone is noticed sooner.
+const OUTPUT: Duration = Duration::from_secs((OUTPUT_BYTES >> 20) as u64);
 /// How long a host is asked why a response broke off.
 const WHY: Duration = Duration::from_millis(500);
 /// Log lines that may wait for a slow reader.

@@ -286,6 +286,7 @@ fn setting() -> PureSetting {
         },
         may_write: false,
         origins: Vec::new(),
+        distrusted: BTreeMap::new(),
     }
 }
 

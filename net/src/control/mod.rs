@@ -136,8 +136,8 @@ pub enum Question {
 pub enum Forget {
     /// Those that were computed for a dataset, by its name or digest.
     For(String),
-    /// Those that a node made until it was quarantined, and all that were made of others'.
-    MadeBy { maker: NodeId, until: RecordClock },
+    /// All, since the node that is asked was quarantined by a record of this clock.
+    All { until: RecordClock },
 }
 
 /// What is answered.

@@ -1,15 +1,11 @@
 //! Which results go, and what goes with them.
 
-use std::collections::HashSet;
-use std::sync::atomic::Ordering;
-
-use nearfield_protocol::NodeId;
 use nearfield_protocol::records::RecordClock;
-use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
+use redb::{ReadableTable, WriteTransaction};
 
 use super::payload::Payload;
 use super::{
-    BY_USE, DISTRUSTED, Forgotten, GIVEN, HELD_BYTES, HOLDS, Inner, ORIGINS, OUTPUTS, ROWS, Row, TOTALS,
+    BY_USE, FORGOTTEN, Forgotten, GIVEN, HELD_BYTES, HOLDS, Inner, ORIGINS, OUTPUTS, ROWS, TOTALS, UNTIL,
     WRITTEN,
 };
 use crate::error::StoreError;
@@ -27,39 +23,21 @@ impl Inner {
         forget(tx, &keys)
     }
 
-    pub fn distrust(&self, maker: &NodeId, own: bool, until: RecordClock) -> Result<Forgotten, StoreError> {
-        let until = until.encode();
-        if self.has_distrusted(maker, &until)? {
-            return Ok(Forgotten::default());
-        }
+    pub fn forget_all(&self, until: RecordClock) -> Result<Forgotten, StoreError> {
         let tx = self.db.begin_write()?;
-        // From here on nothing is kept that was begun before: it may be made of what goes now.
-        self.generation.fetch_add(1, Ordering::Relaxed);
         let keys = {
-            tx.open_table(DISTRUSTED)?.insert(maker.as_bytes(), until)?;
-            let mut given = HashSet::new();
-            for row in tx.open_table(GIVEN)?.iter()? {
-                let (key, by) = row?;
-                if by.value().0 == *maker.as_bytes() {
-                    given.insert(key.value());
-                }
+            let (mut noted, until) = (tx.open_table(UNTIL)?, until.encode());
+            let last = noted.get(FORGOTTEN)?.map(|last| last.value());
+            if last.is_some_and(|last| last >= until) {
+                return Ok(Forgotten::default());
             }
-            let mut keys = Vec::new();
-            for row in tx.open_table(ROWS)?.iter()? {
-                let (key, row) = row?;
-                if own || is_composed(&row.value()) || given.contains(&key.value()) {
-                    keys.push(key.value());
-                }
-            }
-            keys
+            noted.insert(FORGOTTEN, until)?;
+            let rows = tx.open_table(ROWS)?;
+            let keys: Result<Vec<_>, redb::StorageError> =
+                rows.iter()?.map(|row| Ok(row?.0.value())).collect();
+            keys?
         };
         forget(tx, &keys)
-    }
-
-    fn has_distrusted(&self, maker: &NodeId, until: &[u8; RecordClock::BYTES]) -> Result<bool, StoreError> {
-        let distrusted = self.db.begin_read()?.open_table(DISTRUSTED)?;
-        let last = distrusted.get(maker.as_bytes())?;
-        Ok(last.is_some_and(|last| last.value() >= *until))
     }
 
     pub fn evict(&self) -> Result<Forgotten, StoreError> {
@@ -87,11 +65,6 @@ impl Inner {
     pub fn forget(&self, key: &[u8; 32]) -> Result<Forgotten, StoreError> {
         forget(self.db.begin_write()?, &[*key])
     }
-}
-
-/// Whether it is made of other results: they took their fuel along, and no guest runs without.
-fn is_composed((fuel, total_fuel, ..): &Row) -> bool {
-    fuel != total_fuel
 }
 
 fn forget(tx: WriteTransaction, keys: &[[u8; 32]]) -> Result<Forgotten, StoreError> {

@@ -37,13 +37,12 @@ async fn small_and_large_outputs_come_back_after_a_restart() {
     let large = vec![5; INLINE_BYTES + 1];
     {
         let (store, remembered) = open(dir.path(), u64::MAX).await;
-        let begun = remembered.generation();
         let keep = |key: &'static [u8], output: Vec<u8>| {
             let remembered = remembered.clone();
             async move {
                 let report = report(key, &output);
                 remembered
-                    .keep(report, &["logs".to_owned()], output.into(), None, begun)
+                    .keep(report, &["logs".to_owned()], output.into(), None)
                     .await
                     .unwrap();
             }
@@ -76,11 +75,11 @@ async fn small_and_large_outputs_come_back_after_a_restart() {
 async fn a_purge_takes_what_the_dataset_led_to_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let (store, remembered) = open(dir.path(), u64::MAX).await;
-    let (large, begun) = (vec![5; INLINE_BYTES + 1], remembered.generation());
+    let large = vec![5; INLINE_BYTES + 1];
     for (key, origin) in [(&b"a"[..], "logs"), (b"b", "logs"), (b"c", "other")] {
         let output: Bytes = large.clone().into();
         remembered
-            .keep(report(key, &large), &[origin.to_owned()], output, None, begun)
+            .keep(report(key, &large), &[origin.to_owned()], output, None)
             .await
             .unwrap();
     }
@@ -90,7 +89,7 @@ async fn a_purge_takes_what_the_dataset_led_to_and_nothing_else() {
         .await
         .unwrap();
     remembered
-        .keep(report(b"d", b"x"), &["other".to_owned()], "x".into(), None, begun)
+        .keep(report(b"d", b"x"), &["other".to_owned()], "x".into(), None)
         .await
         .unwrap();
     let forgotten = remembered.purge("logs").await.unwrap();
@@ -107,17 +106,10 @@ async fn a_purge_takes_what_the_dataset_led_to_and_nothing_else() {
 async fn what_is_too_much_goes() {
     let dir = tempfile::tempdir().unwrap();
     let (store, remembered) = open(dir.path(), 10 * (ROW_BYTES + 100)).await;
-    let begun = remembered.generation();
     for n in 0..30_u8 {
         let output = vec![n; 100];
         remembered
-            .keep(
-                report(&[n], &output),
-                &["logs".to_owned()],
-                output.into(),
-                None,
-                begun,
-            )
+            .keep(report(&[n], &output), &["logs".to_owned()], output.into(), None)
             .await
             .unwrap();
     }
@@ -128,57 +120,37 @@ async fn what_is_too_much_goes() {
 }
 
 #[tokio::test]
-async fn what_a_distrusted_node_made_is_forgotten_with_what_may_stem_from_it() {
+async fn everything_is_forgotten_once_for_each_time_that_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let (_store, remembered) = open(dir.path(), 1 << 30).await;
-    let (good, bad) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
-    let keep = async |n: &[u8], by: Option<NodeId>, total_fuel| {
+    let maker = NodeId::from_bytes([1; 32]);
+    let keep = async |n: &[u8], by: Option<NodeId>| {
         let made = PureReport {
             made: by.map(|by| Made {
                 by,
                 signature: Signature([n[0]; 64]),
             }),
-            total_fuel,
             ..report(n, b"5")
         };
-        let begun = remembered.generation();
-        let kept = remembered.keep(made, &[], Bytes::from_static(b"5"), None, begun);
-        assert!(kept.await.unwrap());
+        let kept = remembered.keep(made, &[], Bytes::from_static(b"5"), None);
+        kept.await.unwrap();
         assert_eq!(remembered.get(&made.key).unwrap().unwrap().made, made.made);
-        made.key
     };
-    let fuel = report(b"fuel", b"5").fuel;
-    let own = keep(b"own", None, fuel).await;
-    let given = keep(b"given", Some(good), fuel).await;
-    let wrong = keep(b"wrong", Some(bad), fuel).await;
-    let composed = keep(b"composed", None, fuel + 1).await;
-    let until = |unix_ms| RecordClock {
-        unix_ms,
-        counter: 0,
-        writer: [0; 4],
+    let forget = async |unix_ms| {
+        let until = RecordClock {
+            unix_ms,
+            counter: 0,
+            writer: [0; 4],
+        };
+        remembered.forget_all(until).await.unwrap().results
     };
-    let results = async |maker, own, unix_ms| {
-        let forgotten = remembered.distrust(maker, own, until(unix_ms)).await.unwrap();
-        forgotten.results
-    };
-    let begun = remembered.generation();
-    assert_eq!(results(bad, false, 5).await, 2);
-    let kept = |key| remembered.get(key).unwrap().is_some();
-    assert!(kept(&own) && kept(&given) && !kept(&wrong) && !kept(&composed));
-
-    // What was begun before may be made of what is gone.
-    let late = remembered.keep(report(b"late", b"5"), &[], Bytes::from_static(b"5"), None, begun);
-    assert!(!late.await.unwrap());
-    let late = ResultKey(Digest::of(b"late"));
-    assert!(!kept(&late));
-    // What it made since then counts, however often it is said that what came before does not.
-    keep(b"wrong", Some(bad), fuel).await;
-    assert_eq!(results(bad, false, 5).await, 0);
-    assert_eq!(results(bad, false, 4).await, 0);
-    assert!(kept(&wrong));
-    assert_eq!(results(bad, false, 6).await, 1);
-    assert_eq!(results(NodeId::from_bytes([3; 32]), true, 1).await, 2);
-    assert!(!kept(&own) && !kept(&given));
+    keep(b"own", None).await;
+    keep(b"given", Some(maker)).await;
+    assert_eq!(forget(5).await, 2);
+    // What was made since then counts.
+    keep(b"own", None).await;
+    assert_eq!((forget(5).await, forget(4).await), (0, 0));
+    assert_eq!(forget(6).await, 1);
 }
 
 #[tokio::test]
@@ -193,9 +165,8 @@ async fn files_are_with_who_wrote_them() {
         ..report(b"a", b"x")
     };
     let keep = async |written: Option<Bytes>| {
-        let begun = remembered.generation();
-        let kept = remembered.keep(wrote, &[], "x".into(), written, begun);
-        assert!(kept.await.unwrap());
+        let kept = remembered.keep(wrote, &[], "x".into(), written);
+        kept.await.unwrap();
         remembered.get(&wrote.key).unwrap().unwrap()
     };
     let given = keep(None).await;

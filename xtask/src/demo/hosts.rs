@@ -263,7 +263,8 @@ fn same_file(gateway: &Node, parts: &[PathBuf]) -> Result<()> {
             .context("a crate without a Cargo.toml")?;
         let path = file.path().strip_prefix(part)?;
         let path = path.to_str().context("a path that is not UTF-8")?;
-        let got = gateway.nearfield().args(["get", "registry", path]).output()?;
+        let target = format!("registry/{path}");
+        let got = gateway.nearfield().args(["get", &target]).output()?;
         ensure!(
             got.status.success() && got.stdout == fs::read(file.path())?,
             "{path} reads differently: {}",
