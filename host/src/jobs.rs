@@ -19,6 +19,7 @@ impl Host {
     pub async fn run_pure(&self, spec: PureSpec) -> Result<PureReport, PureFailure> {
         let inner = &self.inner;
         let key = spec.key();
+        let as_of = inner.remembered.as_of().map_err(store_problem)?;
         let found = inner.recall(&key, &spec.setting.origins).await?;
         let distrusted = &spec.setting.distrusted;
         // Files that another host wrote are not here: whoever may write is asked for them.
@@ -39,7 +40,7 @@ impl Host {
         let (run, _slot) = inner.run(spec, key, log).await?;
         inner
             .remembered
-            .keep(run.report, &origins, run.output, run.written)
+            .keep(run.report, &origins, run.output, run.written, as_of)
             .await
             .map_err(store_problem)?;
         Ok(run.report)
@@ -78,12 +79,18 @@ impl Host {
         }
         let remembered = &self.inner.remembered;
         let here = self.inner.recall(&report.key, origins).await?;
-        if here.is_some_and(|here| here.made.is_none() && here.agrees(&report)) {
+        match here.filter(|here| here.made.is_none()) {
             // One that was made here may have its files, too.
-            return Ok(());
+            Some(here) if here.agrees(&report) => return Ok(()),
+            Some(_) => {
+                let text = "what this host made itself is not what it was given";
+                return Err(Problem::new(ProblemKind::Corrupt, text));
+            }
+            None => {}
         }
         // Files that it wrote stay with who made it.
-        let kept = remembered.keep(report, origins, output, None);
+        let as_of = remembered.as_of().map_err(store_problem)?;
+        let kept = remembered.keep(report, origins, output, None, as_of);
         kept.await.map_err(store_problem)
     }
 

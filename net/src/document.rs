@@ -60,11 +60,13 @@ pub(crate) struct Absent {
     pub author: NodeId,
     pub digest: Digest,
     pub size_bytes: u64,
+    /// Who sent the entry, if that is known: it likely has the value.
+    pub sender: Option<NodeId>,
 }
 
 impl Absent {
     /// `None` for a record of a kind that this build does not know.
-    pub fn of(entry: &iroh_docs::sync::Entry, author: AuthorId) -> Option<Self> {
+    pub fn of(entry: &iroh_docs::sync::Entry, author: AuthorId, sender: Option<NodeId>) -> Option<Self> {
         let Some(key) = RecordKey::decode(entry.key()) else {
             tracing::warn!(key = ?entry.key(), "a record of a kind that this build does not know");
             return None;
@@ -74,6 +76,7 @@ impl Absent {
             author: NodeId::from_bytes(author.to_bytes()),
             digest: Digest::from_bytes(*entry.content_hash().as_bytes()),
             size_bytes: entry.content_len(),
+            sender,
         })
     }
 
@@ -355,7 +358,7 @@ impl Document {
         pin_mut!(entries);
         while let Some(entry) = entries.next().await {
             let entry = entry.map_err(NetError::records)?;
-            let Some(absent) = Absent::of(&entry, entry.author()) else {
+            let Some(absent) = Absent::of(&entry, entry.author(), None) else {
                 continue;
             };
             match self.store.stored(&absent.digest).await {

@@ -1,12 +1,15 @@
 //! Taking in what other nodes write: entries come by themselves, their values are fetched.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::{StreamExt, pin_mut};
 use iroh_docs::engine::LiveEvent;
 use nearfield_protocol::NodeId;
-use tokio::time::{interval, sleep};
+use nearfield_protocol::records::RecordKey;
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::document::{Absent, RECORD_BYTES};
@@ -18,107 +21,161 @@ use crate::peers::node_id;
 const GATHER: Duration = Duration::from_millis(2);
 /// Most entries that are taken in at once.
 const BATCH: usize = 1_024;
-/// How long one value may take: nothing else is taken in meanwhile.
+/// How long one value may take.
 const VALUE: Duration = Duration::from_secs(10);
 /// How often values that nobody gave are asked for again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How many nodes are asked for what a gateway that is gone may have written last.
-const ASKED_AFTER_LOSS: usize = 8;
+/// How many members that are there are asked for what a gateway that is gone may have written last.
+const ASKED: usize = 8;
 /// How often everything is compared with some other node, in case that something was missed.
 const COMPARE: Duration = Duration::from_secs(60);
+
+/// What has come since it was looked at last, each record once.
+#[derive(Default)]
+struct Arrived {
+    entries: BTreeMap<RecordKey, Absent>,
+    /// Some comparison ended well.
+    compared: bool,
+    /// Those with which one did not.
+    failed: HashSet<NodeId>,
+}
+
+impl Arrived {
+    fn note(&mut self, event: LiveEvent) {
+        match event {
+            LiveEvent::InsertRemote { entry, from, .. } => {
+                let absent = Absent::of(&entry, entry.author(), Some(node_id(&from)));
+                self.entries
+                    .extend(absent.map(|absent| (absent.key.clone(), absent)));
+            }
+            LiveEvent::SyncFinished(ended) if ended.result.is_ok() => self.compared = true,
+            LiveEvent::SyncFinished(ended) => {
+                self.failed.insert(node_id(&ended.peer));
+            }
+            _ => {}
+        }
+    }
+
+    /// At most [`BATCH`] entries.
+    fn some(&mut self) -> Vec<Absent> {
+        let later = self.entries.keys().nth(BATCH).cloned();
+        let later = later.map(|key| self.entries.split_off(&key)).unwrap_or_default();
+        std::mem::replace(&mut self.entries, later)
+            .into_values()
+            .collect()
+    }
+}
 
 impl Node {
     /// Takes in what others write, until `stop`.
     pub async fn follow_records(&self, stop: CancellationToken) -> Result<(), NetError> {
-        let events = self.document().events().await?.fuse();
-        pin_mut!(events);
+        let events = self.document().events().await?;
+        let (arrived, more) = (Mutex::<Arrived>::default(), Notify::new());
+        // Whatever the document is asked waits for its events to be taken, so nobody who takes them asks it anything.
+        let listening = async {
+            pin_mut!(events);
+            while let Some(event) = events.next().await {
+                arrived.lock().expect("no panic under this lock").note(event);
+                more.notify_one();
+            }
+            Err(NetError::Records("the document has no more events".to_owned()))
+        };
+        tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            ended = listening => ended,
+            ended = self.take_in(&arrived, &more) => ended,
+            () = self.ask_again() => Ok(()),
+            () = self.compare(&arrived) => Ok(()),
+        }
+    }
+
+    async fn take_in(&self, arrived: &Mutex<Arrived>, more: &Notify) -> Result<(), NetError> {
         // What came before anybody listened.
         self.document().reread().await?;
-        let (mut again, mut compare) = (interval(AGAIN), interval(COMPARE));
-        let mut failed = HashSet::new();
-        let (mut present, mut were_there) = (self.comings_and_goings(), HashSet::new());
+        // Also with nobody: from now on others may compare with this node.
         self.sync(&self.gateways()).await?;
         loop {
-            let first = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                _ = again.tick() => {
-                    self.fetch_values(self.document().wanted(), None).await;
-                    // Two that begin with each other at once may both give way.
-                    let failed: Vec<NodeId> = std::mem::take(&mut failed).into_iter().collect();
-                    if !failed.is_empty() && let Err(error) = self.sync(&failed).await {
-                        tracing::warn!(%error, "the records cannot be compared");
-                    }
-                    continue;
+            more.notified().await;
+            sleep(GATHER).await;
+            loop {
+                let (some, compared) = {
+                    let mut arrived = arrived.lock().expect("no panic under this lock");
+                    (arrived.some(), std::mem::take(&mut arrived.compared))
+                };
+                let last = some.len() < BATCH;
+                self.fetch_values(some).await;
+                if compared && self.document().wanted().is_empty() {
+                    self.hear();
                 }
-                Ok(()) = present.changed() => {
-                    let are_there: HashSet<NodeId> = present.borrow_and_update().keys().copied().collect();
-                    let records = self.records();
-                    let lost = |node: &NodeId| records.is_gateway(node);
-                    // What it wrote last may be with some others only.
-                    if were_there.difference(&are_there).any(lost) {
-                        let some: Vec<NodeId> = are_there.iter().take(ASKED_AFTER_LOSS).copied().collect();
-                        if let Err(error) = self.sync(&some).await {
-                            tracing::warn!(%error, "the records cannot be compared");
-                        }
-                    }
-                    were_there = are_there;
-                    continue;
+                if last {
+                    break;
                 }
-                _ = compare.tick() => {
-                    if let Err(error) = self.sync(&self.gateways()).await {
-                        tracing::warn!(%error, "the records cannot be compared");
-                    }
-                    continue;
-                }
-                event = events.next() => match event {
-                    Some(event) => event,
-                    None => return Err(NetError::Records("the document has no more events".to_owned())),
-                },
-            };
-            let (mut batch, mut from, mut compared) = (Vec::new(), None, false);
-            let mut note = |event| match event {
-                LiveEvent::InsertRemote {
-                    entry, from: sender, ..
-                } => {
-                    from = Some(node_id(&sender));
-                    batch.extend(Absent::of(&entry, entry.author()));
-                }
-                LiveEvent::SyncFinished(ended) if ended.result.is_ok() => compared = true,
-                LiveEvent::SyncFinished(ended) => {
-                    let peer = node_id(&ended.peer);
-                    if self.document().admits(&peer) {
-                        failed.insert(peer);
-                    }
-                }
-                _ => {}
-            };
-            note(first);
-            let gathered = sleep(GATHER);
-            pin_mut!(gathered);
-            let mut taken = 1;
-            while taken < BATCH {
-                tokio::select! {
-                    () = &mut gathered => break,
-                    Some(event) = events.next() => note(event),
-                    else => break,
-                }
-                taken += 1;
-            }
-            self.fetch_values(batch, from).await;
-            if compared && self.document().wanted().is_empty() {
-                self.hear();
             }
         }
     }
 
+    /// Asks for values that nobody gave.
+    async fn ask_again(&self) {
+        loop {
+            sleep(AGAIN).await;
+            self.fetch_values(self.document().wanted()).await;
+        }
+    }
+
+    /// Compares everything now and then, and when somebody is gone that may have written what only others have.
+    async fn compare(&self, arrived: &Mutex<Arrived>) {
+        let mut present = self.comings_and_goings();
+        let mut were_there: HashSet<NodeId> = present.borrow_and_update().keys().copied().collect();
+        let (mut again, mut all) = (interval(AGAIN), interval(COMPARE));
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        all.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Ok(()) = present.changed() => {
+                    let are_there: HashSet<NodeId> = present.borrow_and_update().keys().copied().collect();
+                    let records = self.records();
+                    if were_there.difference(&are_there).any(|node| records.is_gateway(node)) {
+                        self.compare_with(&self.some_present()).await;
+                    }
+                    were_there = are_there;
+                }
+                _ = again.tick() => {
+                    // Two that begin with each other at once may both give way.
+                    let failed = std::mem::take(&mut arrived.lock().expect("no panic under this lock").failed);
+                    let failed: Vec<NodeId> =
+                        failed.into_iter().filter(|node| self.document().admits(node)).collect();
+                    self.compare_with(&failed).await;
+                }
+                _ = all.tick() => {
+                    self.compare_with(&[self.gateways(), self.some_present()].concat()).await;
+                }
+            }
+        }
+    }
+
+    async fn compare_with(&self, nodes: &[NodeId]) {
+        if !nodes.is_empty()
+            && let Err(error) = self.sync(nodes).await
+        {
+            tracing::warn!(%error, "the records cannot be compared");
+        }
+    }
+
+    /// Some of the members that are there.
+    fn some_present(&self) -> Vec<NodeId> {
+        let mut some = self.present();
+        some.truncate(ASKED);
+        some
+    }
+
     /// Fetches the values of entries and takes in those that came.
-    async fn fetch_values(&self, absent: Vec<Absent>, from: Option<NodeId>) {
+    async fn fetch_values(&self, absent: Vec<Absent>) {
         if absent.is_empty() {
             return;
         }
         let gateways = self.gateways();
         let fetched = futures_util::stream::iter(absent)
-            .map(|absent| self.fetch_value(absent, from, &gateways))
+            .map(|absent| self.fetch_value(absent, &gateways))
             .buffer_unordered(16)
             .filter_map(std::future::ready)
             .collect()
@@ -128,20 +185,19 @@ impl Node {
         }
     }
 
-    async fn fetch_value(
-        &self,
-        absent: Absent,
-        from: Option<NodeId>,
-        gateways: &[NodeId],
-    ) -> Option<crate::view::Entry> {
+    async fn fetch_value(&self, absent: Absent, gateways: &[NodeId]) -> Option<crate::view::Entry> {
         let digest = absent.digest;
         if let Ok(value) = self.store().stored(&digest).await {
             let len = value.len();
             return Some(absent.with(value.slice(0..len)));
         }
         // Who sent the entry likely has the value; its author has it if it is there at all.
-        let mut holders: Vec<NodeId> = from.into_iter().chain([absent.author]).collect();
+        let mut holders: Vec<NodeId> = absent.sender.into_iter().chain([absent.author]).collect();
         holders.extend(gateways);
+        holders.extend(self.some_present());
+        // Whoever is there first: others only take time.
+        let present = self.present();
+        holders.sort_by_key(|holder| !present.contains(holder));
         holders.retain(|holder| *holder != self.id());
         let mut seen = HashSet::new();
         holders.retain(|holder| seen.insert(*holder));

@@ -206,6 +206,24 @@ async fn a_member_has_the_records_and_one_that_was_away_catches_up() {
     until("and is heard again", || founder.has("after") && host.has("after")).await;
 }
 
+/// More records than wait anywhere on their way.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_joins_late_gets_all_records_and_can_write() {
+    const COUNT: usize = 1_500;
+    let founder = Member::found().await;
+    for n in 0..COUNT {
+        founder.put(&format!("early-{n}"), &[]).await;
+    }
+    let gateway = Member::joined(&founder.ticket(Role::Gateway, &[])).await;
+    until("it has all", || {
+        gateway.node.records().datasets().count() == COUNT
+    })
+    .await;
+    let written = tokio::time::timeout(PATIENCE, gateway.put("late", &[])).await;
+    assert_eq!(written.unwrap(), 1);
+    assert!(founder.has("late"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_its_writer() {
     let founder = Member::found().await;

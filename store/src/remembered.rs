@@ -69,6 +69,10 @@ struct Inner {
     queue: Mutex<Queue>,
 }
 
+/// When everything was forgotten last, by the record that said so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AsOf(Option<[u8; RecordClock::BYTES]>);
+
 /// What was forgotten.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Forgotten {
@@ -99,6 +103,7 @@ struct NewRow {
     origins: Vec<String>,
     output: Payload,
     written: Option<Payload>,
+    as_of: AsOf,
 }
 
 impl Remembered {
@@ -224,14 +229,22 @@ impl Remembered {
         Ok(matches!(payload, Some(Payload::Inline(_) | Payload::Blob(_))))
     }
 
+    /// To be asked before a run begins.
+    pub fn as_of(&self) -> Result<AsOf, StoreError> {
+        let until = self.inner.db.begin_read()?.open_table(UNTIL)?;
+        let last = until.get(FORGOTTEN)?;
+        Ok(AsOf(last.map(|last| last.value())))
+    }
+
     /// Keeps a result, computed for the datasets `origins`; one that was given says who made it. When this returns `Ok`, it is
-    /// on disk.
+    /// on disk, unless everything was forgotten since `as_of`: then it is, too.
     pub async fn keep(
         &self,
         report: PureReport,
         origins: &[String],
         output: Bytes,
         written: Option<Bytes>,
+        as_of: AsOf,
     ) -> Result<(), StoreError> {
         let output = self.payload_of(output, INLINE_BYTES).await?;
         let written = match written {
@@ -244,6 +257,7 @@ impl Remembered {
             origins: origins.to_owned(),
             output,
             written,
+            as_of,
         })))
         .await
     }
@@ -367,8 +381,10 @@ impl Inner {
             let mut given = tx.open_table(GIVEN)?;
             let mut totals = tx.open_table(TOTALS)?;
             let mut held = totals.get(HELD_BYTES)?.map_or(0, |held| held.value());
+            let now = AsOf(tx.open_table(UNTIL)?.get(FORGOTTEN)?.map(|last| last.value()));
             for change in changes {
                 match change {
+                    Change::Keep(new) if new.as_of != now => {}
                     Change::Keep(new) => {
                         let report = &new.report;
                         let key = report.key.0.as_bytes();

@@ -87,6 +87,8 @@ pub(super) struct Tally {
     pub(super) quarantined: Mutex<Vec<NodeId>>,
     /// Hosts that this job does without: they did not give what they said they had.
     pub(super) shunned: Mutex<HashSet<NodeId>>,
+    /// Results of which a host had no files, though it said so.
+    without_files: Mutex<HashSet<(ResultKey, NodeId)>>,
     /// Maps that ran to their end, and how long they took together.
     pub(super) maps: Mutex<(u32, Duration)>,
 }
@@ -137,7 +139,7 @@ impl Job<'_> {
             leaves.retain(|leaf| failures.iter().all(|failure| failure.shard != leaf.index));
             levels = self.tree(&leaves);
             known = self.known(&leaves, &levels).await?;
-            known.leaves.fill(true);
+            self.know_leaves(&leaves, &mut known).await?;
             self.compute(&dataset, &leaves, &levels, &known, spent).await?;
         }
         let root = match levels.last() {
@@ -152,10 +154,7 @@ impl Job<'_> {
             Some(fraction) => Some(self.check(fraction, &leaves, &levels, root).await?),
             None => None,
         };
-        // What another job found to be wrong may be in this one, too.
-        if *self.gateway.catalog.node.records().distrusted() != self.setting.distrusted {
-            return Err(forgotten().into());
-        }
+        self.is_still_trusted()?;
         let into = match &self.record.into {
             Some(name) => Some(self.write(name, &leaves).await?),
             None => None,
@@ -234,6 +233,30 @@ impl Job<'_> {
         Ok(known)
     }
 
+    /// In another tree than the one that was run other leaves are needed: those that are remembered need not run.
+    async fn know_leaves(&self, leaves: &[Leaf], known: &mut Known) -> Result<(), Problem> {
+        let has = |leaf: &Leaf| !self.sites.claims(&leaf.key).is_empty();
+        let open: Vec<ResultKey> = leaves
+            .iter()
+            .zip(&known.leaves)
+            .filter(|(leaf, known)| !**known && !has(leaf))
+            .map(|(leaf, _)| leaf.key)
+            .collect();
+        self.recall(&open).await?;
+        for (leaf, known) in leaves.iter().zip(&mut known.leaves) {
+            *known |= has(leaf);
+            if !*known {
+                // It stood below a result that was remembered, and counted as done.
+                self.progress.send_modify(|progress| {
+                    progress.done -= 1;
+                    progress.remembered -= 1;
+                    progress.bytes_done -= leaf.size_bytes;
+                });
+            }
+        }
+        Ok(())
+    }
+
     pub(super) async fn recall(&self, keys: &[ResultKey]) -> Result<Vec<Option<PureReport>>, Problem> {
         self.sites.recall(keys, &self.setting.origins).await
     }
@@ -306,6 +329,7 @@ impl Job<'_> {
         };
         let dispatch = &self.gateway.dispatch;
         for (key, holders) in self.sites.missing(parts, host) {
+            self.is_still_trusted()?;
             let mut brought = false;
             for holder in holders {
                 let given = dispatch.take(holder, key).await;
@@ -447,7 +471,16 @@ impl Job<'_> {
             }
             written.push(self.written_by(&report).await?);
         }
+        self.is_still_trusted()?;
         into::put(&self.gateway.catalog, name, written, self.sites.only.clone()).await
+    }
+
+    /// What another job found to be wrong may be in this one, too: then it starts over.
+    fn is_still_trusted(&self) -> Result<(), Problem> {
+        match *self.gateway.catalog.node.records().distrusted() == self.setting.distrusted {
+            true => Ok(()),
+            false => Err(forgotten()),
+        }
     }
 
     /// The files that a run wrote. Of those that remember its result, only who made it has them.
@@ -455,14 +488,18 @@ impl Job<'_> {
         for host in self.sites.makers(&report.key) {
             match self.gateway.dispatch.written(host, report.key).await {
                 Ok(Some(files)) if Digest::of(&files) == report.written => return Ok(files),
-                Ok(_) => {
+                Ok(given) => {
                     let result = report.key.0.short();
                     tracing::error!(
                         host = host.short(),
                         result,
                         "a host has not the files that it says it wrote"
                     );
-                    self.sites.shun(host);
+                    // They may have been evicted meanwhile, once.
+                    let mut without = self.tally.without_files.lock().expect("no panic under this lock");
+                    if !without.insert((report.key, host)) || given.is_some() {
+                        self.sites.shun(host);
+                    }
                 }
                 Err(problem) => {
                     tracing::warn!(host = host.short(), %problem, "files that a host wrote cannot be had");

@@ -293,7 +293,13 @@ impl<'a> Sites<'a> {
                 .unwrap_or_default()
         };
         let places = parts.iter().map(|part| (*part, place(part)));
-        places.filter(|(_, hosts)| !hosts.contains(&host)).collect()
+        let missing = places.filter(|(_, hosts)| !hosts.contains(&host));
+        let mut missing: Vec<(ResultKey, Vec<NodeId>)> = missing.collect();
+        drop(results);
+        for (_, hosts) in &mut missing {
+            hosts.retain(|host| self.is_usable(host));
+        }
+        missing
     }
 
     /// The hosts that remember a result.

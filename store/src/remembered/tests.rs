@@ -42,7 +42,13 @@ async fn small_and_large_outputs_come_back_after_a_restart() {
             async move {
                 let report = report(key, &output);
                 remembered
-                    .keep(report, &["logs".to_owned()], output.into(), None)
+                    .keep(
+                        report,
+                        &["logs".to_owned()],
+                        output.into(),
+                        None,
+                        remembered.as_of().unwrap(),
+                    )
                     .await
                     .unwrap();
             }
@@ -79,7 +85,13 @@ async fn a_purge_takes_what_the_dataset_led_to_and_nothing_else() {
     for (key, origin) in [(&b"a"[..], "logs"), (b"b", "logs"), (b"c", "other")] {
         let output: Bytes = large.clone().into();
         remembered
-            .keep(report(key, &large), &[origin.to_owned()], output, None)
+            .keep(
+                report(key, &large),
+                &[origin.to_owned()],
+                output,
+                None,
+                remembered.as_of().unwrap(),
+            )
             .await
             .unwrap();
     }
@@ -89,7 +101,13 @@ async fn a_purge_takes_what_the_dataset_led_to_and_nothing_else() {
         .await
         .unwrap();
     remembered
-        .keep(report(b"d", b"x"), &["other".to_owned()], "x".into(), None)
+        .keep(
+            report(b"d", b"x"),
+            &["other".to_owned()],
+            "x".into(),
+            None,
+            remembered.as_of().unwrap(),
+        )
         .await
         .unwrap();
     let forgotten = remembered.purge("logs").await.unwrap();
@@ -109,7 +127,13 @@ async fn what_is_too_much_goes() {
     for n in 0..30_u8 {
         let output = vec![n; 100];
         remembered
-            .keep(report(&[n], &output), &["logs".to_owned()], output.into(), None)
+            .keep(
+                report(&[n], &output),
+                &["logs".to_owned()],
+                output.into(),
+                None,
+                remembered.as_of().unwrap(),
+            )
             .await
             .unwrap();
     }
@@ -132,7 +156,13 @@ async fn everything_is_forgotten_once_for_each_time_that_is_said() {
             }),
             ..report(n, b"5")
         };
-        let kept = remembered.keep(made, &[], Bytes::from_static(b"5"), None);
+        let kept = remembered.keep(
+            made,
+            &[],
+            Bytes::from_static(b"5"),
+            None,
+            remembered.as_of().unwrap(),
+        );
         kept.await.unwrap();
         assert_eq!(remembered.get(&made.key).unwrap().unwrap().made, made.made);
     };
@@ -146,7 +176,13 @@ async fn everything_is_forgotten_once_for_each_time_that_is_said() {
     };
     keep(b"own", None).await;
     keep(b"given", Some(maker)).await;
+    let before = remembered.as_of().unwrap();
     assert_eq!(forget(5).await, 2);
+    // What was begun before is forgotten with the rest.
+    let late = report(b"late", b"5");
+    let kept = remembered.keep(late, &[], Bytes::from_static(b"5"), None, before);
+    kept.await.unwrap();
+    assert_eq!(remembered.get(&late.key).unwrap(), None);
     // What was made since then counts.
     keep(b"own", None).await;
     assert_eq!((forget(5).await, forget(4).await), (0, 0));
@@ -165,7 +201,7 @@ async fn files_are_with_who_wrote_them() {
         ..report(b"a", b"x")
     };
     let keep = async |written: Option<Bytes>| {
-        let kept = remembered.keep(wrote, &[], "x".into(), written);
+        let kept = remembered.keep(wrote, &[], "x".into(), written, remembered.as_of().unwrap());
         kept.await.unwrap();
         remembered.get(&wrote.key).unwrap().unwrap()
     };
