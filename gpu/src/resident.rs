@@ -1,0 +1,269 @@
+//! What stays in GPU memory: pieces of blobs by content, under a budget of bytes. Pure: whoever uploads asks for room, uploads,
+//! and says what it took.
+//!
+//! What goes first is what is cheapest to bring again for the bytes it takes, and was not used for long (GreedyDual-Size,
+//! Cao and Irani 1997): each piece is worth its cost by byte, from the worth of what went last upwards.
+
+use std::collections::{BTreeSet, HashMap};
+
+use nearfield_protocol::Digest;
+
+/// Bytes of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Piece {
+    pub digest: Digest,
+    pub offset: u64,
+    pub len: u64,
+}
+
+/// The pieces on one device, as buffers `B`.
+#[derive(Debug)]
+pub struct Resident<B> {
+    budget_bytes: u64,
+    held_bytes: u64,
+    /// The worth of what went last.
+    floor: u64,
+    pieces: HashMap<Piece, Held<B>>,
+    /// Those that nobody uses, the least worth first.
+    idle: BTreeSet<(u64, Piece)>,
+}
+
+#[derive(Debug)]
+struct Held<B> {
+    /// `None` while it is on its way.
+    buffer: Option<B>,
+    users: u32,
+    /// Microseconds that it took to bring, for each KiB.
+    cost: u64,
+    worth: u64,
+}
+
+/// What there is of a piece.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found<'a, B> {
+    /// It stays until [`Resident::release`].
+    Here(&'a B),
+    /// Somebody brings it.
+    Coming,
+    /// Whoever asks is to bring it, after [`Resident::reserve`].
+    Absent,
+}
+
+/// What is in use leaves too little.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{wanted} bytes of GPU memory are wanted, {free} of {budget} are not in use")]
+pub struct NoRoom {
+    pub wanted: u64,
+    pub free: u64,
+    pub budget: u64,
+}
+
+impl<B> Resident<B> {
+    pub fn new(budget_bytes: u64) -> Self {
+        Resident {
+            budget_bytes,
+            held_bytes: 0,
+            floor: 0,
+            pieces: HashMap::new(),
+            idle: BTreeSet::new(),
+        }
+    }
+
+    /// Bytes that are held or on their way: never above the budget.
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes
+    }
+
+    /// The blobs of which something is here.
+    pub fn digests(&self) -> impl Iterator<Item = Digest> {
+        let here = self.pieces.iter().filter(|(_, held)| held.buffer.is_some());
+        here.map(|(piece, _)| piece.digest)
+    }
+
+    /// Uses a piece, if it is here.
+    pub fn take(&mut self, piece: &Piece) -> Found<'_, B> {
+        let Some(held) = self.pieces.get_mut(piece) else {
+            return Found::Absent;
+        };
+        let Some(buffer) = &held.buffer else {
+            return Found::Coming;
+        };
+        if held.users == 0 {
+            self.idle.remove(&(held.worth, *piece));
+        }
+        held.users += 1;
+        Found::Here(buffer)
+    }
+
+    /// The end of one use.
+    pub fn release(&mut self, piece: &Piece) {
+        let Some(held) = self.pieces.get_mut(piece) else {
+            return;
+        };
+        held.users = held.users.saturating_sub(1);
+        if held.users == 0 && held.buffer.is_some() {
+            self.idle.remove(&(held.worth, *piece));
+            held.worth = self.floor.saturating_add(held.cost);
+            self.idle.insert((held.worth, *piece));
+        }
+    }
+
+    /// Makes room for a piece that is absent. What goes is to be freed before anything is uploaded.
+    pub fn reserve(&mut self, piece: Piece) -> Result<Vec<B>, NoRoom> {
+        let idle_bytes: u64 = self.idle.iter().map(|(_, piece)| piece.len).sum();
+        let free = (self.budget_bytes - self.held_bytes).saturating_add(idle_bytes);
+        if piece.len > free {
+            return Err(NoRoom {
+                wanted: piece.len,
+                free,
+                budget: self.budget_bytes,
+            });
+        }
+        let mut gone = Vec::new();
+        while self.budget_bytes - self.held_bytes < piece.len
+            && let Some((worth, least)) = self.idle.pop_first()
+        {
+            self.floor = worth;
+            self.held_bytes -= least.len;
+            gone.extend(self.pieces.remove(&least).and_then(|held| held.buffer));
+        }
+        self.held_bytes += piece.len;
+        let held = Held {
+            buffer: None,
+            users: 1,
+            cost: 0,
+            worth: 0,
+        };
+        let before = self.pieces.insert(piece, held);
+        debug_assert!(before.is_none(), "only what is absent is brought");
+        Ok(gone)
+    }
+
+    /// The piece that was reserved is here, and used by who brought it. That took so many microseconds.
+    pub fn fill(&mut self, piece: &Piece, buffer: B, took_us: u64) {
+        if let Some(held) = self.pieces.get_mut(piece) {
+            held.buffer = Some(buffer);
+            held.cost = took_us.saturating_mul(1 << 10) / piece.len.max(1);
+        }
+    }
+
+    /// The piece that was reserved does not come.
+    pub fn abandon(&mut self, piece: &Piece) {
+        if self.pieces.get(piece).is_some_and(|held| held.buffer.is_none()) {
+            self.pieces.remove(piece);
+            self.held_bytes -= piece.len;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn piece(n: u8, len: u64) -> Piece {
+        Piece {
+            digest: Digest::of(&[n]),
+            offset: 0,
+            len,
+        }
+    }
+
+    fn bring(resident: &mut Resident<u8>, n: u8, len: u64, took_us: u64) -> Vec<u8> {
+        let piece = piece(n, len);
+        let gone = resident.reserve(piece).unwrap();
+        resident.fill(&piece, n, took_us);
+        resident.release(&piece);
+        gone
+    }
+
+    #[test]
+    fn who_comes_second_waits_for_the_first() {
+        let mut resident = Resident::new(100);
+        let one = piece(1, 60);
+        assert_eq!(resident.take(&one), Found::Absent);
+        assert!(resident.reserve(one).unwrap().is_empty());
+        assert_eq!(resident.take(&one), Found::Coming);
+        assert_eq!(resident.digests().count(), 0);
+        resident.abandon(&one);
+        assert_eq!(resident.take(&one), Found::Absent);
+        assert_eq!(resident.held_bytes(), 0);
+        resident.reserve(one).unwrap();
+        resident.fill(&one, 1, 5);
+        assert_eq!(resident.take(&one), Found::Here(&1));
+    }
+
+    #[test]
+    fn what_is_used_stays_and_what_is_cheap_goes_first() {
+        let mut resident = Resident::new(100 << 10);
+        bring(&mut resident, 1, 50 << 10, 5_000);
+        bring(&mut resident, 2, 50 << 10, 100);
+        // As large, and dearer to bring again.
+        assert_eq!(bring(&mut resident, 3, 50 << 10, 900), [2]);
+        assert_eq!(resident.take(&piece(3, 50 << 10)), Found::Here(&3));
+        assert_eq!(
+            bring(&mut resident, 4, 50 << 10, 1),
+            [1],
+            "the other one is in use"
+        );
+        let refused = resident.reserve(piece(5, 51 << 10)).unwrap_err();
+        assert_eq!((refused.free, refused.budget), (50 << 10, 100 << 10));
+        resident.release(&piece(3, 50 << 10));
+        assert!(resident.reserve(piece(5, 100 << 10)).is_ok());
+        assert!(resident.reserve(piece(6, 1)).is_err(), "all is on its way");
+    }
+
+    #[test]
+    fn what_was_dear_goes_when_it_was_not_used_for_long() {
+        let mut resident = Resident::new(10 << 10);
+        bring(&mut resident, 0, 5 << 10, 1_000);
+        let rounds = (1..=200).take_while(|n| !bring(&mut resident, *n, 5 << 10, 50).contains(&0));
+        let rounds = rounds.count();
+        assert!((10..=40).contains(&rounds), "{rounds}");
+    }
+
+    proptest! {
+        /// Whatever is done in whatever order.
+        #[test]
+        fn never_above_the_budget_and_never_wrong(
+            steps in prop::collection::vec((0_u8..12, 1_u64..40, 0_u8..4), 1..300)
+        ) {
+            let mut resident = Resident::new(100);
+            let mut used = Vec::new();
+            for (n, len, step) in steps {
+                let piece = piece(n, len);
+                match (step, resident.take(&piece)) {
+                    (_, Found::Here(found)) => {
+                        prop_assert_eq!(*found, n);
+                        used.push(piece);
+                    }
+                    (0, Found::Absent) => {
+                        if resident.reserve(piece).is_ok() {
+                            resident.abandon(&piece);
+                        }
+                    }
+                    (_, Found::Absent) => {
+                        if resident.reserve(piece).is_ok() {
+                            resident.fill(&piece, n, u64::from(step) * 10);
+                            used.push(piece);
+                        }
+                    }
+                    (_, Found::Coming) => prop_assert!(false, "nothing is left on its way"),
+                }
+                if step == 3 && let Some(done) = used.pop() {
+                    resident.release(&done);
+                }
+                prop_assert!(resident.held_bytes() <= 100);
+                for piece in &used {
+                    prop_assert!(matches!(resident.take(piece), Found::Here(_)));
+                    resident.release(piece);
+                }
+            }
+            for piece in used {
+                resident.release(&piece);
+            }
+            let all = piece(99, 100);
+            prop_assert!(resident.reserve(all).is_ok());
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Loops that end: each turn takes one from what an invocation has left, and without any the loop is left.
+//!
+//! A loop that waits for the other invocations of its workgroup is let alone, because leaving it early would have the others
+//! wait for ever; what it contains is counted.
+
+use std::collections::{HashMap, HashSet};
+
+use naga::{
+    AddressSpace, Arena, BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal,
+    MemoryDecorations, Module, Range, ResourceBinding, Scalar, Span, Statement, StorageAccess, Type,
+    TypeInner,
+};
+
+use super::EXHAUSTED_GROUP;
+
+/// What the rewritten loops use.
+struct Counter {
+    /// A `u32` of each invocation: the turns it has left.
+    left: Handle<GlobalVariable>,
+    /// An `atomic<u32>` of all: not 0 once one had none left.
+    exhausted: Handle<GlobalVariable>,
+}
+
+/// Counts the turns of all loops of a module that can be counted. Returns whether some cannot.
+pub(super) fn loops(module: &mut Module, turns: u32) -> bool {
+    let mut waiting = HashSet::new();
+    // What a function calls stands before it.
+    for (handle, function) in module.functions.iter() {
+        if waits(&function.body, &waiting) {
+            waiting.insert(handle);
+        }
+    }
+    let counter = declare(module, turns);
+    let mut uncounted = false;
+    for (_, function) in module.functions.iter_mut() {
+        uncounted |= counter.count(function, &waiting);
+    }
+    for point in &mut module.entry_points {
+        uncounted |= counter.count(&mut point.function, &waiting);
+    }
+    uncounted
+}
+
+fn declare(module: &mut Module, turns: u32) -> Counter {
+    let scalar = |inner| Type { name: None, inner };
+    let number = module
+        .types
+        .insert(scalar(TypeInner::Scalar(Scalar::U32)), Span::UNDEFINED);
+    let atomic = module
+        .types
+        .insert(scalar(TypeInner::Atomic(Scalar::U32)), Span::UNDEFINED);
+    let turns = Expression::Literal(Literal::U32(turns));
+    let init = Some(module.global_expressions.append(turns, Span::UNDEFINED));
+    let variable = |name: &str, space, binding, ty, init| GlobalVariable {
+        name: Some(name.to_owned()),
+        space,
+        binding,
+        ty,
+        init,
+        memory_decorations: MemoryDecorations::default(),
+    };
+    let left = variable("nearfield_turns_left", AddressSpace::Private, None, number, init);
+    let binding = ResourceBinding {
+        group: EXHAUSTED_GROUP,
+        binding: 0,
+    };
+    let access = StorageAccess::LOAD | StorageAccess::STORE;
+    let space = AddressSpace::Storage { access };
+    let exhausted = variable("nearfield_exhausted", space, Some(binding), atomic, None);
+    Counter {
+        left: module.global_variables.append(left, Span::UNDEFINED),
+        exhausted: module.global_variables.append(exhausted, Span::UNDEFINED),
+    }
+}
+
+impl Counter {
+    /// Returns whether there is a loop that cannot be counted.
+    fn count(&self, function: &mut Function, waiting: &HashSet<Handle<Function>>) -> bool {
+        let Function {
+            expressions, body, ..
+        } = function;
+        // Leaving a loop never leaves a function without its result: naga takes no function that ends with a loop.
+        self.count_in(body, expressions, waiting)
+    }
+
+    fn count_in(
+        &self,
+        block: &mut Block,
+        expressions: &mut Arena<Expression>,
+        waiting: &HashSet<Handle<Function>>,
+    ) -> bool {
+        let mut uncounted = false;
+        for (statement, _) in block.span_iter_mut() {
+            match statement {
+                Statement::Block(inner) => uncounted |= self.count_in(inner, expressions, waiting),
+                Statement::If { accept, reject, .. } => {
+                    uncounted |= self.count_in(accept, expressions, waiting);
+                    uncounted |= self.count_in(reject, expressions, waiting);
+                }
+                Statement::Switch { cases, .. } => {
+                    for case in cases {
+                        uncounted |= self.count_in(&mut case.body, expressions, waiting);
+                    }
+                }
+                Statement::Loop { body, continuing, .. } => {
+                    let waits = waits(body, waiting) || waits(continuing, waiting);
+                    uncounted |= waits;
+                    uncounted |= self.count_in(body, expressions, waiting);
+                    uncounted |= self.count_in(continuing, expressions, waiting);
+                    if !waits {
+                        body.splice(0..0, self.turn(expressions));
+                    }
+                }
+                _ => {}
+            }
+        }
+        uncounted
+    }
+
+    /// `if left == 0 { exhausted = 1; break; } left = left - 1;`
+    fn turn(&self, expressions: &mut Arena<Expression>) -> Block {
+        let mut add = |expression| expressions.append(expression, Span::UNDEFINED);
+        let left = add(Expression::GlobalVariable(self.left));
+        let exhausted = add(Expression::GlobalVariable(self.exhausted));
+        let (none, one) = (
+            add(Expression::Literal(Literal::U32(0))),
+            add(Expression::Literal(Literal::U32(1))),
+        );
+        let now = add(Expression::Load { pointer: left });
+        let binary = |op, left, right| Expression::Binary { op, left, right };
+        let is_none = add(binary(BinaryOperator::Equal, now, none));
+        let less = add(binary(BinaryOperator::Subtract, now, one));
+        let leave = [
+            Statement::Store {
+                pointer: exhausted,
+                value: one,
+            },
+            Statement::Break,
+        ];
+        let statements = vec![
+            Statement::Emit(Range::new_from_bounds(now, less)),
+            Statement::If {
+                condition: is_none,
+                accept: Block::from_vec(leave.into()),
+                reject: Block::new(),
+            },
+            Statement::Store {
+                pointer: left,
+                value: less,
+            },
+        ];
+        Block::from_vec(statements)
+    }
+}
+
+/// What a module comes to if each call is replaced by what it calls, in expressions and statements: calls of calls grow
+/// beyond all bounds without any loop, and drivers do replace them.
+pub(super) fn expanded(module: &Module) -> u64 {
+    let mut of = HashMap::new();
+    let size = |function: &Function, of: &HashMap<Handle<Function>, u64>| {
+        (function.expressions.len() as u64).saturating_add(statements(&function.body, of))
+    };
+    // What a function calls stands before it.
+    for (handle, function) in module.functions.iter() {
+        of.insert(handle, size(function, &of));
+    }
+    let points = module.entry_points.iter().map(|point| size(&point.function, &of));
+    points.fold(0, u64::saturating_add)
+}
+
+fn statements(block: &Block, of: &HashMap<Handle<Function>, u64>) -> u64 {
+    let sizes = block.iter().map(|statement| match statement {
+        Statement::Call { function, .. } => of.get(function).copied().unwrap_or_default(),
+        Statement::Block(inner) => statements(inner, of),
+        Statement::If { accept, reject, .. } => statements(accept, of).saturating_add(statements(reject, of)),
+        Statement::Switch { cases, .. } => {
+            let cases = cases.iter().map(|case| statements(&case.body, of));
+            cases.fold(0, u64::saturating_add)
+        }
+        Statement::Loop { body, continuing, .. } => {
+            statements(body, of).saturating_add(statements(continuing, of))
+        }
+        _ => 0,
+    });
+    sizes.fold(block.len() as u64, u64::saturating_add)
+}
+
+/// Whether a block waits for other invocations, itself or by what it calls.
+fn waits(block: &Block, waiting: &HashSet<Handle<Function>>) -> bool {
+    block.iter().any(|statement| match statement {
+        Statement::ControlBarrier(_) | Statement::WorkGroupUniformLoad { .. } => true,
+        Statement::Call { function, .. } => waiting.contains(function),
+        Statement::Block(inner) => waits(inner, waiting),
+        Statement::If { accept, reject, .. } => waits(accept, waiting) || waits(reject, waiting),
+        Statement::Switch { cases, .. } => cases.iter().any(|case| waits(&case.body, waiting)),
+        Statement::Loop { body, continuing, .. } => waits(body, waiting) || waits(continuing, waiting),
+        _ => false,
+    })
+}

@@ -1,0 +1,225 @@
+use super::*;
+
+const SAXPY: &str = "
+    override scale: f32 = 2.0;
+    @group(0) @binding(0) var<storage, read> x: array<f32>;
+    @group(0) @binding(1) var<storage, read_write> y: array<f32>;
+    @group(0) @binding(2) var<uniform> unused: vec4<f32>;
+    @compute @workgroup_size(64)
+    fn saxpy(@builtin(global_invocation_id) id: vec3<u32>) {
+        if id.x < arrayLength(&x) { y[id.x] += scale * x[id.x]; }
+    }";
+
+fn checked(source: &str) -> Result<Kernel, ShaderError> {
+    check(source, "main", Features::default(), &Limits::default())
+}
+
+fn body(statements: &str) -> String {
+    format!(
+        "@group(0) @binding(0) var<storage, read_write> out: array<u32>;
+        var<workgroup> shared_value: u32;
+        fn wait() {{ workgroupBarrier(); }}
+        @compute @workgroup_size(8)
+        fn main(@builtin(local_invocation_index) index: u32) {{ {statements} }}"
+    )
+}
+
+/// The rewritten shader as text.
+fn rewritten(kernel: &Kernel) -> String {
+    let flags = naga::back::wgsl::WriterFlags::empty();
+    naga::back::wgsl::write_string(&kernel.module, &kernel.info, flags).unwrap()
+}
+
+#[test]
+fn what_a_shader_uses_is_known() {
+    let kernel = check(SAXPY, "saxpy", Features::default(), &Limits::default()).unwrap();
+    let binding = |binding, access| Binding { binding, access };
+    assert_eq!(
+        kernel.bindings,
+        [binding(0, Access::Read), binding(1, Access::ReadWrite)]
+    );
+    assert_eq!(
+        (kernel.workgroup_size, kernel.has_uncounted_loops),
+        ([64, 1, 1], false)
+    );
+}
+
+#[test]
+fn errors_have_a_place() {
+    let error = checked("fn main() {\n    let a = 1u + b;\n}").unwrap_err();
+    let ShaderError::Invalid {
+        message,
+        line,
+        column,
+    } = &error
+    else {
+        panic!("{error:?}");
+    };
+    assert!(message.contains('b') && (*line, *column) == (2, 18), "{error}");
+    // What only the validator finds has one, too.
+    let twice = "@group(0) @binding(0) var<storage, read_write> a: u32;
+        @group(0) @binding(0) var<storage, read_write> b: u32;
+        @compute @workgroup_size(1) fn main() { a = b; }";
+    let error = checked(twice).unwrap_err();
+    assert!(
+        matches!(&error, ShaderError::Invalid { line: 1..=3, .. }),
+        "{error:?}"
+    );
+    let error = check(SAXPY, "other", Features::default(), &Limits::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no compute entry point `other`; there is `saxpy`"
+    );
+}
+
+#[test]
+fn every_loop_ends() {
+    for (loops, counted) in [
+        ("loop { out[0] += 1u; }", 1),
+        ("while true { out[0] += 1u; if out[0] == 7u { continue; } }", 1),
+        (
+            "for (var i = 0u; ; i++) { for (var j = 0u; j < i; j++) { out[j] += i; } }",
+            2,
+        ),
+        (
+            "loop { switch out[0] { case 1u: { loop {} } default: { continue; } } }",
+            2,
+        ),
+        (
+            "loop { continuing { loop { break; } break if out[0] == 1u; } }",
+            2,
+        ),
+        ("{ if out[0] == 1u { loop {} } else { loop { return; } } }", 2),
+    ] {
+        let kernel = checked(&body(loops)).unwrap_or_else(|error| panic!("{loops}: {error}"));
+        assert!(!kernel.has_uncounted_loops, "{loops}");
+        let text = rewritten(&kernel);
+        assert_eq!(
+            text.matches("atomicStore((&nearfield_exhausted)").count(),
+            counted,
+            "{text}"
+        );
+    }
+}
+
+/// Leaving its loop early would leave it without a result.
+#[test]
+fn a_function_with_a_result_does_not_end_with_a_loop() {
+    let source = |ends: String| {
+        format!(
+            "fn find(start: u32) -> u32 {{ var n = start; {ends} }}
+            @group(0) @binding(0) var<storage, read_write> out: array<u32>;
+            @compute @workgroup_size(1) fn main() {{ out[0] = find(out[1]); }}"
+        )
+    };
+    for ends in [
+        "loop { if n == 7u { return n; } n++; }",
+        "if n == 1u { return n; } else { loop { return 3u; } }",
+    ] {
+        assert!(checked(&source(ends.to_owned())).is_err(), "{ends}");
+        assert!(checked(&source(format!("{ends} return 0u;"))).is_ok(), "{ends}");
+    }
+}
+
+#[test]
+fn a_loop_that_waits_is_let_alone_and_what_it_contains_is_not() {
+    for wait in [
+        "workgroupBarrier();",
+        "wait();",
+        "let a = workgroupUniformLoad(&shared_value);",
+    ] {
+        let loops = format!("loop {{ {wait} loop {{ out[index] += 1u; }} }}");
+        let kernel = checked(&body(&loops)).unwrap_or_else(|error| panic!("{loops}: {error}"));
+        assert!(kernel.has_uncounted_loops, "{loops}");
+        assert_eq!(rewritten(&kernel).matches("atomicStore").count(), 1, "{loops}");
+    }
+}
+
+#[test]
+fn guests_use_buffers_of_group_0_and_nothing_else() {
+    let main = "@compute @workgroup_size(1) fn main() {}";
+    for (declared, kind) in [
+        (
+            "@group(1) @binding(0) var<storage, read_write> a: atomic<u32>;",
+            "in another group",
+        ),
+        ("@group(0) @binding(0) var a: texture_2d<f32>;", "no buffer"),
+        ("@group(0) @binding(0) var a: sampler;", "no buffer"),
+    ] {
+        let error = checked(&format!("{declared} {main}")).unwrap_err();
+        assert!(
+            matches!(&error, ShaderError::Resource { name, kind: found } if name == "a" && *found == kind),
+            "{error:?}"
+        );
+    }
+    let array = format!(
+        "enable wgpu_binding_array; @group(0) @binding(0) var<storage> a: binding_array<u32, 4>; {main}"
+    );
+    assert!(checked(&array).is_err());
+    // A name of ours is nobody's.
+    let named = body("let nearfield_turns_left = 5u; loop { out[0] = nearfield_turns_left; }");
+    assert!(checked(&named).is_ok());
+}
+
+#[test]
+fn what_is_too_much_is_refused_at_once() {
+    let limits = Limits::default();
+    let begun = std::time::Instant::now();
+    let too_many = |source: &str, of: &str| match checked(source).unwrap_err() {
+        ShaderError::TooMany { what, .. } => assert_eq!(what, of),
+        error => panic!("{error:?}"),
+    };
+    too_many(&" ".repeat(5 << 20), "bytes of source");
+    for (open, close) in [
+        ("(", ")"),
+        ("[", "]"),
+        ("{", "}"),
+        ("-", ""),
+        ("!", ""),
+        ("- ", ""),
+        ("vec2<", ">"),
+    ] {
+        let (open, close) = (open.repeat(5_000), close.repeat(5_000));
+        too_many(&format!("fn main() {{ let a = {open}1{close}; }}"), "nesting");
+    }
+    too_many(
+        "@compute @workgroup_size(1024, 1024, 64) fn main() {}",
+        "invocations of a workgroup",
+    );
+    let declared: String = (0..8)
+        .map(|n| format!("@group(0) @binding({n}) var<storage, read_write> b{n}: u32;\n"))
+        .collect();
+    let used: String = (0..8).map(|n| format!("b{n} = 1u;")).collect();
+    too_many(
+        &format!("{declared} @compute @workgroup_size(1) fn main() {{ {used} }}"),
+        "bindings",
+    );
+    let calls: String = (1..40)
+        .map(|n| format!("fn f{n}() {{ f{0}(); f{0}(); }}\n", n - 1))
+        .collect();
+    too_many(
+        &format!("fn f0() {{}} {calls} @compute @workgroup_size(1) fn main() {{ f39(); }}"),
+        "expressions and statements with those of what is called",
+    );
+    // All that is allowed is read, whatever it is.
+    for part in [
+        "a+",
+        "else if true {} ",
+        "/*",
+        "a.a",
+        "a,",
+        "fn",
+        "x=x;",
+        "*/",
+        "\u{202e}",
+        "let a=1;",
+    ] {
+        let source = part.repeat(limits.source_bytes / part.len());
+        assert!(checked(&source).is_err());
+        assert!(
+            checked(&body(&source[..source.len() - 300])).is_err() || part == "let a=1;",
+            "{part}"
+        );
+    }
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+}
