@@ -134,7 +134,7 @@ fn put(gateway: &Node, hosts: &[Node], parts: &[PathBuf]) -> Result<Table> {
                 scope.spawn(move || {
                     let begun = Instant::now();
                     let path = part.to_str().context("a path that is not UTF-8")?;
-                    let name = format!("host-{index}");
+                    let name = part_name(index);
                     let put = [
                         "put", path, "--name", "registry", "--split", "files", "--part", &name,
                     ];
@@ -254,7 +254,7 @@ fn row(table: &mut Table, what: &str, ran: &Value) {
 
 /// A file of each part, read through the gateway, which has none of them.
 fn same_file(gateway: &Node, parts: &[PathBuf]) -> Result<()> {
-    for part in parts {
+    for (index, part) in parts.iter().enumerate() {
         let files = walkdir::WalkDir::new(part).sort_by_file_name();
         let file = files
             .into_iter()
@@ -263,7 +263,7 @@ fn same_file(gateway: &Node, parts: &[PathBuf]) -> Result<()> {
             .context("a crate without a Cargo.toml")?;
         let path = file.path().strip_prefix(part)?;
         let path = path.to_str().context("a path that is not UTF-8")?;
-        let target = format!("registry/{path}");
+        let target = format!("registry/{}/{path}", part_name(index));
         let got = gateway.nearfield().args(["get", &target]).output()?;
         ensure!(
             got.status.success() && got.stdout == fs::read(file.path())?,
@@ -272,6 +272,11 @@ fn same_file(gateway: &Node, parts: &[PathBuf]) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What a host's part is called. Its files stand below that name.
+fn part_name(index: usize) -> String {
+    format!("host-{index}")
 }
 
 fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<Duration> {
