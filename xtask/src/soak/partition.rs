@@ -33,11 +33,14 @@ struct Network<'a> {
 }
 
 pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
-    let Some(wires) = Wires::lay(2 + HOSTS)? else {
-        return Ok(vec![(
-            "cables pulled between nodes".to_owned(),
-            "left out: this user may not make network namespaces".to_owned(),
-        )]);
+    let wires = match Wires::lay(2 + HOSTS) {
+        Ok(wires) => wires,
+        Err(error) => {
+            return Ok(vec![(
+                "cables pulled between nodes".to_owned(),
+                format!("left out: no network namespaces here: {error:#}"),
+            )]);
+        }
     };
     let folder = Folder::new("partition")?;
     let dir = folder.path();

@@ -27,8 +27,8 @@ pub struct Wires {
 }
 
 impl Wires {
-    /// `None` where this process may not make networks.
-    pub fn lay(count: usize) -> Result<Option<Wires>> {
+    /// Fails where this process may not make networks.
+    pub fn lay(count: usize) -> Result<Wires> {
         let wires = Wires {
             places: (1..=count)
                 .map(|index| Place {
@@ -39,13 +39,7 @@ impl Wires {
             switch: format!("{PREFIX}switch"),
         };
         wires.clear();
-        let tried = Command::new("ip")
-            .args(["netns", "add", &wires.switch])
-            .stderr(Stdio::null())
-            .status();
-        if !tried.is_ok_and(|status| status.success()) {
-            return Ok(None);
-        }
+        ip(&["netns", "add", &wires.switch])?;
         for side in ["left", "right"] {
             wires.at_switch(&["link", "add", side, "type", "bridge"])?;
             wires.at_switch(&["link", "set", side, "up"])?;
@@ -58,24 +52,14 @@ impl Wires {
             let at = |arguments: &[&str]| ip(&[&["-n", namespace], arguments].concat());
             let port = port(index);
             at(&["link", "set", "lo", "up"])?;
-            at(&[
-                "link",
-                "add",
-                "wire",
-                "type",
-                "veth",
-                "peer",
-                "name",
-                &port,
-                "netns",
-                &wires.switch,
-            ])?;
+            let ends = ["type", "veth", "peer", "name", &port, "netns", &wires.switch];
+            at(&[&["link", "add", "wire"], &ends[..]].concat())?;
             at(&["address", "add", &format!("{}/24", place.address), "dev", "wire"])?;
             at(&["link", "set", "wire", "up"])?;
             wires.at_switch(&["link", "set", &port, "up"])?;
             wires.plug(index, Side::Left)?;
         }
-        Ok(Some(wires))
+        Ok(wires)
     }
 
     pub fn place(&self, index: usize) -> Place {
