@@ -187,21 +187,55 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// How deep a source may make its reader go: brackets that are open at once, or operators that follow each other.
 fn nesting(source: &str) -> usize {
-    let (mut open, mut deepest, mut row) = (0_usize, 0, 0);
-    for byte in source.bytes() {
-        match byte {
-            b'(' | b'[' | b'{' | b'<' => open += 1,
-            b')' | b']' | b'}' | b'>' | b';' => open = open.saturating_sub(usize::from(byte != b';')),
+    let (mut open, mut angles, mut row, mut deepest) = (0_usize, 0_usize, 0, 0);
+    for char in without_comments(source) {
+        match char {
+            '(' | '[' | '{' => open += 1,
+            ')' | ']' | '}' => open = open.saturating_sub(1),
+            '<' => angles += 1,
+            '>' => angles = angles.saturating_sub(1),
             _ => {}
         }
-        row = match byte {
-            b'-' | b'!' | b'~' | b'&' | b'*' => row + 1,
-            byte if byte.is_ascii_whitespace() => row,
+        // One that compares is never closed, and nothing reaches over the end of a statement.
+        if matches!(char, ';' | '{' | '}') {
+            angles = 0;
+        }
+        row = match char {
+            '-' | '!' | '~' | '&' | '*' => row + 1,
+            char if char.is_whitespace() => row,
             _ => 0,
         };
-        deepest = deepest.max(open).max(row);
+        deepest = deepest.max(open + angles).max(row);
     }
     deepest
+}
+
+/// Ends of lines as WGSL has them (§3.2).
+const LINE_ENDS: [char; 7] = ['\n', '\u{b}', '\u{c}', '\r', '\u{85}', '\u{2028}', '\u{2029}'];
+
+fn without_comments(source: &str) -> impl Iterator<Item = char> + '_ {
+    let (mut rest, mut blocks) = (source, 0_usize);
+    std::iter::from_fn(move || {
+        loop {
+            if blocks == 0
+                && let Some(line) = rest.strip_prefix("//")
+            {
+                rest = line.find(LINE_ENDS).map_or("", |end| &line[end..]);
+            } else if let Some(inner) = rest.strip_prefix("/*") {
+                (rest, blocks) = (inner, blocks + 1);
+            } else if blocks > 0
+                && let Some(after) = rest.strip_prefix("*/")
+            {
+                (rest, blocks) = (after, blocks - 1);
+            } else {
+                let char = rest.chars().next()?;
+                rest = &rest[char.len_utf8()..];
+                if blocks == 0 {
+                    return Some(char);
+                }
+            }
+        }
+    })
 }
 
 fn entry_index(module: &Module, entry: &str) -> Result<usize, ShaderError> {

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const SAXPY: &str = "
@@ -162,6 +164,21 @@ fn guests_use_buffers_of_group_0_and_nothing_else() {
 }
 
 #[test]
+fn what_only_looks_deep_is_taken() {
+    let dashes = "-".repeat(200);
+    let compared = "if index < 3u { out[0] = 1u; } out[1] = out[0] << 1u;\n".repeat(100);
+    let nested = "/*(".repeat(100) + &")*/".repeat(100);
+    let source = format!("// {dashes}\n/*{dashes}*/ {nested}\n {}", body(&compared));
+    assert!(checked(&source).is_ok(), "{:?}", checked(&source).err());
+    // What ends a comment ends it here, too.
+    for end in LINE_ENDS {
+        assert_eq!(nesting(&format!("// {dashes}{end}((( ")), 3, "{end:?}");
+    }
+    assert_eq!(nesting("/* /* (( */ ( */ ("), 1);
+    assert_eq!(nesting("array<array<vec2<u32>, 2>, 3>"), 3);
+}
+
+#[test]
 fn what_is_too_much_is_refused_at_once() {
     let limits = Limits::default();
     let begun = std::time::Instant::now();
@@ -222,4 +239,85 @@ fn what_is_too_much_is_refused_at_once() {
         );
     }
     assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+}
+
+const TOKENS: [&str; 40] = [
+    "fn ",
+    "main",
+    "(",
+    ")",
+    "{",
+    "}",
+    "loop ",
+    "if ",
+    "else ",
+    "-",
+    "!",
+    "a",
+    "1u",
+    ";",
+    "=",
+    "let ",
+    "var ",
+    "<",
+    ">",
+    "array",
+    "vec2",
+    "[",
+    "]",
+    ",",
+    "@compute ",
+    "@workgroup_size(1) ",
+    "return ",
+    "break;",
+    "continue;",
+    "switch ",
+    "case ",
+    "default",
+    ":",
+    "&",
+    "*",
+    "continuing ",
+    "while ",
+    "for ",
+    "workgroupBarrier();",
+    "a();",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// An error or a kernel, whatever comes.
+    #[test]
+    fn any_tokens_are_read(tokens in prop::collection::vec(0..TOKENS.len(), 0..600), wrapped: bool) {
+        let text: String = tokens.into_iter().map(|token| TOKENS[token]).collect();
+        let read = match wrapped {
+            true => checked(&body(&text)),
+            false => checked(&text),
+        };
+        if let Err(ShaderError::Invalid { message, .. }) = read {
+            prop_assert_ne!(message, "it cannot be read");
+        }
+    }
+
+    /// Statements that are whole, in any order and depth: whatever is a shader still is one once its loops are counted.
+    #[test]
+    fn counted_loops_are_valid(shape in prop::collection::vec(0_u8..7, 1..60)) {
+        let mut statements = String::new();
+        let mut open = Vec::new();
+        for kind in shape {
+            match kind {
+                0 => { statements.push_str("loop { if out[0] == index { break; } "); open.push("}"); }
+                1 => { statements.push_str("for (var i = 0u; i < out[1]; i++) { "); open.push("}"); }
+                2 => { statements.push_str("while out[2] > 1u { "); open.push("}"); }
+                3 => { statements.push_str("if out[3] == 2u { "); open.push("} else { out[4] = 1u; }"); }
+                4 => statements.push_str("wait(); "),
+                5 => statements.push_str("out[index] += 1u; "),
+                _ => statements.push_str(open.pop().unwrap_or_default()),
+            }
+        }
+        open.into_iter().rev().for_each(|end| statements.push_str(end));
+        let kernel = checked(&body(&statements));
+        prop_assert!(kernel.is_ok(), "{}: {:?}", statements, kernel.err());
+    }
 }
