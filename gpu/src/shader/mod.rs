@@ -26,7 +26,8 @@ pub struct Limits {
     pub expanded: u64,
     /// Invocations of a workgroup: its three sizes multiplied.
     pub workgroup_invocations: u32,
-    /// Turns of all loops of one invocation together, but for loops that wait for others: those have none.
+    /// Turns of all loops of one invocation together, but for loops that wait for others: those have none. A driver may leave
+    /// loops sooner without a word, as Mesa's software adapter does after 65,535 turns: there it must be less.
     pub turns: u32,
 }
 
