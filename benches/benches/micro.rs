@@ -78,6 +78,7 @@ fn placing(criterion: &mut Criterion) {
                         located: None,
                         needs: &needs,
                         only: &[],
+                        gpu: None,
                     };
                     place(black_box(&ask), black_box(&table))
                 });

@@ -17,7 +17,7 @@ use nearfield_protocol::{CallId, DatasetName, FunctionName, PartName};
 
 pub use jobs::{CancelArgs, ReplayArgs, RunArgs, WaitArgs};
 pub use nodes::{DrainArgs, InviteArgs, JoinArgs};
-pub use values::{Logged, Thing, TokenScope};
+pub use values::{Gpu, Logged, Thing, TokenScope};
 use values::{fuel_per_day, header, source, split};
 
 use crate::source::Source;
@@ -150,6 +150,9 @@ pub enum Verb {
         input: PathBuf,
         output: PathBuf,
     },
+    /// A node's child that drives its GPU: it speaks with the node on its standard input and dies with it
+    #[command(hide = true)]
+    GpuWorker,
 }
 
 #[derive(Debug, Clone, ClapArgs)]
@@ -158,6 +161,7 @@ Examples:
   nearfield up
   nearfield up --data-dir /srv/nearfield --max-bytes 500G
   nearfield up --listen 0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem
+  nearfield up --gpu hardware --gpu-memory 60G
   nearfield up --no-host                     a gateway for other machines' hosts")]
 pub struct UpArgs {
     /// Where functions and bytes are served
@@ -193,6 +197,13 @@ pub struct UpArgs {
     /// Shards that jobs work on at once; as many as there are cores without it
     #[arg(long, value_name = "N")]
     pub job_workers: Option<NonZeroUsize>,
+    /// The GPU that functions may use: auto (hardware, or else the software adapter), hardware, software, off, or a
+    /// part of an adapter's name
+    #[arg(long, value_name = "GPU", default_value = "auto")]
+    pub gpu: Gpu,
+    /// Memory of the GPU for shards and calls; 4 GiB without it, 512 MiB on the software adapter
+    #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
+    pub gpu_memory: Option<u64>,
     /// Certificate chain for the listeners, PEM
     #[arg(long, requires = "tls_key", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
@@ -284,6 +295,7 @@ pub struct GetArgs {
 #[command(after_help = "\
 Examples:
   nearfield new hello
+  nearfield new squares --template gpu
   cd hello && nearfield test && nearfield dev")]
 pub struct NewArgs {
     /// The function's, the crate's and the new folder's name
@@ -299,6 +311,8 @@ pub enum Template {
     Http,
     /// Runs over every shard of a dataset
     Job,
+    /// Computes on a GPU
+    Gpu,
 }
 
 #[derive(Debug, ClapArgs)]

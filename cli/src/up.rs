@@ -15,23 +15,27 @@ use nearfield_gateway::{
     Admission, Auth, Calls, Catalog, Cluster, Dispatch, Gateway, Hosts, JobRecord, Jobs, Metrics, PeerBlobs,
     Remote as RemoteHosts, Routed, Routes, Serving, Side, load_or_create_admin_token, serve, serve_calls,
 };
+use nearfield_gpu::client::{self, GpuOptions, WorkerCommand};
+use nearfield_gpu::wire::Choice;
 use nearfield_host::{CompilerCommand, Host, HostOptions, Logs};
 use nearfield_net::control::{Load, Reporter};
 use nearfield_net::remote::{Remote, RemoteObjects};
 use nearfield_net::{Identity, Network, Node, NodeOptions};
 use nearfield_protocol::Digest;
+use nearfield_protocol::gpu::{AdapterKind, GpuAdvert};
 use nearfield_protocol::node::Role;
 use nearfield_store::{Objects, Remembered, Store, StoreOptions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{self, pki_types};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{JoinArgs, UpArgs};
+use crate::args::{Gpu, JoinArgs, UpArgs};
 use crate::local::LocalHost;
 
 /// How much guests stand back behind listeners and control, as a nice value, and jobs behind calls.
@@ -149,6 +153,14 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     keep_peers_address(data_dir, &node)?;
     let remembered = Remembered::open(data_dir, store.clone(), args.max_remembered)?;
     let (logs, log_writer) = Logs::open(data_dir.join("logs"))?;
+    let hosting = !args.no_host;
+    let gpu = match (&args.gpu, hosting) {
+        (Gpu::Off, _) | (_, false) => None,
+        (Gpu::On(choice), true) => {
+            let options = gpu_options(choice.clone(), args.gpu_memory)?;
+            Some(client::Gpu::start(options).context("starting the GPU's thread")?)
+        }
+    };
     let host = Host::new(
         store.clone(),
         HostOptions {
@@ -163,6 +175,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
             job_workers: runtimes.job_workers,
             remembered: remembered.clone(),
             logs,
+            gpu: gpu.clone(),
         },
     )?;
     let token_file = data_dir.join("admin.token");
@@ -176,7 +189,6 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     let admin_url = format!("{scheme}://{}", admin.local_addr()?);
 
     let stop = CancellationToken::new();
-    let hosting = !args.no_host;
     let hosts = Arc::new(Hosts::new(node.id()));
     let rate = Arc::<AtomicU64>::default();
     store.connect(Arc::new(PeerBlobs {
@@ -187,7 +199,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     let (load, here): (Arc<dyn Fn() -> Load + Send + Sync>, Arc<dyn Dispatch>) = {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get) as u32;
         let job_workers = runtimes.job_workers as u32;
-        let (measured, kept, member) = (host.clone(), store.clone(), node.clone());
+        let (measured, kept, member, gpu) = (host.clone(), store.clone(), node.clone(), gpu.clone());
         let load = move || Load {
             calls: measured.calls() as u32,
             fuel_per_ms: measured.fuel_per_ms(),
@@ -195,6 +207,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
             cores,
             job_workers,
             free_bytes: free_bytes(&kept, &member),
+            gpu: gpu.as_ref().and_then(advert),
         };
         let here = LocalHost {
             id: node.id(),
@@ -232,6 +245,11 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
         job_workers: runtimes.job_workers,
     });
 
+    let residents = match &gpu {
+        Some(gpu) => gpu.residents(),
+        // Nothing ever comes of it.
+        None => watch::channel(Arc::default()).1,
+    };
     // Listed before anybody can write; looked through while the node already serves.
     let sealed = store.live()?;
     let interrupted = gateway.jobs.interrupted()?;
@@ -250,12 +268,13 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
             Reporter {
                 hosting,
                 load: load.clone(),
+                residents: residents.clone(),
             }
             .run(node.clone(), stop.clone()),
         ),
     ];
     if hosting {
-        among_nodes.push(tokio::spawn(cluster.clone().follow_own(load)));
+        among_nodes.push(tokio::spawn(cluster.clone().follow_own(load, residents)));
         let serving = Arc::new(Serving::new(here, node.id()));
         let calls = serve_calls(serving, inbox.calls, runtimes.guests.clone(), stop.clone());
         among_nodes.push(tokio::spawn(calls));
@@ -333,6 +352,31 @@ fn free_bytes(store: &Store, node: &Node) -> Option<u64> {
     let offered = records.node(&node.id()).and_then(|member| member.node.max_bytes);
     let Some(offered) = offered else { return Some(free) };
     Some(free.min(offered.saturating_sub(store.lasting_bytes().ok()?)))
+}
+
+/// How the GPU's worker is started: as this same program.
+pub fn gpu_options(choice: Choice, budget_bytes: Option<u64>) -> anyhow::Result<GpuOptions> {
+    Ok(GpuOptions {
+        worker: WorkerCommand {
+            program: std::env::current_exe().context("finding this executable, which drives the GPU")?,
+            arguments: vec!["gpu-worker".into()],
+        },
+        choice,
+        budget_bytes,
+    })
+}
+
+/// What others are told of the GPU, once it is known.
+fn advert(gpu: &client::Gpu) -> Option<GpuAdvert> {
+    let description = gpu.known()?;
+    Some(GpuAdvert {
+        name: description.name.as_str().into(),
+        kind: match description.software {
+            true => AdapterKind::Software,
+            false => AdapterKind::Hardware,
+        },
+        resident_bytes: gpu.resident_bytes(),
+    })
 }
 
 fn identity(data_dir: &Path) -> anyhow::Result<Identity> {

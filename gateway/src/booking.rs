@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use nearfield_protocol::call::{CallReport, OnReport, Stages};
+use nearfield_protocol::gpu::GpuUsage;
 use nearfield_protocol::{CallId, NodeId, Problem};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -74,6 +75,7 @@ impl Booking {
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
     pub fuel: u64,
+    pub gpu: Option<GpuUsage>,
     pub stages: Stages,
 }
 
@@ -94,6 +96,7 @@ impl OpenBooking {
             }
             let cost = Cost {
                 fuel: report.fuel,
+                gpu: report.gpu,
                 stages: report.stages,
             };
             // Written first: whoever has the response may ask for the call at once.

@@ -12,6 +12,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use nearfield_protocol::call::{CallSpec, Stages};
+use nearfield_protocol::gpu::{GpuKind, GpuUsage};
 use nearfield_protocol::manifest::{Locate, Sought};
 use nearfield_protocol::{CallId, Digest, NodeId, Problem, ProblemKind, limits};
 
@@ -23,6 +24,7 @@ use crate::booking::{Booking, Cost};
 use crate::calls::Placement;
 use crate::catalog::unix_ms;
 use crate::finish::FinishingBody;
+use crate::place::table::Host;
 use crate::place::{self, Ask, Candidate, Need, Standing};
 use crate::reply;
 use crate::route::{Served, rest_of};
@@ -35,6 +37,7 @@ const ID: HeaderName = HeaderName::from_static("nearfield-id");
 const HOST: HeaderName = HeaderName::from_static("nearfield-host");
 const PLACEMENT: HeaderName = HeaderName::from_static("nearfield-placement");
 pub const FUEL: HeaderName = HeaderName::from_static("nearfield-fuel");
+pub const GPU: HeaderName = HeaderName::from_static("nearfield-gpu");
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -42,7 +45,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// How many headers a response gets from us: room for all of them is made at once.
-const OUR_HEADERS: usize = 8;
+const OUR_HEADERS: usize = 9;
 
 /// Answers a request for a function.
 pub async fn call(gateway: &Arc<Gateway>, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
@@ -114,7 +117,12 @@ async fn prepare(
         Some(locate) => Some(locate_shard(gateway, locate, &inputs, &rest, request.uri().query()).await?),
         None => None,
     };
-    let placement = match (gateway.hosts.alone(), &located, inputs.is_empty()) {
+    // Whether the only host has the GPU that is asked for has to be looked at.
+    let alone = gateway
+        .hosts
+        .alone()
+        .filter(|_| function.manifest.require.gpu.is_none());
+    let placement = match (alone, &located, inputs.is_empty()) {
         // Nothing to look for and nowhere else to go: the same for every call.
         (Some(host), None, true) => served
             .placement
@@ -125,7 +133,7 @@ async fn prepare(
     };
     let hosts: Vec<NodeId> = placement.hosts().collect();
     if hosts.is_empty() {
-        return Err(nobody(&placement));
+        return Err(nobody(gateway, &placement, function.manifest.require.gpu));
     }
 
     let fault = BodyFault::default();
@@ -256,7 +264,20 @@ struct Located {
 }
 
 /// Why nobody takes a call.
-fn nobody(placement: &Placement) -> Problem {
+fn nobody(gateway: &Gateway, placement: &Placement, required: Option<GpuKind>) -> Problem {
+    let has = |host: &Host, kind: GpuKind| host.load.gpu.as_ref().is_some_and(|gpu| kind.takes(gpu.kind));
+    if let Some(kind) = required
+        && !gateway.hosts.table().iter().any(|(_, host)| has(host, kind))
+    {
+        let (what, next) = match kind {
+            GpuKind::Any => ("GPU", "`nearfield doctor` tells what a host lacks"),
+            GpuKind::Hardware => (
+                "GPU that is hardware",
+                "a function that requires `gpu = \"any\"` runs on the software adapter, too",
+            ),
+        };
+        return Problem::new(ProblemKind::NoGpu, format!("no host has a {what} now; {next}"));
+    }
     let reason = placement
         .candidates
         .first()
@@ -284,6 +305,7 @@ fn only(
             standing: Standing::Costs {
                 ms: 0,
                 missing_bytes: 0,
+                upload_bytes: None,
             },
         }],
         inputs: inputs.len(),
@@ -307,14 +329,19 @@ async fn choose(
         // Of the input that is looked into, only what was found is needed.
         if located.is_none() || Some(name) != located_in {
             let dataset = store.dataset(digest).await.map_err(reply::store_problem)?;
-            spreads.push((dataset.meta.size_bytes, gateway.hosts.spread(&dataset)));
+            let resident = match function.manifest.require.gpu {
+                Some(_) => gateway.hosts.resident(&dataset),
+                None => Default::default(),
+            };
+            spreads.push((dataset.meta.size_bytes, gateway.hosts.spread(&dataset), resident));
         }
     }
     let mut needs: Vec<Need<'_>> = spreads
         .iter()
-        .map(|(size_bytes, held)| Need::Spread {
+        .map(|(size_bytes, held, resident)| Need::Spread {
             size_bytes: *size_bytes,
             held,
+            resident,
         })
         .collect();
     needs.extend(located.map(|located| Need::Blob {
@@ -340,6 +367,7 @@ async fn choose(
             .map(|located| located.blob),
         needs: &needs,
         only: &only,
+        gpu: function.manifest.require.gpu,
     };
     let table = gateway.hosts.table();
     let candidates = place::place(&ask, &table);
@@ -486,7 +514,10 @@ async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
             response
         }
         Ok((mut parts, frames, Rest::Streams(rest))) => {
-            let trailer = HeaderValue::from_static("nearfield-fuel, server-timing");
+            let trailer = match served.function.manifest.require.gpu {
+                None => HeaderValue::from_static("nearfield-fuel, server-timing"),
+                Some(_) => HeaderValue::from_static("nearfield-fuel, nearfield-gpu, server-timing"),
+            };
             parts.headers.insert(header::TRAILER, trailer);
             Response::from_parts(parts, FinishingBody::new(frames, rest, report).boxed_unsync())
         }
@@ -534,6 +565,9 @@ async fn read_ahead(
 
 pub fn set_cost(headers: &mut HeaderMap, cost: Cost) {
     headers.insert(FUEL, HeaderValue::from(cost.fuel));
+    if let Some(usage) = &cost.gpu {
+        headers.insert(GPU, gpu_value(usage));
+    }
     headers.insert(SERVER_TIMING, server_timing(&cost.stages));
 }
 
@@ -613,6 +647,23 @@ fn server_timing(stages: &Stages) -> HeaderValue {
         us(load_us),
         ms(run_us),
         us(run_us)
+    ))
+}
+
+/// What a call took of the GPU: time, bytes each way, and shards that were in its memory and that were not.
+fn gpu_value(usage: &GpuUsage) -> HeaderValue {
+    let GpuUsage {
+        gpu_ns,
+        compile_us,
+        dispatches: _,
+        uploaded_bytes,
+        downloaded_bytes,
+        resident_hits,
+        resident_misses,
+    } = usage;
+    text_value(format!(
+        "ns={gpu_ns} compile_us={compile_us} uploaded={uploaded_bytes} downloaded={downloaded_bytes} \
+         hits={resident_hits} misses={resident_misses}"
     ))
 }
 

@@ -10,7 +10,7 @@ use nearfield_net::control::{Hello, Load, MemberEvent};
 use nearfield_protocol::{Digest, NodeId};
 use nearfield_store::Dataset;
 
-use crate::place::holders::Slot;
+use crate::place::holders::{Holders, Slot};
 use crate::place::table::HostTable;
 
 /// How long it is not asked again how much of a dataset each host holds.
@@ -77,6 +77,14 @@ impl Hosts {
                     self.change().holds(&node, &[], some);
                 }
             }
+            MemberEvent::Residents { node, added, removed } => {
+                for some in added.chunks(STEP) {
+                    self.change().residents(&node, some, &[]);
+                }
+                for some in removed.chunks(STEP) {
+                    self.change().residents(&node, &[], some);
+                }
+            }
         }
     }
 
@@ -137,27 +145,39 @@ impl Hosts {
     pub fn spread(&self, dataset: &Dataset) -> Spread {
         let generation = self.table().generation;
         self.spreads.get_with((dataset.digest, generation), || {
-            let mut held = Vec::new();
-            let shards = dataset.shards.iter().zip(&dataset.meta.shards);
-            for some in shards.collect::<Vec<_>>().chunks(STEP) {
-                let table = self.table();
-                for (digest, meta) in some {
-                    for slot in table.holders.of(digest) {
-                        if held.len() <= slot as usize {
-                            held.resize(slot as usize + 1, 0);
-                        }
-                        held[slot as usize] += meta.size_bytes;
+            Arc::new(self.sum(dataset, |table| &table.holders))
+        })
+    }
+
+    /// How much of a dataset is in the memory of each host's GPU, now: that changes with every call.
+    pub fn resident(&self, dataset: &Dataset) -> Spread {
+        match self.table().residents.is_empty() {
+            true => Spread::default(),
+            false => Arc::new(self.sum(dataset, |table| &table.residents)),
+        }
+    }
+
+    fn sum(&self, dataset: &Dataset, of: impl Fn(&HostTable) -> &Holders) -> Vec<(Slot, u64)> {
+        let mut held = Vec::new();
+        let shards = dataset.shards.iter().zip(&dataset.meta.shards);
+        for some in shards.collect::<Vec<_>>().chunks(STEP) {
+            let table = self.table();
+            for (digest, meta) in some {
+                for slot in of(&table).of(digest) {
+                    if held.len() <= slot as usize {
+                        held.resize(slot as usize + 1, 0);
                     }
+                    held[slot as usize] += meta.size_bytes;
                 }
             }
-            let with = held
-                .into_iter()
-                .enumerate()
-                .map(|(slot, bytes)| (slot as Slot, bytes));
-            let mut spread: Vec<_> = with.filter(|(_, bytes)| *bytes > 0).collect();
-            spread.sort_unstable_by_key(|(slot, bytes)| (std::cmp::Reverse(*bytes), *slot));
-            Arc::new(spread)
-        })
+        }
+        let with = held
+            .into_iter()
+            .enumerate()
+            .map(|(slot, bytes)| (slot as Slot, bytes));
+        let mut spread: Vec<_> = with.filter(|(_, bytes)| *bytes > 0).collect();
+        spread.sort_unstable_by_key(|(slot, bytes)| (std::cmp::Reverse(*bytes), *slot));
+        spread
     }
 
     /// How a host is named in responses.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nearfield_protocol::FunctionName;
 use nearfield_protocol::call::CallReport;
+use nearfield_protocol::gpu::GpuUsage;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -34,6 +35,28 @@ struct OutcomeLabel {
 struct StageLabel {
     function: String,
     stage: Stage,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GpuLabel {
+    function: String,
+    way: GpuWay,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum GpuWay {
+    Up,
+    Down,
+}
+
+impl EncodeLabelValue for GpuWay {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
+        let name = match self {
+            GpuWay::Up => "up",
+            GpuWay::Down => "down",
+        };
+        EncodeLabelValue::encode(&name, encoder)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,10 +89,13 @@ pub struct Metrics {
     bytes_in: Family<FunctionLabel, Counter>,
     bytes_out: Family<FunctionLabel, Counter>,
     data_bytes: Family<FunctionLabel, Counter>,
+    gpu: Family<FunctionLabel, Counter<f64, AtomicU64>>,
+    gpu_bytes: Family<GpuLabel, Counter>,
     /// As many as functions were ever deployed here.
     functions: RwLock<HashMap<FunctionName, Arc<FunctionMetrics>>>,
     pub connections: Gauge,
     pub store_bytes: Gauge<u64, AtomicU64>,
+    pub gpu_resident_bytes: Gauge<u64, AtomicU64>,
 }
 
 fn histogram() -> Histogram {
@@ -91,9 +117,12 @@ impl Default for Metrics {
             bytes_in: Family::default(),
             bytes_out: Family::default(),
             data_bytes: Family::default(),
+            gpu: Family::default(),
+            gpu_bytes: Family::default(),
             functions: RwLock::default(),
             connections: Gauge::default(),
             store_bytes: Gauge::default(),
+            gpu_resident_bytes: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("calls", "Calls by function and outcome", metrics.calls.clone());
@@ -121,6 +150,19 @@ impl Default for Metrics {
             "Shards read by functions",
             Unit::Bytes,
             metrics.data_bytes.clone(),
+        );
+        registry.register_with_unit("gpu", "Time on GPUs", Unit::Seconds, metrics.gpu.clone());
+        registry.register_with_unit(
+            "gpu_moved",
+            "Bytes that went into GPUs and came out of them",
+            Unit::Bytes,
+            metrics.gpu_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "gpu_resident",
+            "Memory of this node's GPU that shards and calls take",
+            Unit::Bytes,
+            metrics.gpu_resident_bytes.clone(),
         );
         registry.register(
             "connections",
@@ -207,6 +249,24 @@ impl Metrics {
         function.bytes_in.inc_by(report.request_bytes);
         function.bytes_out.inc_by(report.response_bytes);
         function.data_bytes.inc_by(report.data_bytes);
+        if let Some(usage) = &report.gpu {
+            self.gpu(&function.name, usage);
+        }
+    }
+
+    /// Few functions use a GPU, so theirs are looked up.
+    fn gpu(&self, function: &str, usage: &GpuUsage) {
+        let function = function.to_owned();
+        let bytes = |way, bytes| {
+            let function = function.clone();
+            self.gpu_bytes
+                .get_or_create(&GpuLabel { function, way })
+                .inc_by(bytes);
+        };
+        bytes(GpuWay::Up, usage.uploaded_bytes);
+        bytes(GpuWay::Down, usage.downloaded_bytes);
+        let label = FunctionLabel { function };
+        self.gpu.get_or_create(&label).inc_by(usage.gpu_ns as f64 / 1e9);
     }
 
     fn outcome(&self, function: &str, outcome: &str) -> Counter {

@@ -79,6 +79,7 @@ impl Gateway {
             located: None,
             needs: &needs,
             only: &[],
+            gpu: None,
         };
         let ranked = place(&ask, &self.hosts.table());
         match ranked.first() {

@@ -1,5 +1,5 @@
-//! What stays in GPU memory: pieces of blobs by content, under a budget of bytes. Pure: whoever uploads asks for room, uploads,
-//! and says what it took.
+//! What stays in GPU memory: pieces of blobs by content, and room for the buffers of calls, under one budget of bytes. Pure:
+//! whoever uploads asks for room, uploads, and says what it took. It has one owner, so nothing is ever brought twice at once.
 //!
 //! What goes first is what is cheapest to bring again for the bytes it takes, and was not used for long (GreedyDual-Size,
 //! Cao and Irani 1997): each piece is worth its cost by byte, from the worth of what went last upwards.
@@ -21,6 +21,8 @@ pub struct Piece {
 pub struct Resident<B> {
     budget_bytes: u64,
     held_bytes: u64,
+    /// Bytes of the above that are in pieces that nobody uses.
+    idle_bytes: u64,
     /// The worth of what went last.
     floor: u64,
     pieces: HashMap<Piece, Held<B>>,
@@ -30,23 +32,11 @@ pub struct Resident<B> {
 
 #[derive(Debug)]
 struct Held<B> {
-    /// `None` while it is on its way.
-    buffer: Option<B>,
+    buffer: B,
     users: u32,
     /// Microseconds that it took to bring, for each KiB.
     cost: u64,
     worth: u64,
-}
-
-/// What there is of a piece.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Found<'a, B> {
-    /// It stays until [`Resident::release`].
-    Here(&'a B),
-    /// Somebody brings it.
-    Coming,
-    /// Whoever asks is to bring it, after [`Resident::reserve`].
-    Absent,
 }
 
 /// What is in use leaves too little.
@@ -63,36 +53,32 @@ impl<B> Resident<B> {
         Resident {
             budget_bytes,
             held_bytes: 0,
+            idle_bytes: 0,
             floor: 0,
             pieces: HashMap::new(),
             idle: BTreeSet::new(),
         }
     }
 
-    /// Bytes that are held or on their way: never above the budget.
+    /// Bytes that are held: never above the budget.
     pub fn held_bytes(&self) -> u64 {
         self.held_bytes
     }
 
     /// The blobs of which something is here.
     pub fn digests(&self) -> impl Iterator<Item = Digest> {
-        let here = self.pieces.iter().filter(|(_, held)| held.buffer.is_some());
-        here.map(|(piece, _)| piece.digest)
+        self.pieces.keys().map(|piece| piece.digest)
     }
 
-    /// Uses a piece, if it is here.
-    pub fn take(&mut self, piece: &Piece) -> Found<'_, B> {
-        let Some(held) = self.pieces.get_mut(piece) else {
-            return Found::Absent;
-        };
-        let Some(buffer) = &held.buffer else {
-            return Found::Coming;
-        };
+    /// Uses a piece until [`Resident::release`], if it is here.
+    pub fn take(&mut self, piece: &Piece) -> Option<&B> {
+        let held = self.pieces.get_mut(piece)?;
         if held.users == 0 {
             self.idle.remove(&(held.worth, *piece));
+            self.idle_bytes -= piece.len;
         }
         held.users += 1;
-        Found::Here(buffer)
+        Some(&held.buffer)
     }
 
     /// The end of one use.
@@ -100,59 +86,52 @@ impl<B> Resident<B> {
         let Some(held) = self.pieces.get_mut(piece) else {
             return;
         };
-        held.users = held.users.saturating_sub(1);
-        if held.users == 0 && held.buffer.is_some() {
-            self.idle.remove(&(held.worth, *piece));
+        held.users -= 1;
+        if held.users == 0 {
             held.worth = self.floor.saturating_add(held.cost);
             self.idle.insert((held.worth, *piece));
+            self.idle_bytes += piece.len;
         }
     }
 
-    /// Makes room for a piece that is absent. What goes is to be freed before anything is uploaded.
-    pub fn reserve(&mut self, piece: Piece) -> Result<Vec<B>, NoRoom> {
-        let idle_bytes: u64 = self.idle.iter().map(|(_, piece)| piece.len).sum();
-        let free = (self.budget_bytes - self.held_bytes).saturating_add(idle_bytes);
-        if piece.len > free {
+    /// Makes room and takes it. What goes is to be freed before anything is made.
+    pub fn claim(&mut self, bytes: u64) -> Result<Vec<B>, NoRoom> {
+        let free = self.budget_bytes - self.held_bytes + self.idle_bytes;
+        if bytes > free {
             return Err(NoRoom {
-                wanted: piece.len,
+                wanted: bytes,
                 free,
                 budget: self.budget_bytes,
             });
         }
         let mut gone = Vec::new();
-        while self.budget_bytes - self.held_bytes < piece.len
+        while self.budget_bytes - self.held_bytes < bytes
             && let Some((worth, least)) = self.idle.pop_first()
         {
             self.floor = worth;
             self.held_bytes -= least.len;
-            gone.extend(self.pieces.remove(&least).and_then(|held| held.buffer));
+            self.idle_bytes -= least.len;
+            gone.extend(self.pieces.remove(&least).map(|held| held.buffer));
         }
-        self.held_bytes += piece.len;
+        self.held_bytes += bytes;
+        Ok(gone)
+    }
+
+    /// Gives back room that was claimed.
+    pub fn unclaim(&mut self, bytes: u64) {
+        self.held_bytes -= bytes;
+    }
+
+    /// The piece for whose length room was claimed is here, and used by who brought it. That took so many microseconds.
+    pub fn fill(&mut self, piece: Piece, buffer: B, took_us: u64) {
         let held = Held {
-            buffer: None,
+            buffer,
             users: 1,
-            cost: 0,
+            cost: took_us.saturating_mul(1 << 10) / piece.len.max(1),
             worth: 0,
         };
         let before = self.pieces.insert(piece, held);
         debug_assert!(before.is_none(), "only what is absent is brought");
-        Ok(gone)
-    }
-
-    /// The piece that was reserved is here, and used by who brought it. That took so many microseconds.
-    pub fn fill(&mut self, piece: &Piece, buffer: B, took_us: u64) {
-        if let Some(held) = self.pieces.get_mut(piece) {
-            held.buffer = Some(buffer);
-            held.cost = took_us.saturating_mul(1 << 10) / piece.len.max(1);
-        }
-    }
-
-    /// The piece that was reserved does not come.
-    pub fn abandon(&mut self, piece: &Piece) {
-        if self.pieces.get(piece).is_some_and(|held| held.buffer.is_none()) {
-            self.pieces.remove(piece);
-            self.held_bytes -= piece.len;
-        }
     }
 }
 
@@ -171,26 +150,10 @@ mod tests {
 
     fn bring(resident: &mut Resident<u8>, n: u8, len: u64, took_us: u64) -> Vec<u8> {
         let piece = piece(n, len);
-        let gone = resident.reserve(piece).unwrap();
-        resident.fill(&piece, n, took_us);
+        let gone = resident.claim(len).unwrap();
+        resident.fill(piece, n, took_us);
         resident.release(&piece);
         gone
-    }
-
-    #[test]
-    fn who_comes_second_waits_for_the_first() {
-        let mut resident = Resident::new(100);
-        let one = piece(1, 60);
-        assert_eq!(resident.take(&one), Found::Absent);
-        assert!(resident.reserve(one).unwrap().is_empty());
-        assert_eq!(resident.take(&one), Found::Coming);
-        assert_eq!(resident.digests().count(), 0);
-        resident.abandon(&one);
-        assert_eq!(resident.take(&one), Found::Absent);
-        assert_eq!(resident.held_bytes(), 0);
-        resident.reserve(one).unwrap();
-        resident.fill(&one, 1, 5);
-        assert_eq!(resident.take(&one), Found::Here(&1));
     }
 
     #[test]
@@ -200,17 +163,19 @@ mod tests {
         bring(&mut resident, 2, 50 << 10, 100);
         // As large, and dearer to bring again.
         assert_eq!(bring(&mut resident, 3, 50 << 10, 900), [2]);
-        assert_eq!(resident.take(&piece(3, 50 << 10)), Found::Here(&3));
+        assert_eq!(resident.take(&piece(3, 50 << 10)), Some(&3));
         assert_eq!(
             bring(&mut resident, 4, 50 << 10, 1),
             [1],
             "the other one is in use"
         );
-        let refused = resident.reserve(piece(5, 51 << 10)).unwrap_err();
+        let refused = resident.claim(51 << 10).unwrap_err();
         assert_eq!((refused.free, refused.budget), (50 << 10, 100 << 10));
         resident.release(&piece(3, 50 << 10));
-        assert!(resident.reserve(piece(5, 100 << 10)).is_ok());
-        assert!(resident.reserve(piece(6, 1)).is_err(), "all is on its way");
+        assert_eq!(resident.claim(100 << 10).unwrap().len(), 2);
+        assert!(resident.claim(1).is_err(), "all is claimed");
+        resident.unclaim(100 << 10);
+        assert_eq!((resident.held_bytes(), resident.digests().count()), (0, 0));
     }
 
     #[test]
@@ -229,41 +194,41 @@ mod tests {
             steps in prop::collection::vec((0_u8..12, 1_u64..40, 0_u8..4), 1..300)
         ) {
             let mut resident = Resident::new(100);
-            let mut used = Vec::new();
+            let (mut used, mut claimed) = (Vec::new(), 0);
             for (n, len, step) in steps {
                 let piece = piece(n, len);
-                match (step, resident.take(&piece)) {
-                    (_, Found::Here(found)) => {
-                        prop_assert_eq!(*found, n);
+                match (step, resident.take(&piece).copied()) {
+                    (_, Some(found)) => {
+                        prop_assert_eq!(found, n);
                         used.push(piece);
                     }
-                    (0, Found::Absent) => {
-                        if resident.reserve(piece).is_ok() {
-                            resident.abandon(&piece);
+                    (0, None) if claimed == 0 => {
+                        if resident.claim(len).is_ok() {
+                            claimed = len;
                         }
                     }
-                    (_, Found::Absent) => {
-                        if resident.reserve(piece).is_ok() {
-                            resident.fill(&piece, n, u64::from(step) * 10);
+                    (0, None) => resident.unclaim(std::mem::take(&mut claimed)),
+                    (_, None) => {
+                        if resident.claim(len).is_ok() {
+                            resident.fill(piece, n, u64::from(step) * 10);
                             used.push(piece);
                         }
                     }
-                    (_, Found::Coming) => prop_assert!(false, "nothing is left on its way"),
                 }
                 if step == 3 && let Some(done) = used.pop() {
                     resident.release(&done);
                 }
                 prop_assert!(resident.held_bytes() <= 100);
                 for piece in &used {
-                    prop_assert!(matches!(resident.take(piece), Found::Here(_)));
+                    prop_assert!(resident.take(piece).is_some());
                     resident.release(piece);
                 }
             }
             for piece in used {
                 resident.release(&piece);
             }
-            let all = piece(99, 100);
-            prop_assert!(resident.reserve(all).is_ok());
+            resident.unclaim(claimed);
+            prop_assert!(resident.claim(100).is_ok());
         }
     }
 }

@@ -12,6 +12,7 @@ use wasmtime_wasi_http::{p2, p3};
 use crate::compile::Compiler;
 use crate::data;
 use crate::engine::{self, Lane};
+use crate::gpu;
 use crate::guest::Guest;
 use crate::inspect::{Inspection, inspect};
 use crate::output;
@@ -66,6 +67,7 @@ impl LaneEngine {
         }
         data::add_to_linker(&mut linker)?;
         output::add_to_linker(&mut linker)?;
+        gpu::add_to_linker(&mut linker)?;
         if lane == Lane::Pure {
             pure::add_to_linker(&mut linker)?;
         }
@@ -166,7 +168,7 @@ impl Components {
 fn refused(error: wasmtime::Error) -> Problem {
     Problem::new(
         ProblemKind::RefusedComponent,
-        format!("{error:#}; a host offers WASI 0.2 and 0.3, wasi:http and nearfield:data"),
+        format!("{error:#}; a host offers WASI 0.2 and 0.3, wasi:http, nearfield:data and nearfield:gpu"),
     )
 }
 

@@ -67,6 +67,15 @@ impl DataAccess {
         self.waited
     }
 
+    pub fn sources(&self) -> Sources {
+        self.sources
+    }
+
+    /// Bytes of shards that were given to something else than the guest's memory.
+    pub fn add_bytes(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
     /// Bytes of shards read.
     pub fn bytes(&self) -> u64 {
         self.bytes

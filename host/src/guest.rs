@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nearfield_gpu::client::Gpu;
 use nearfield_protocol::call::CallSpec;
 use nearfield_protocol::job::{PureSpec, ResultKey, Work};
 use nearfield_protocol::{cost, limits};
@@ -12,6 +13,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::data::{DataAccess, Sources};
+use crate::gpu::GpuAccess;
 use crate::logs::{CallLog, Logs};
 use crate::outgoing::Outgoing;
 use crate::output::Output;
@@ -33,6 +35,7 @@ pub(crate) struct Guest {
     http: WasiHttpCtx,
     pub outgoing: Outgoing,
     pub data: DataAccess,
+    pub gpu: GpuAccess,
     pub limiter: Limiter,
     /// What it writes, if it may.
     pub output: Output,
@@ -65,6 +68,7 @@ impl Guest {
         spec: &CallSpec,
         blobs: &BlobStore,
         logs: Logs,
+        gpu: Option<Gpu>,
     ) -> wasmtime::Result<Store<Guest>> {
         let manifest = &spec.function.manifest;
         let log = CallLog::new(logs, spec.function.name.clone(), spec.id);
@@ -85,11 +89,19 @@ impl Guest {
             http,
             outgoing: Outgoing::new(Arc::new(manifest.allow.http.clone()), log.clone()),
             data: DataAccess::new(blobs.clone(), spec.inputs.clone(), Sources::Shown),
+            gpu: GpuAccess::of_call(gpu, spec),
             limiter: Limiter::new(manifest.limits.memory.0),
             output: Output::default(),
             log,
         };
-        bounded(engine, guest, manifest.limits.fuel, limits::HOST_CALL_COPY_BYTES)
+        let handles = handles(manifest.require.gpu.is_some());
+        bounded(
+            engine,
+            guest,
+            manifest.limits.fuel,
+            limits::HOST_CALL_COPY_BYTES,
+            handles,
+        )
     }
 
     /// A store for one pure run: nothing in it differs from one run to the next.
@@ -99,6 +111,7 @@ impl Guest {
         key: &ResultKey,
         blobs: &BlobStore,
         log: CallLog,
+        gpu: Option<Gpu>,
     ) -> wasmtime::Result<Store<Guest>> {
         let setting = &spec.setting;
         let mut table = ResourceTable::new();
@@ -109,6 +122,7 @@ impl Guest {
             http: WasiHttpCtx::new(),
             outgoing: Outgoing::new(Arc::default(), log.clone()),
             data: DataAccess::new(blobs.clone(), Arc::new(setting.inputs.clone()), Sources::Hidden),
+            gpu: GpuAccess::of_run(gpu, spec),
             limiter: Limiter::new(setting.limits.memory_bytes),
             output: Output::new(setting.may_write && matches!(spec.work, Work::Map { .. })),
             log,
@@ -120,6 +134,7 @@ impl Guest {
             guest,
             setting.limits.fuel,
             memory.max(limits::HOST_CALL_COPY_BYTES),
+            handles(setting.gpu.is_some()),
         )
     }
 
@@ -130,6 +145,7 @@ impl Guest {
         guest.log.renew(spec.id);
         guest.outgoing.renew();
         guest.data.renew(spec.inputs.clone());
+        guest.gpu.renew();
         guest.limiter.renew();
         Ok(())
     }
@@ -147,12 +163,27 @@ impl Guest {
     }
 }
 
+/// Handles that a guest may have at once, in its own hands or lent to a host call: a submission to a GPU lends those of all its
+/// steps.
+fn handles(gpu: bool) -> usize {
+    match gpu {
+        true => limits::GUEST_HANDLES + nearfield_gpu::limits::LENT_HANDLES,
+        false => limits::GUEST_HANDLES,
+    }
+}
+
 /// A store around `guest` with the bounds that all lanes share.
-fn bounded(engine: &Engine, guest: Guest, fuel: u64, copy_bytes: usize) -> wasmtime::Result<Store<Guest>> {
+fn bounded(
+    engine: &Engine,
+    guest: Guest,
+    fuel: u64,
+    copy_bytes: usize,
+    handles: usize,
+) -> wasmtime::Result<Store<Guest>> {
     let mut store = Store::new(engine, guest);
     store.limiter(|guest| &mut guest.limiter);
     store.set_hostcall_fuel(copy_bytes);
-    store.set_max_component_handles(limits::GUEST_HANDLES);
+    store.set_max_component_handles(handles);
     store.fuel_async_yield_interval(Some(YIELD_FUEL))?;
     store.set_fuel(fuel)?;
     Ok(store)

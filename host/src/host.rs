@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::Body;
+use nearfield_gpu::client::Gpu;
 use nearfield_protocol::call::{CallReport, CallSpec, OnReport, Stages};
 use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind, limits};
 use nearfield_store::{Remembered, Store};
@@ -41,6 +42,8 @@ pub struct HostOptions {
     pub job_workers: usize,
     pub remembered: Remembered,
     pub logs: Logs,
+    /// The GPU that functions may use which require one.
+    pub gpu: Option<Gpu>,
 }
 
 /// Why a host cannot start.
@@ -68,6 +71,7 @@ pub(crate) struct Inner {
     pub job_slots: Semaphore,
     pub remembered: Remembered,
     pub logs: Logs,
+    pub gpu: Option<Gpu>,
     places: Arc<Semaphore>,
     waiting: AtomicUsize,
     /// What a guest burns in a millisecond, averaged over the last runs of jobs; 0 before any.
@@ -97,6 +101,7 @@ impl Host {
             job_workers,
             remembered,
             logs,
+            gpu,
         } = options;
         let compiler = Compiler::new(compiler, code_dir)?;
         let inner = Inner {
@@ -108,6 +113,7 @@ impl Host {
             job_slots: Semaphore::new(job_workers.max(1) * SLOTS_PER_WORKER),
             remembered,
             logs,
+            gpu,
             places: Arc::new(Semaphore::new(CALLS_AT_ONCE as usize)),
             waiting: AtomicUsize::new(0),
             fuel_per_ms: AtomicU64::new(0),
@@ -155,6 +161,10 @@ impl Host {
         self.inner.fuel_per_ms.load(Ordering::Relaxed)
     }
 
+    pub fn gpu(&self) -> Option<&Gpu> {
+        self.inner.gpu.as_ref()
+    }
+
     pub fn logs(&self) -> &Logs {
         &self.inner.logs
     }
@@ -181,6 +191,7 @@ impl Host {
             ready,
             blobs: self.inner.store.clone(),
             logs: self.inner.logs.clone(),
+            gpu: self.inner.gpu.clone(),
             spec,
             started,
             stages,

@@ -16,7 +16,9 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty};
+use nearfield_gpu::client::Gpu;
 use nearfield_protocol::call::{CallReport, CallSpec, OnReport, Stages};
+use nearfield_protocol::gpu::GpuUsage;
 use nearfield_protocol::manifest::Instances;
 use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{FunctionName, Problem, ProblemKind, cost, limits, units};
@@ -36,6 +38,7 @@ pub(crate) struct Invocation {
     pub ready: Arc<Ready>,
     pub blobs: nearfield_store::Store,
     pub logs: Logs,
+    pub gpu: Option<Gpu>,
     pub started: Instant,
     pub stages: Stages,
     pub cold: bool,
@@ -125,6 +128,7 @@ impl Invocation {
             ready,
             blobs,
             logs,
+            gpu,
             started,
             mut stages,
             cold,
@@ -144,7 +148,7 @@ impl Invocation {
                         used
                     }
                     None => {
-                        let store = Guest::store(ready.component.engine(), &spec, &blobs, logs)?;
+                        let store = Guest::store(ready.component.engine(), &spec, &blobs, logs, gpu)?;
                         instance.insert(Instance::new(store))
                     }
                 };
@@ -279,6 +283,7 @@ impl Closing {
             moved_bytes: self.figures.moved_bytes,
             pages_grown: self.figures.pages_grown,
             outgoing_requests: self.figures.outgoing_requests,
+            gpu: self.figures.gpu,
             cold: self.cold,
             stages: self.stages,
         });
@@ -393,6 +398,7 @@ struct Figures {
     moved_bytes: u64,
     pages_grown: u64,
     outgoing_requests: u32,
+    gpu: Option<GpuUsage>,
 }
 
 impl Figures {
@@ -402,6 +408,7 @@ impl Figures {
             moved_bytes: guest.data.moved_bytes(),
             pages_grown: guest.limiter.pages_grown,
             outgoing_requests: guest.outgoing.sent(),
+            gpu: guest.gpu.usage(),
         }
     }
 }

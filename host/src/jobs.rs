@@ -132,6 +132,7 @@ impl Inner {
             component,
             subject,
             blobs: self.store.clone(),
+            gpu: self.gpu.clone(),
             log,
             spec,
         };

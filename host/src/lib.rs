@@ -2,12 +2,13 @@
 //!
 //! A call goes top-down through `host` (admission), `components` (digest → ready to instantiate),
 //! `invoke` (one call, one task) and `instances` (the guest itself). `guest` is what a store holds;
-//! `data`, `outgoing` and `logs` are what guests may touch.
+//! `data`, `gpu`, `outgoing` and `logs` are what guests may touch.
 
 mod compile;
 mod components;
 mod data;
 mod engine;
+mod gpu;
 mod guest;
 mod host;
 mod inspect;

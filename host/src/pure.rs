@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use nearfield_gpu::GpuError;
+use nearfield_gpu::client::Gpu;
 use nearfield_protocol::job::{PureReport, PureSpec, ResultKey, Work};
 use nearfield_protocol::{Digest, Problem, ProblemKind, cost, units};
 use nearfield_store::{Store as BlobStore, StoreError};
@@ -192,6 +194,7 @@ pub(crate) struct PureRun {
     pub component: Arc<JobComponent>,
     pub subject: Subject,
     pub blobs: BlobStore,
+    pub gpu: Option<Gpu>,
     pub log: CallLog,
 }
 
@@ -204,12 +207,13 @@ impl PureRun {
             component,
             subject,
             blobs,
+            gpu,
             log,
         } = self;
         let limits = &spec.setting.limits;
         let begun = Instant::now();
         let engine = component.pre.engine();
-        let mut store = match Guest::pure_store(engine, &spec, &key, &blobs, log) {
+        let mut store = match Guest::pure_store(engine, &spec, &key, &blobs, log, gpu) {
             Ok(store) => store,
             Err(error) => return Err((Problem::new(ProblemKind::Internal, format!("{error:#}")), 0)),
         };
@@ -368,6 +372,9 @@ fn problem(spec: &PureSpec, guest: &Guest, error: &wasmtime::Error) -> Problem {
         return store_problem(error);
     }
     let (function, subject) = (&spec.setting.function, subject_name(spec));
+    if let Some(error) = error.downcast_ref::<GpuError>() {
+        return Problem::new(ProblemKind::NoGpu, format!("`{function}`, {subject}: {error}"));
+    }
     if guest.limiter.memory_refused {
         return Problem::new(
             ProblemKind::OutOfMemory,

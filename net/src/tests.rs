@@ -52,6 +52,7 @@ impl Member {
         let reporter = Reporter {
             hosting: true,
             load: Arc::new(Load::default),
+            residents: tokio::sync::watch::channel(Arc::default()).1,
         };
         tokio::spawn(reporter.run(node.clone(), stop.clone()));
         Member {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gpu::GpuUsage;
 use crate::records::FunctionVersion;
 use crate::{CallId, Digest, Problem};
 
@@ -38,6 +39,9 @@ pub struct CallReport {
     /// Pages of 64 KiB that linear memory grew by.
     pub pages_grown: u64,
     pub outgoing_requests: u32,
+    /// What it took of a GPU, if it used one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuUsage>,
     /// The component was compiled or read from disk for this call.
     pub cold: bool,
     pub stages: Stages,
@@ -57,6 +61,7 @@ impl CallReport {
             moved_bytes: 0,
             pages_grown: 0,
             outgoing_requests: 0,
+            gpu: None,
             cold: false,
             stages,
         }

@@ -21,6 +21,9 @@ pub const OUTGOING_REQUEST: u64 = 100_000;
 /// Fuel per call of `nearfield:data`, beside its bytes.
 pub const DATA_CALL: u64 = 500;
 
+/// Fuel per call of `nearfield:gpu`, and per step of a submission, beside its bytes. Time on the GPU is counted by itself.
+pub const GPU_CALL: u64 = 2_000;
+
 /// Fuel for copying `bytes` across the host's boundary.
 pub const fn bytes(bytes: u64) -> u64 {
     bytes.div_ceil(BYTES_PER_UNIT)

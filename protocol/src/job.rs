@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
+use crate::gpu::GpuGrant;
 use crate::records::RecordClock;
 use crate::{Digest, NodeId, Problem, cost};
 
@@ -48,6 +49,9 @@ pub struct PureSetting {
     /// made of results under other such terms has other keys.
     #[serde(default)]
     pub distrusted: BTreeMap<NodeId, RecordClock>,
+    /// What it may use of a GPU, if its function requires one.
+    #[serde(default)]
+    pub gpu: Option<GpuGrant>,
 }
 
 /// Bounds on one run.
@@ -104,6 +108,7 @@ impl PureSpec {
             limits,
             may_write,
             distrusted,
+            gpu,
         } = &*self.setting;
         hasher.field(component.as_bytes());
         hasher.field(args);
@@ -113,6 +118,10 @@ impl PureSpec {
         for (name, digest) in inputs {
             hasher.field(name.as_bytes());
             hasher.field(digest.as_bytes());
+        }
+        if let Some(GpuGrant { job, .. }) = gpu {
+            hasher.field(b"gpu");
+            hasher.field(job.as_bytes());
         }
         if !matches!(self.work, Work::Map { .. }) {
             for (maker, until) in distrusted {
@@ -356,6 +365,7 @@ mod tests {
             may_write: false,
             origins: vec!["logs".to_owned()],
             distrusted: BTreeMap::new(),
+            gpu: None,
         }
     }
 
@@ -382,13 +392,21 @@ mod tests {
     #[test]
     fn every_input_changes_the_key() {
         let base = map(setting(), subject());
-        let settings: [fn(&mut PureSetting); 6] = [
+        let settings: [fn(&mut PureSetting); 7] = [
             |s| s.component = Digest::of(b"another"),
             |s| s.args = b"{ }".to_vec(),
             |s| s.inputs = BTreeMap::new(),
             |s| s.inputs = BTreeMap::from([("other".to_owned(), Digest::of(b"newer"))]),
             |s| s.limits.memory_bytes += 1,
             |s| s.may_write = true,
+            |s| {
+                s.gpu = Some(GpuGrant {
+                    kind: crate::gpu::GpuKind::Any,
+                    time: Duration::ZERO,
+                    memory_bytes: 0,
+                    job: "one".to_owned(),
+                });
+            },
         ];
         for (index, change) in settings.into_iter().enumerate() {
             let mut changed = setting();

@@ -6,6 +6,7 @@
 pub mod call;
 pub mod cost;
 mod digest;
+pub mod gpu;
 pub mod job;
 pub mod limits;
 pub mod manifest;

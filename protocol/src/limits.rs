@@ -10,6 +10,12 @@ pub const MAX_FUEL_PER_CALL: u64 = 10_000_000_000_000;
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wall time a manifest may ask for.
 pub const MAX_CALL_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Time on the GPU per call: far more than answering takes, far less than a queue of others would bear.
+pub const GPU_TIME: Duration = Duration::from_secs(10);
+/// GPU memory that the buffers of one call take, beside shards.
+pub const GPU_MEMORY_BYTES: u64 = 256 << 20;
+/// Most GPU memory a manifest may ask for: beyond what one GPU has.
+pub const MAX_GPU_MEMORY_BYTES: u64 = 1 << 40;
 /// Fuel of one job's runs together, unless asked otherwise: some hours of one core.
 pub const FUEL_PER_JOB: u64 = 10_000_000_000_000;
 /// Wall time per shard of a job.

@@ -83,6 +83,8 @@ kinds! {
     NoResponse = "no-response", 502, "The function gave no response";
     /// The guest's response breaks a limit or HTTP.
     BadResponse = "bad-response", 502, "The function gave a response that cannot be sent";
+    /// No host has one, of the kind that the manifest requires.
+    NoGpu = "no-gpu", 503, "No host has the GPU that the function requires";
     Overload = "overload", 503, "No host has room for this call now";
     /// Nothing ran there: any request may go elsewhere.
     HostUnreachable = "host-unreachable", 503, "The host cannot be reached";

@@ -188,6 +188,11 @@ impl Shard {
         }
     }
 
+    #[cfg(feature = "gpu")]
+    pub(crate) fn handle(&self) -> &host::Shard {
+        &self.handle
+    }
+
     pub fn digest(&self) -> Digest {
         self.handle.digest()
     }

@@ -43,12 +43,15 @@
 //! | read granted data | [`Dataset`], [`File`] |
 //! | read a shard | [`Shard`]: bytes, [`Lines`], [`Csv`], [`Ndjson`], [`Files`], [`Fixed`] |
 //! | ask another server | [`fetch`] |
+//! | compute on a GPU | `gpu`, with the feature of that name |
 //! | log | [`info!`], [`warn!`], [`error!`], [`debug!`] |
 //! | test natively | `nearfield::mock` |
 
 mod body;
 mod dataset;
 mod error;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 #[doc(hidden)]
 pub mod handler;
 pub mod job;

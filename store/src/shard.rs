@@ -1,11 +1,13 @@
 //! A shard's bytes, wherever they are.
 
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use nearfield_protocol::Digest;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 use crate::blobs::{Blob, Store};
 use crate::error::StoreError;
@@ -44,6 +46,31 @@ impl Shard {
             Shard::Stored(blob) => Ok(blob.slice(range.start as usize..range.end as usize)),
             Shard::InPlace(shard) => shard.read(range),
         }
+    }
+}
+
+impl Shard {
+    /// A file with the bytes `range`, which must lie within, and where in it they begin, for another process to read and
+    /// not to write: the store's own, or of a shard in place a checked copy in memory.
+    pub fn descriptor(&self, range: Range<u64>) -> Result<(File, u64), StoreError> {
+        if let Shard::Stored(blob) = self
+            && let Some(file) = blob.file()?
+        {
+            return Ok((file, range.start));
+        }
+        let mut copy = File::from(
+            memfd_create("nearfield-shard", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+                .map_err(io::Error::from)?,
+        );
+        let mut at = range.start;
+        while at < range.end {
+            let end = range.end.min(at + READ_BYTES);
+            copy.write_all(&self.read(at..end)?)?;
+            at = end;
+        }
+        let sealed = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        fcntl_add_seals(&copy, sealed).map_err(io::Error::from)?;
+        Ok((copy, 0))
     }
 }
 

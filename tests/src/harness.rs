@@ -128,7 +128,14 @@ impl Node {
     }
 
     fn launch(mut command: Command, data: TempDir, flags: &[&str]) -> Node {
+        // Starting a driver for each node of each test would take longer than most tests.
+        let gpu: &[&str] = if flags.contains(&"--gpu") {
+            &[]
+        } else {
+            &["--gpu", "off"]
+        };
         let mut child = command
+            .args(gpu)
             .args([
                 "--peers",
                 "127.0.0.1:0",

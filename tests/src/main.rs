@@ -16,6 +16,7 @@ mod jobs;
 mod keyed;
 mod network;
 mod objects;
+mod on_a_gpu;
 mod outgoing;
 mod replay;
 mod restart;

@@ -15,9 +15,14 @@ pub struct Network {
 
 impl Network {
     pub fn start(hosts: usize) -> Network {
+        Network::start_with(hosts, &[])
+    }
+
+    /// Hosts with flags of their own.
+    pub fn start_with(hosts: usize, flags: &[&str]) -> Network {
         let gateway = Node::start_in(tempfile::tempdir().unwrap(), &["--no-host"]);
         let hosts = (0..hosts)
-            .map(|index| Node::join(&gateway, &["--label", &format!("n={index}")], &[]))
+            .map(|index| Node::join(&gateway, &["--label", &format!("n={index}")], flags))
             .collect();
         let network = Network { gateway, hosts };
         network.wait_for(network.hosts.len());
@@ -45,7 +50,7 @@ impl Network {
         put
     }
 
-    fn wait_for_replicas(&self, name: &str) {
+    pub fn wait_for_replicas(&self, name: &str) {
         until("enough hosts keep it", || {
             let described = self.gateway.json(&["describe", &format!("dataset/{name}")]);
             described["replicas"]["least"].as_u64() >= described["replicas"]["wanted"].as_u64()

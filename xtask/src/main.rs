@@ -3,6 +3,7 @@
 mod bench;
 mod cleanup;
 mod demo;
+mod gpu;
 mod guests;
 mod node;
 mod registry;
@@ -22,9 +23,12 @@ usage: cargo xtask demo [--keep] [--release]      the whole path on real data, w
        cargo xtask bench http [--seconds 5] [--json]    calls, side by side with bare and other servers
        cargo xtask bench data [--json]            what put and get reach
        cargo xtask bench jobs [--json]            word count over our dependencies' sources, beside others
+       cargo xtask bench gpu [--json]             the way to the GPU, beside plain wgpu
        cargo xtask soak [--quick] [--debug] [PART…]    the long checks: crash memory bytes fsync startup jobs
                                                   keyed sources in-place writers network
-                                                  corruption simulation";
+                                                  corruption simulation gpu
+
+What was built before is taken from NEARFIELD_BIN, NEARFIELD_FUNCTIONS and NEARFIELD_BARE_GPU, where those are set.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -44,6 +48,8 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["test"] => test::run(),
         ["bench", "http", rest @ ..] => bench::http::run(&bench::http::Options::parse(rest)?),
         ["bench", "data", rest @ ..] => bench::data::run(bench::data::parse(rest)?),
+        ["bench", "gpu"] => bench::gpu::run(false),
+        ["bench", "gpu", "--json"] => bench::gpu::run(true),
         ["bench", "jobs"] => bench::jobs::run(false),
         ["bench", "jobs", "--json"] => bench::jobs::run(true),
         ["soak", rest @ ..] => soak::run(&soak::Options::parse(rest)?),

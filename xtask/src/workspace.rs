@@ -19,14 +19,25 @@ pub enum Profile {
     Release,
 }
 
+/// Something that was built before, on this machine or another, if `variable` says where.
+pub fn given(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).map(PathBuf::from)
+}
+
 /// Builds and gives the path of the `nearfield` binary.
 pub fn nearfield(profile: Profile) -> Result<PathBuf> {
+    if let Some(binary) = given("NEARFIELD_BIN") {
+        return Ok(binary);
+    }
     build(profile, &["nearfield-cli"], "nearfield")
 }
 
 /// The debug binary as the tests use it, built in one go with them: by itself it would be built with other
 /// features of its dependencies, and then all of these twice.
 pub fn nearfield_with_tests() -> Result<PathBuf> {
+    if let Some(binary) = given("NEARFIELD_BIN") {
+        return Ok(binary);
+    }
     step("building nearfield and the tests");
     run(cargo().args(["build", "--workspace", "--bins", "--tests"]))?;
     built("debug", "nearfield")
@@ -40,6 +51,18 @@ pub fn bare_server() -> Result<PathBuf> {
         &["nearfield-cli", "nearfield-benches"],
         "bare-server",
     )
+}
+
+/// Builds and gives the path of the program that `bench gpu` compares with.
+pub fn bare_gpu() -> Result<PathBuf> {
+    match given("NEARFIELD_BARE_GPU") {
+        Some(binary) => Ok(binary),
+        None => build(
+            Profile::Release,
+            &["nearfield-cli", "nearfield-benches"],
+            "bare-gpu",
+        ),
+    }
 }
 
 /// Builds and gives the path of the S3 server that fails now and then.

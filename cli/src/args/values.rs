@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use nearfield_gpu::wire::Choice;
 use nearfield_protocol::units::parse_count;
 use nearfield_protocol::{DatasetName, Digest, FunctionName, JobId, ParseSplitError, Split};
 
@@ -31,6 +32,28 @@ impl FromStr for Thing {
             "token" if !name.is_empty() => Thing::Token(name.to_owned()),
             "node" if !name.is_empty() => Thing::Node(name.to_owned()),
             _ => return Err(expected()),
+        })
+    }
+}
+
+/// Which GPU functions may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gpu {
+    Off,
+    On(Choice),
+}
+
+impl FromStr for Gpu {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "" => return Err("auto, hardware, software, off, or a part of an adapter's name".to_owned()),
+            "off" => Gpu::Off,
+            "auto" => Gpu::On(Choice::Best),
+            "hardware" => Gpu::On(Choice::Hardware),
+            "software" => Gpu::On(Choice::Software),
+            name => Gpu::On(Choice::Named(name.to_owned())),
         })
     }
 }

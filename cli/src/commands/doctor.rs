@@ -1,8 +1,10 @@
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
+use nearfield_gpu::client;
+use nearfield_gpu::wire::Choice;
 use nearfield_protocol::units::format_bytes;
 use serde::Serialize;
 use serde_json::json;
@@ -11,6 +13,7 @@ use super::Session;
 use crate::client::{Call, Client};
 use crate::failure::{Exit, Failure};
 use crate::guest::{self, Toolchain};
+use crate::up;
 
 /// Below this much room a node is of little use.
 const DISK_BYTES: u64 = 1 << 30;
@@ -35,6 +38,9 @@ struct Check {
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
+    /// The adapter that functions would get.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adapter: Option<String>,
 }
 
 impl Check {
@@ -44,6 +50,7 @@ impl Check {
             what,
             found: found.into(),
             next: None,
+            adapter: None,
         }
     }
 
@@ -53,6 +60,7 @@ impl Check {
             what,
             found: found.into(),
             next: Some(next.into()),
+            adapter: None,
         }
     }
 }
@@ -65,7 +73,7 @@ pub fn run(session: &Session, data_dir: &Path) -> Result<()> {
         port("admin port", 8081, "--admin"),
         disk(data_dir),
         kernel(&std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()),
-        vulkan(),
+        gpu(),
     ];
     session
         .out
@@ -184,27 +192,32 @@ fn kernel(release: &str) -> Check {
     }
 }
 
-fn vulkan() -> Check {
-    let folders = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-        "/usr/lib64",
-        "/usr/lib",
-        "/usr/local/lib",
-    ];
-    let named = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let mut folders = folders
-        .iter()
-        .map(PathBuf::from)
-        .chain(std::env::split_paths(&named));
-    match folders.find(|folder| folder.join("libvulkan.so.1").exists()) {
-        Some(folder) => Check::ok("Vulkan", format!("its loader is in {}", folder.display())),
-        None => Check::short_of(
+/// Asks as a node would: in the worker's own process, behind its walls.
+fn gpu() -> Check {
+    const WHAT: &str = "GPU";
+    let next = "on Debian: apt-get install libvulkan1, and the GPU's driver or mesa-vulkan-drivers, which computes on the \
+                processor; all but functions that require a GPU works without";
+    let options = up::gpu_options(Choice::Best, None);
+    let probed = options.and_then(|options| Ok(client::probe(&options)?));
+    let found = match probed {
+        Ok(found) => found,
+        Err(error) => return Check::short_of(Level::Warn, WHAT, error.to_string(), next),
+    };
+    let check = match found.software {
+        true => Check::short_of(
             Level::Warn,
-            "Vulkan",
-            "no loader, so functions get no GPU here",
-            "on Debian: apt-get install libvulkan1 and the GPU's driver, or mesa-vulkan-drivers",
+            WHAT,
+            format!("{} alone, which computes on the processor", found.name),
+            "enough for functions that require `gpu = \"any\"`; for `\"hardware\"` install the GPU's driver",
         ),
+        false => Check::ok(
+            WHAT,
+            format!("{}, {}, {}", found.name, found.backend, found.driver),
+        ),
+    };
+    Check {
+        adapter: Some(found.name),
+        ..check
     }
 }
 

@@ -112,7 +112,7 @@ fn placement(record: &Record) -> String {
     format!("  ran on {host}: {data}")
 }
 
-fn costs(report: &CallReport) -> [String; 3] {
+fn costs(report: &CallReport) -> Vec<String> {
     let stages = &report.stages;
     let ms = |us: u64| us as f64 / 1000.0;
     let warmth = if report.cold {
@@ -120,7 +120,7 @@ fn costs(report: &CallReport) -> [String; 3] {
     } else {
         "already loaded"
     };
-    [
+    let mut lines = vec![
         format!(
             "  fuel {}, memory grown {}, outgoing requests {}",
             format_count(report.fuel),
@@ -139,7 +139,20 @@ fn costs(report: &CallReport) -> [String; 3] {
             ms(stages.load_us),
             ms(stages.run_us),
         ),
-    ]
+    ];
+    lines.extend(report.gpu.as_ref().map(|usage| {
+        format!(
+            "  gpu: {:.3} ms in {} dispatches, compile {:.2} ms, up {}, down {}; {} of {} shards were in its memory",
+            usage.gpu_ns as f64 / 1e6,
+            usage.dispatches,
+            ms(usage.compile_us),
+            format_bytes(usage.uploaded_bytes),
+            format_bytes(usage.downloaded_bytes),
+            usage.resident_hits,
+            usage.resident_hits + usage.resident_misses,
+        )
+    }));
+    lines
 }
 
 /// Node ids as everywhere else: their first ten digits.

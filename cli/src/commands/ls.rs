@@ -1,4 +1,5 @@
 use anyhow::Result;
+use nearfield_protocol::gpu::GpuAdvert;
 use nearfield_protocol::node::Labels;
 use nearfield_protocol::records::TokenVersion;
 use nearfield_protocol::units::{format_bytes, format_count};
@@ -101,6 +102,12 @@ struct Node {
     quarantined: Option<String>,
     labels: Labels,
     addresses: Vec<String>,
+    load: Option<Load>,
+}
+
+#[derive(Deserialize)]
+struct Load {
+    gpu: Option<GpuAdvert>,
 }
 
 fn nodes(list: Nodes) -> String {
@@ -122,12 +129,15 @@ fn nodes(list: Nodes) -> String {
             node.role,
             if node.hosting { "yes" } else { "no" }.to_owned(),
             state.to_owned(),
+            node.load
+                .and_then(|load| load.gpu)
+                .map_or("no".to_owned(), |gpu| gpu.name.to_string()),
             labels.join(" "),
             node.addresses.join(" "),
         ]
     };
     table(
-        ["id", "role", "hosts", "state", "labels", "addresses"],
+        ["id", "role", "hosts", "state", "gpu", "labels", "addresses"],
         list.nodes.into_iter().map(row),
     )
 }

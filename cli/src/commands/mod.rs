@@ -47,6 +47,7 @@ pub fn run(args: Args) -> Result<()> {
         Verb::CompileComponent { lane, input, output } => {
             std::process::exit(nearfield_host::compiler_main(&lane, &input, &output))
         }
+        Verb::GpuWorker => std::process::exit(nearfield_gpu::worker_main()),
         verb => verb,
     };
     interrupt::watch()?;
@@ -55,7 +56,9 @@ pub fn run(args: Args) -> Result<()> {
         out: Output { json: global.json },
     };
     match verb {
-        Verb::Up(_) | Verb::Join(_) | Verb::CompileComponent { .. } => unreachable!("ran above"),
+        Verb::Up(_) | Verb::Join(_) | Verb::CompileComponent { .. } | Verb::GpuWorker => {
+            unreachable!("ran above")
+        }
         Verb::Invite(args) => nodes::invite(&session, args),
         Verb::Leave => nodes::leave(&session),
         Verb::Drain(args) => nodes::drain(&session, args),

@@ -9,7 +9,7 @@ use crate::args::{NewArgs, Template};
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Partial;
 
-/// Path and text of each file; `{{name}}` and `{{sdk}}` are filled in.
+/// Path and text of each file; `{{name}}`, `{{sdk}}` and `{{sdk-gpu}}` are filled in.
 const HTTP: &[(&str, &str)] = &[
     ("Cargo.toml", include_str!("../../templates/http/Cargo.toml")),
     (
@@ -30,6 +30,20 @@ const JOB: &[(&str, &str)] = &[
     ("src/lib.rs", include_str!("../../templates/job/src/lib.rs")),
 ];
 
+const GPU: &[(&str, &str)] = &[
+    ("Cargo.toml", include_str!("../../templates/gpu/Cargo.toml")),
+    (
+        "nearfield.toml",
+        include_str!("../../templates/gpu/nearfield.toml"),
+    ),
+    (".gitignore", include_str!("../../templates/gpu/.gitignore")),
+    ("src/lib.rs", include_str!("../../templates/gpu/src/lib.rs")),
+    (
+        "src/square.wgsl",
+        include_str!("../../templates/gpu/src/square.wgsl"),
+    ),
+];
+
 pub fn run(session: &Session, args: NewArgs) -> Result<()> {
     let name = args.name.as_str();
     let crate_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -42,6 +56,7 @@ pub fn run(session: &Session, args: NewArgs) -> Result<()> {
     let files = match args.template {
         Template::Http => HTTP,
         Template::Job => JOB,
+        Template::Gpu => GPU,
     };
     let dir = PathBuf::from(name);
     fs::create_dir(&dir).with_context(|| format!("making the folder {name}"))?;
@@ -56,27 +71,29 @@ pub fn run(session: &Session, args: NewArgs) -> Result<()> {
 }
 
 fn write(dir: &Path, files: &[(&str, &str)], name: &str) -> Result<()> {
-    let sdk = sdk();
+    let (sdk, sdk_gpu) = (sdk(false), sdk(true));
     for (path, text) in files {
         let path = dir.join(path);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        let text = text.replace("{{name}}", name).replace("{{sdk}}", &sdk);
+        let text = text.replace("{{name}}", name);
+        let text = text.replace("{{sdk}}", &sdk).replace("{{sdk-gpu}}", &sdk_gpu);
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
 }
 
 /// The SDK as a dependency: beside this crate while it runs where it was built, else by version.
-fn sdk() -> String {
+fn sdk(gpu: bool) -> String {
+    let features = if gpu { ", features = [\"gpu\"]" } else { "" };
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk");
     match beside.canonicalize() {
         Ok(path) => format!(
-            "{{ path = {} }}",
+            "{{ path = {}{features} }}",
             toml::Value::from(path.to_string_lossy().into_owned())
         ),
-        Err(_) => format!("\"{}\"", env!("CARGO_PKG_VERSION")),
+        Err(_) => format!("{{ version = \"{}\"{features} }}", env!("CARGO_PKG_VERSION")),
     }
 }
 
@@ -86,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_template_is_a_crate_with_a_good_manifest() {
-        for files in [HTTP, JOB] {
+        for files in [HTTP, JOB, GPU] {
             check(files);
         }
     }
@@ -108,6 +125,6 @@ mod tests {
         let manifest = crate::project::read(home.path()).unwrap();
         assert!(manifest.function.contains_key(&"hello".parse().unwrap()));
         let source = fs::read_to_string(home.path().join("src/lib.rs")).unwrap();
-        assert!(!source.contains("{{name}}") && !source.contains("{{sdk}}"));
+        assert!(!source.contains("{{"));
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
+use nearfield_protocol::gpu::GpuGrant;
 use nearfield_protocol::job::PureLimits;
 use nearfield_protocol::manifest::Input;
 use nearfield_protocol::{DatasetName, Digest, FunctionName, JobId, Problem, ProblemKind, limits};
@@ -144,8 +145,22 @@ async fn resolve(gateway: &Gateway, asking: Asking) -> Result<JobRecord, Problem
         return Err(refused(format!("check = {fraction} is not above 0 and up to 1")));
     }
     let manifest = &function.manifest;
+    if asking.check.is_some() && manifest.require.gpu.is_some() {
+        return Err(refused(
+            "the runs of a function that requires a GPU are not checked against another host's: GPUs differ in the last \
+             bits of their numbers; leave `check` out"
+                .to_owned(),
+        ));
+    }
+    let id = JobId::new(unix_ms(), rand::random()).to_string();
     Ok(JobRecord {
-        id: JobId::new(unix_ms(), rand::random()).to_string(),
+        gpu: manifest.require.gpu.map(|kind| GpuGrant {
+            kind,
+            time: manifest.limits.gpu_time.0,
+            memory_bytes: manifest.limits.gpu_memory.0,
+            job: id.clone(),
+        }),
+        id,
         function: function.name.clone(),
         version: function.version,
         component: function.component,

@@ -133,6 +133,13 @@ async fn open(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Result<Resp
         "/metrics" => {
             if let Ok((bytes, _)) = gateway.catalog.store.usage() {
                 gateway.metrics.store_bytes.set(bytes);
+                let resident = {
+                    let table = gateway.hosts.table();
+                    let own = table.find(&gateway.hosts.local());
+                    own.and_then(|host| host.load.gpu.as_ref())
+                        .map_or(0, |gpu| gpu.resident_bytes)
+                };
+                gateway.metrics.gpu_resident_bytes.set(resident);
             }
             Ok(reply::text(StatusCode::OK, gateway.metrics.render()))
         }

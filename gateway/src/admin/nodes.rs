@@ -51,7 +51,7 @@ fn to_json(gateway: &Gateway, member: &Membership) -> Value {
     let (hosting, load) = {
         let table = gateway.hosts.table();
         let host = table.find(&node.id);
-        (host.is_some(), host.map(|host| host.load))
+        (host.is_some(), host.map(|host| host.load.clone()))
     };
     let there = here || own.present().contains(&node.id);
     json!({

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nearfield_net::control::{Asked, Load, MAX_ASKED, MemberEvent, Question, Reply};
+use nearfield_net::control::{Asked, Load, MAX_ASKED, MemberEvent, Question, Reply, Residents, changed};
 use nearfield_net::{Contact, NetError, Node};
 use nearfield_protocol::records::DatasetVersion;
 use nearfield_protocol::{DatasetName, Digest, NodeId, Problem, ProblemKind};
@@ -55,7 +55,7 @@ impl Cluster {
     }
 
     /// Takes in what this node's own host holds, as if it had reported that.
-    pub async fn follow_own(self, load: Arc<dyn Fn() -> Load + Send + Sync>) {
+    pub async fn follow_own(self, load: Arc<dyn Fn() -> Load + Send + Sync>, mut residents: Residents) {
         let (gateway, id) = (&self.gateway, self.gateway.hosts.local());
         let mut beat = tokio::time::interval(BEAT);
         loop {
@@ -66,8 +66,16 @@ impl Cluster {
                 Ok(held) => self.own(id, held.into(), [].into()),
                 Err(error) => tracing::error!(%error, "what this node holds cannot be listed"),
             }
+            let mut told = Arc::default();
             loop {
                 let change = tokio::select! {
+                    (added, removed) = changed(&mut residents, &mut told) => {
+                        let records = gateway.catalog.node.records();
+                        gateway.hosts.take(MemberEvent::Beat(id, load()), &records);
+                        let event = MemberEvent::Residents { node: id, added, removed };
+                        gateway.hosts.take(event, &records);
+                        continue;
+                    }
                     () = self.stop.cancelled() => return,
                     _ = beat.tick() => {
                         let event = MemberEvent::Beat(id, load());

@@ -206,6 +206,7 @@ pub(crate) fn wanted(table: &HostTable, digest: &Digest, kept: &Kept<'_>) -> Opt
         located: None,
         needs: &[],
         only: kept.only,
+        gpu: None,
     };
     let takes = |slot| {
         let free = table.get(slot).and_then(|host| host.load.free_bytes);

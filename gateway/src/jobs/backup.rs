@@ -28,6 +28,10 @@ impl Job<'_> {
         let Work::Map { subject, .. } = &spec.work else {
             return (first.host, running.await);
         };
+        if spec.setting.gpu.is_some() {
+            // Two GPUs need not come to the same bits.
+            return (first.host, running.await);
+        }
         let ended = tokio::select! {
             ended = &mut running => Some(ended),
             () = self.lagging(begun) => None,

@@ -35,7 +35,6 @@ pub struct Node {
     pub leaves: Range<usize>,
 }
 
-/// What all runs of a job share.
 /// What all runs of a job share, where these hosts were quarantined.
 pub fn setting(record: &JobRecord, distrusted: &BTreeMap<NodeId, RecordClock>) -> Arc<PureSetting> {
     Arc::new(PureSetting {
@@ -47,6 +46,7 @@ pub fn setting(record: &JobRecord, distrusted: &BTreeMap<NodeId, RecordClock>) -
         may_write: record.into.is_some(),
         origins: origins(record),
         distrusted: distrusted.clone(),
+        gpu: record.gpu.clone(),
     })
 }
 
@@ -230,6 +230,7 @@ mod tests {
             may_write: false,
             origins: Vec::new(),
             distrusted: Default::default(),
+            gpu: None,
         })
     }
 

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use nearfield_protocol::gpu::GpuGrant;
 use nearfield_protocol::job::PureLimits;
 use nearfield_protocol::{DatasetName, Digest, FunctionName, JobId, NodeId, Problem};
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,9 @@ pub struct JobRecord {
     /// Datasets that the function may open, each one version.
     pub inputs: BTreeMap<String, Digest>,
     pub limits: PureLimits,
+    /// What each run may use of a GPU, if the function requires one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuGrant>,
     /// Fuel of all runs together that are not remembered.
     pub max_fuel: u64,
     pub selection: Selection,

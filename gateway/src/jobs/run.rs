@@ -310,7 +310,7 @@ impl Job<'_> {
                 }
                 Err(failure) if is_hosts(failure.problem.kind) && tried.len() + 1 < MAX_HOSTS_TRIED => {
                     tracing::warn!(host = host.short(), problem = %failure.problem, "a run goes to another host");
-                    if failure.problem.kind != ProblemKind::Corrupt {
+                    if !matches!(failure.problem.kind, ProblemKind::Corrupt | ProblemKind::NoGpu) {
                         self.sites.lost(&host);
                     }
                     tried.push(host);
@@ -568,11 +568,18 @@ fn forgotten() -> Problem {
 /// Whether a host is to blame: another may do better.
 fn is_hosts(kind: ProblemKind) -> bool {
     use ProblemKind::{
-        Corrupt, Draining, HostLost, HostUnreachable, SourceUnreachable, UnknownBlob, UnknownDataset,
+        Corrupt, Draining, HostLost, HostUnreachable, NoGpu, SourceUnreachable, UnknownBlob, UnknownDataset,
     };
     matches!(
         kind,
-        Corrupt | Draining | HostLost | HostUnreachable | SourceUnreachable | UnknownBlob | UnknownDataset
+        Corrupt
+            | Draining
+            | HostLost
+            | HostUnreachable
+            | NoGpu
+            | SourceUnreachable
+            | UnknownBlob
+            | UnknownDataset
     )
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
 
 use futures_util::future::join_all;
+use nearfield_protocol::gpu::GpuKind;
 use nearfield_protocol::job::{PureReport, PureSetting, ResultKey};
 use nearfield_protocol::node::Label;
 use nearfield_protocol::records::RecordClock;
@@ -16,6 +17,8 @@ use crate::server::Gateway;
 const RECALLED_AT_ONCE: usize = 4_096;
 /// Runs that a host is given at once: more than it has workers, so that none waits for results to be kept.
 pub const IN_FLIGHT: usize = 32;
+/// Runs that a host may have under way beyond the least busy one's before a shard in its GPU's memory goes to another.
+const RESIDENT_PATIENCE: usize = 8;
 
 /// What hosts say that a run came to.
 #[derive(Debug, Clone)]
@@ -71,6 +74,8 @@ pub struct Sites<'a> {
     component: Digest,
     /// Fuel of one run: what took more is not used.
     max_fuel: u64,
+    /// The GPU that its runs require.
+    gpu: Option<GpuKind>,
     /// Who was ever quarantined: what others were given of theirs is not used.
     distrusted: BTreeMap<NodeId, RecordClock>,
     /// Hosts that this job does without, since they did not give what they said they had. This lock, too, is held for one
@@ -112,6 +117,7 @@ impl<'a> Sites<'a> {
         Sites {
             component: setting.component,
             max_fuel: setting.limits.fuel,
+            gpu: setting.gpu.as_ref().map(|grant| grant.kind),
             distrusted: setting.distrusted.clone(),
             shunned: Some(shunned),
             ..Sites::of(gateway, datasets)
@@ -127,6 +133,7 @@ impl<'a> Sites<'a> {
             gateway,
             component: Digest::EMPTY,
             max_fuel: u64::MAX,
+            gpu: None,
             distrusted: gateway.catalog.node.records().distrusted().clone(),
             shunned: None,
             only: versions.flat_map(|version| version.only.clone()).collect(),
@@ -227,21 +234,42 @@ impl<'a> Sites<'a> {
             located: None,
             needs: &needs,
             only: &self.only,
+            gpu: self.gpu,
         };
         let ranked = place::place(&ask, &self.gateway.hosts.table());
         let busy = self.busy.lock().expect("no panic under this lock").clone();
-        let cost = |candidate: &place::Candidate| match candidate.standing {
-            Standing::Costs { missing_bytes, ms } => {
-                let runs = busy.get(&candidate.host).copied().unwrap_or_default();
-                Some((missing_bytes > 0, runs, ms, candidate.host))
-            }
-            _ => None,
-        };
-        let can = ranked
+        let can: Vec<_> = ranked
             .iter()
             .filter(|candidate| !but.contains(&candidate.host) && self.is_usable(&candidate.host))
-            .filter_map(cost);
-        let (_, _, _, host) = can.min_by_key(|(missing, runs, ms, _)| (*missing, *runs, *ms))?;
+            .filter_map(|candidate| match candidate.standing {
+                Standing::Costs {
+                    missing_bytes,
+                    upload_bytes,
+                    ms,
+                } => {
+                    let runs = busy.get(&candidate.host).copied().unwrap_or_default();
+                    Some((
+                        missing_bytes > 0,
+                        upload_bytes == Some(0),
+                        runs,
+                        ms,
+                        candidate.host,
+                    ))
+                }
+                _ => None,
+            })
+            .collect();
+        let least = can.iter().map(|(_, _, runs, ..)| *runs).min()?;
+        // The GPU that has it, unless others have far less to do: bringing a shard takes less than some runs.
+        let order = |(missing, resident, runs, ms, _): &(bool, bool, usize, u64, NodeId)| {
+            (
+                *missing,
+                !(*resident && *runs <= least + RESIDENT_PATIENCE),
+                *runs,
+                *ms,
+            )
+        };
+        let (.., host) = can.into_iter().min_by_key(order)?;
         Some(self.take(host))
     }
 

@@ -9,6 +9,7 @@ pub mod table;
 
 use std::fmt;
 
+use nearfield_protocol::gpu::GpuKind;
 use nearfield_protocol::node::Label;
 use nearfield_protocol::{Digest, NodeId};
 
@@ -17,6 +18,8 @@ use self::table::{Host, HostTable};
 
 /// Component bytes that a host without the code compiles in a millisecond: an estimate, not yet measured.
 const COMPILE_BYTES_PER_MS: u64 = 1_000;
+/// Bytes that come into a GPU's memory in a millisecond: about what one core copies; not yet measured by each host.
+const UPLOAD_BYTES_PER_MS: u64 = 2_000_000;
 /// Hosts that are looked at although they hold nothing of the data.
 const RENDEZVOUS: usize = 4;
 /// How long a holder of what was looked for may be busy before the call goes elsewhere.
@@ -33,6 +36,8 @@ pub enum Need<'a> {
     Spread {
         size_bytes: u64,
         held: &'a [(Slot, u64)],
+        /// And so many are in the memory of their GPUs; only looked at where a GPU is required.
+        resident: &'a [(Slot, u64)],
     },
 }
 
@@ -48,6 +53,8 @@ pub struct Ask<'a> {
     pub needs: &'a [Need<'a>],
     /// Labels that the host must have: the data may not leave such hosts.
     pub only: &'a [Label],
+    /// The GPU that the host must have.
+    pub gpu: Option<GpuKind>,
 }
 
 /// A host with its cost, or why it has none.
@@ -62,12 +69,16 @@ pub enum Standing {
     Costs {
         ms: u64,
         missing_bytes: u64,
+        /// Bytes of the data that are not in its GPU's memory; `None` where no GPU is required.
+        upload_bytes: Option<u64>,
     },
     Draining,
     /// It has not been heard of since a call did not reach it.
     Silent,
     /// It lacks this label.
     Label(Label),
+    /// It has no such GPU.
+    Gpu(GpuKind),
     /// It holds nothing of the data and is none of the four by hash.
     NotConsidered,
 }
@@ -75,13 +86,28 @@ pub enum Standing {
 impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Standing::Costs { missing_bytes: 0, .. } => f.write_str("holds all of the call's data"),
+            Standing::Costs {
+                missing_bytes: 0,
+                upload_bytes,
+                ..
+            } => match upload_bytes {
+                None => f.write_str("holds all of the call's data"),
+                Some(0) => f.write_str("has all of the call's data in its GPU's memory"),
+                Some(bytes) => write!(
+                    f,
+                    "holds all of the call's data; {bytes} bytes are not in its GPU's memory"
+                ),
+            },
             Standing::Costs { missing_bytes, .. } => {
                 write!(f, "lacks {missing_bytes} bytes of the call's data")
             }
             Standing::Draining => f.write_str("takes no new calls"),
             Standing::Silent => f.write_str("has not been heard of since a call did not reach it"),
             Standing::Label(label) => write!(f, "has no label {label}, which the data asks for"),
+            Standing::Gpu(GpuKind::Any) => f.write_str("has no GPU, which the function requires"),
+            Standing::Gpu(GpuKind::Hardware) => {
+                f.write_str("has no GPU that is hardware, which the function requires")
+            }
             Standing::NotConsidered => {
                 f.write_str("holds nothing of the data, and others come first by hash")
             }
@@ -97,12 +123,27 @@ impl Need<'_> {
                 true => 0,
                 false => *size_bytes,
             },
-            Need::Spread { size_bytes, held } => {
-                let held = held.iter().find(|(holder, _)| *holder == slot);
-                size_bytes.saturating_sub(held.map_or(0, |(_, bytes)| *bytes))
-            }
+            Need::Spread { size_bytes, held, .. } => lacking(*size_bytes, held, slot),
         }
     }
+
+    /// What of it is not in the memory of a host's GPU.
+    fn upload_bytes(&self, table: &HostTable, slot: Slot) -> u64 {
+        match self {
+            Need::Blob { digest, size_bytes } => match table.residents.holds(slot, digest) {
+                true => 0,
+                false => *size_bytes,
+            },
+            Need::Spread {
+                size_bytes, resident, ..
+            } => lacking(*size_bytes, resident, slot),
+        }
+    }
+}
+
+fn lacking(size_bytes: u64, held: &[(Slot, u64)], slot: Slot) -> u64 {
+    let held = held.iter().find(|(holder, _)| *holder == slot);
+    size_bytes.saturating_sub(held.map_or(0, |(_, bytes)| *bytes))
 }
 
 /// The hosts that may run the call, best first; those of the candidates that cannot come last.
@@ -118,6 +159,16 @@ pub fn place(ask: &Ask<'_>, table: &HostTable) -> Vec<Candidate> {
             Need::Blob { digest, .. } => table.holders.of(digest).take(MAX_HOLDERS).for_each(&mut take),
             Need::Spread { held, .. } => held.iter().take(MAX_HOLDERS).for_each(|(slot, _)| take(*slot)),
         }
+        match need {
+            _ if ask.gpu.is_none() => {}
+            Need::Blob { digest, .. } => table.residents.of(digest).take(MAX_HOLDERS).for_each(&mut take),
+            Need::Spread { resident, .. } => {
+                resident
+                    .iter()
+                    .take(MAX_HOLDERS)
+                    .for_each(|(slot, _)| take(*slot));
+            }
+        }
     }
     best(ask, table, RENDEZVOUS, |_| true)
         .into_iter()
@@ -132,9 +183,12 @@ pub fn place(ask: &Ask<'_>, table: &HostTable) -> Vec<Candidate> {
                 standing: standing(ask, table, slot, host),
             };
             let rank = match candidate.standing {
-                Standing::Costs { ms, .. } if holds_located(ask, table, slot, host) => (0, ms),
-                Standing::Costs { ms, .. } => (1, ms),
-                _ => (2, 0),
+                Standing::Costs { ms, upload_bytes, .. } => {
+                    // Of hosts that cost the same the one whose GPU has most of it.
+                    let elsewhere = u8::from(!holds_located(ask, table, slot, host));
+                    (elsewhere, ms, upload_bytes.unwrap_or_default())
+                }
+                _ => (2, 0, 0),
             };
             (rank, weight(key, host.seed), candidate)
         })
@@ -195,7 +249,11 @@ fn refusal(ask: &Ask<'_>, host: &Host) -> Option<Standing> {
         return Some(Standing::Draining);
     }
     let lacking = ask.only.iter().find(|label| !label.holds(&host.labels));
-    lacking.map(|label| Standing::Label(label.clone()))
+    if let Some(label) = lacking {
+        return Some(Standing::Label(label.clone()));
+    }
+    let has = |kind: &GpuKind| host.load.gpu.as_ref().is_some_and(|gpu| kind.takes(gpu.kind));
+    ask.gpu.filter(|kind| !has(kind)).map(Standing::Gpu)
 }
 
 fn standing(ask: &Ask<'_>, table: &HostTable, slot: Slot, host: &Host) -> Standing {
@@ -212,9 +270,15 @@ fn standing(ask: &Ask<'_>, table: &HostTable, slot: Slot, host: &Host) -> Standi
         true => 0,
         false => ask.component_bytes / COMPILE_BYTES_PER_MS + ask.component_bytes / host.link_bytes_per_ms(),
     };
+    let upload_bytes = ask.gpu.map(|_| {
+        let needs = ask.needs.iter();
+        needs.map(|need| need.upload_bytes(table, slot)).sum::<u64>()
+    });
+    let uploading = upload_bytes.unwrap_or_default() / UPLOAD_BYTES_PER_MS;
     Standing::Costs {
-        ms: moving + loading + host.waiting_ms(table.fuel_per_call),
+        ms: moving + loading + uploading + host.waiting_ms(table.fuel_per_call),
         missing_bytes,
+        upload_bytes,
     }
 }
 
@@ -304,6 +368,7 @@ mod tests {
             located: None,
             needs,
             only,
+            gpu: None,
         }
     }
 
@@ -388,8 +453,70 @@ mod tests {
         let needs = [Need::Spread {
             size_bytes: 100 * MIB,
             held: &held,
+            resident: &[],
         }];
         assert_eq!(first(&hosts, &needs, &[]), 3);
+    }
+
+    #[test]
+    fn the_one_whose_gpu_has_it() {
+        use nearfield_protocol::gpu::{AdapterKind, GpuAdvert};
+        let with_gpu = |kind| Load {
+            gpu: Some(GpuAdvert {
+                name: "".into(),
+                kind,
+                resident_bytes: 0,
+            }),
+            ..Load::default()
+        };
+        let mut hosts = table(&records(4, &[], &[]), 4);
+        for (n, kind) in [
+            (1, AdapterKind::Software),
+            (2, AdapterKind::Hardware),
+            (3, AdapterKind::Hardware),
+        ] {
+            hosts.beat(&id(n), with_gpu(kind));
+            hosts.holds(&id(n), &[shard()], &[]);
+        }
+        hosts.holds(&id(4), &[shard()], &[]);
+        let needs = [Need::Blob {
+            digest: shard(),
+            size_bytes: 100,
+        }];
+        for resident in 1..=3 {
+            hosts.residents(&id(resident), &[shard()], &[]);
+            let any = Ask {
+                gpu: Some(GpuKind::Any),
+                located: Some(shard()),
+                ..ask(shard(), &needs, &[])
+            };
+            let ranked = place(&any, &hosts);
+            assert_eq!(ranked[0].host, id(resident));
+            let last = ranked.last().unwrap();
+            assert_eq!((last.host, &last.standing), (id(4), &Standing::Gpu(GpuKind::Any)));
+            let hardware = Ask {
+                gpu: Some(GpuKind::Hardware),
+                ..any
+            };
+            assert_ne!(
+                place(&hardware, &hosts)[0].host,
+                id(1),
+                "never a software adapter"
+            );
+            hosts.residents(&id(resident), &[], &[shard()]);
+        }
+        let held = [1, 2, 3].map(|n| (hosts.slot(&id(n)).unwrap(), 1 << 40));
+        let resident = [(hosts.slot(&id(3)).unwrap(), 1)];
+        let needs = [Need::Spread {
+            size_bytes: 1 << 40,
+            held: &held,
+            resident: &resident,
+        }];
+        let any = Ask {
+            gpu: Some(GpuKind::Any),
+            ..ask(shard(), &needs, &[])
+        };
+        assert_eq!(place(&any, &hosts)[0].host, id(3));
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct HostTable {
     hosts: Vec<Option<Host>>,
     slots: HashMap<NodeId, Slot>,
     pub holders: Holders,
+    /// Of which blobs something is in the memory of whose GPU.
+    pub residents: Holders,
     /// Fuel of a call, averaged over those that ended lately.
     pub fuel_per_call: u64,
     /// Rises with every change of who is there.
@@ -74,6 +76,7 @@ impl Default for HostTable {
             hosts: Vec::new(),
             slots: HashMap::new(),
             holders: Holders::default(),
+            residents: Holders::default(),
             fuel_per_call: FUEL_PER_CALL,
             generation: 0,
         }
@@ -111,6 +114,7 @@ impl HostTable {
         if let Some(slot) = self.slots.remove(id) {
             self.hosts[slot as usize] = None;
             self.holders.remove_host(slot);
+            self.residents.remove_host(slot);
             self.generation += 1;
         }
     }
@@ -136,6 +140,15 @@ impl HostTable {
             removed
                 .iter()
                 .for_each(|digest| self.holders.remove(*slot, digest));
+        }
+    }
+
+    pub fn residents(&mut self, id: &NodeId, added: &[Digest], removed: &[Digest]) {
+        if let Some(slot) = self.slots.get(id) {
+            added.iter().for_each(|digest| self.residents.add(*slot, *digest));
+            removed
+                .iter()
+                .for_each(|digest| self.residents.remove(*slot, digest));
         }
     }
 

@@ -153,10 +153,13 @@ impl Job {
                     located: None,
                     needs: &needs,
                     only: &blob.only,
+                    gpu: None,
                 };
                 let ranked = place(&ask, table);
                 let can = ranked.iter().filter_map(|candidate| match candidate.standing {
-                    Standing::Costs { missing_bytes, ms } => {
+                    Standing::Costs {
+                        missing_bytes, ms, ..
+                    } => {
                         let host = world.number(&candidate.host);
                         Some((missing_bytes > 0, busy(host), ms, host))
                     }
@@ -287,6 +290,7 @@ fn setting() -> PureSetting {
         may_write: false,
         origins: Vec::new(),
         distrusted: BTreeMap::new(),
+        gpu: None,
     }
 }
 

@@ -275,6 +275,7 @@ impl Run {
                 located: Some(digest),
                 needs: &needs,
                 only: &only,
+                gpu: None,
             };
             let ranked = place(&ask, &world.gateways[gateway].table);
             let mut can = ranked

@@ -1,7 +1,8 @@
 //! Loops that end: each turn takes one from what an invocation has left, and without any the loop is left.
 //!
-//! A loop that waits for the other invocations of its workgroup is let alone, because leaving it early would have the others
-//! wait for ever; what it contains is counted.
+//! A loop that waits for the other invocations of its workgroup has an account of its own. All of them go through such loops
+//! together, as WGSL demands (§15.2), so all have as much left and leave together; had they one account for all loops, one
+//! would leave early and the others wait for it for ever.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,12 +18,14 @@ use super::EXHAUSTED_GROUP;
 struct Counter {
     /// A `u32` of each invocation: the turns it has left.
     left: Handle<GlobalVariable>,
+    /// The same for loops that wait.
+    left_waiting: Handle<GlobalVariable>,
     /// An `atomic<u32>` of all: not 0 once one had none left.
     exhausted: Handle<GlobalVariable>,
 }
 
-/// Counts the turns of all loops of a module that can be counted. Returns whether some cannot.
-pub(super) fn loops(module: &mut Module, turns: u32) -> bool {
+/// Counts the turns of all loops of a module.
+pub(super) fn loops(module: &mut Module, turns: u32) {
     let mut waiting = HashSet::new();
     // What a function calls stands before it.
     for (handle, function) in module.functions.iter() {
@@ -31,14 +34,12 @@ pub(super) fn loops(module: &mut Module, turns: u32) -> bool {
         }
     }
     let counter = declare(module, turns);
-    let mut uncounted = false;
     for (_, function) in module.functions.iter_mut() {
-        uncounted |= counter.count(function, &waiting);
+        counter.count(function, &waiting);
     }
     for point in &mut module.entry_points {
-        uncounted |= counter.count(&mut point.function, &waiting);
+        counter.count(&mut point.function, &waiting);
     }
-    uncounted
 }
 
 fn declare(module: &mut Module, turns: u32) -> Counter {
@@ -60,6 +61,8 @@ fn declare(module: &mut Module, turns: u32) -> Counter {
         memory_decorations: MemoryDecorations::default(),
     };
     let left = variable("nearfield_turns_left", AddressSpace::Private, None, number, init);
+    let name = "nearfield_waiting_turns_left";
+    let left_waiting = variable(name, AddressSpace::Private, None, number, init);
     let binding = ResourceBinding {
         group: EXHAUSTED_GROUP,
         binding: 0,
@@ -69,18 +72,18 @@ fn declare(module: &mut Module, turns: u32) -> Counter {
     let exhausted = variable("nearfield_exhausted", space, Some(binding), atomic, None);
     Counter {
         left: module.global_variables.append(left, Span::UNDEFINED),
+        left_waiting: module.global_variables.append(left_waiting, Span::UNDEFINED),
         exhausted: module.global_variables.append(exhausted, Span::UNDEFINED),
     }
 }
 
 impl Counter {
-    /// Returns whether there is a loop that cannot be counted.
-    fn count(&self, function: &mut Function, waiting: &HashSet<Handle<Function>>) -> bool {
+    fn count(&self, function: &mut Function, waiting: &HashSet<Handle<Function>>) {
         let Function {
             expressions, body, ..
         } = function;
         // Leaving a loop never leaves a function without its result: naga takes no function that ends with a loop.
-        self.count_in(body, expressions, waiting)
+        self.count_in(body, expressions, waiting);
     }
 
     fn count_in(
@@ -88,39 +91,35 @@ impl Counter {
         block: &mut Block,
         expressions: &mut Arena<Expression>,
         waiting: &HashSet<Handle<Function>>,
-    ) -> bool {
-        let mut uncounted = false;
+    ) {
         for (statement, _) in block.span_iter_mut() {
             match statement {
-                Statement::Block(inner) => uncounted |= self.count_in(inner, expressions, waiting),
+                Statement::Block(inner) => self.count_in(inner, expressions, waiting),
                 Statement::If { accept, reject, .. } => {
-                    uncounted |= self.count_in(accept, expressions, waiting);
-                    uncounted |= self.count_in(reject, expressions, waiting);
+                    self.count_in(accept, expressions, waiting);
+                    self.count_in(reject, expressions, waiting);
                 }
                 Statement::Switch { cases, .. } => {
                     for case in cases {
-                        uncounted |= self.count_in(&mut case.body, expressions, waiting);
+                        self.count_in(&mut case.body, expressions, waiting);
                     }
                 }
                 Statement::Loop { body, continuing, .. } => {
                     let waits = waits(body, waiting) || waits(continuing, waiting);
-                    uncounted |= waits;
-                    uncounted |= self.count_in(body, expressions, waiting);
-                    uncounted |= self.count_in(continuing, expressions, waiting);
-                    if !waits {
-                        body.splice(0..0, self.turn(expressions));
-                    }
+                    self.count_in(body, expressions, waiting);
+                    self.count_in(continuing, expressions, waiting);
+                    let left = if waits { self.left_waiting } else { self.left };
+                    body.splice(0..0, self.turn(left, expressions));
                 }
                 _ => {}
             }
         }
-        uncounted
     }
 
     /// `if left == 0 { exhausted = 1; break; } left = left - 1;`
-    fn turn(&self, expressions: &mut Arena<Expression>) -> Block {
+    fn turn(&self, left: Handle<GlobalVariable>, expressions: &mut Arena<Expression>) -> Block {
         let mut add = |expression| expressions.append(expression, Span::UNDEFINED);
-        let left = add(Expression::GlobalVariable(self.left));
+        let left = add(Expression::GlobalVariable(left));
         let exhausted = add(Expression::GlobalVariable(self.exhausted));
         let (none, one) = (
             add(Expression::Literal(Literal::U32(0))),

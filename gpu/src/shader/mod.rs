@@ -10,6 +10,8 @@ mod tests;
 use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Handle, Module, ShaderStage, SourceLocation, StorageAccess, TypeInner};
 
+use crate::wire::{Access, Binding};
+
 /// The group of the one buffer, a `u32` at binding 0, that is not 0 once a loop was cut short.
 pub const EXHAUSTED_GROUP: u32 = 1;
 /// What a shader calls recursively is bounded by how deep its source nests, and by this stack for reading it.
@@ -26,7 +28,7 @@ pub struct Limits {
     pub expanded: u64,
     /// Invocations of a workgroup: its three sizes multiplied.
     pub workgroup_invocations: u32,
-    /// Turns of all loops of one invocation together, but for loops that wait for others: those have none. A driver may leave
+    /// Turns of all loops of one invocation together, and once more as many of loops that wait for others. A driver may leave
     /// loops sooner without a word, as Mesa's software adapter does after 65,535 turns: there it must be less.
     pub turns: u32,
 }
@@ -34,7 +36,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            source_bytes: 64 << 10,
+            source_bytes: crate::limits::SOURCE_BYTES,
             nesting: 64,
             // What every WebGPU device has, less the one of ours.
             bindings: 7,
@@ -62,23 +64,6 @@ pub struct Kernel {
     pub workgroup_size: [u32; 3],
     /// What the entry point uses, by binding.
     pub bindings: Vec<Binding>,
-    /// Some loop waits for other invocations, so that only the clock ends it.
-    pub has_uncounted_loops: bool,
-}
-
-/// A buffer that a shader uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Binding {
-    pub binding: u32,
-    pub access: Access,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    Uniform,
-    /// What a shard may be bound as.
-    Read,
-    ReadWrite,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -147,7 +132,7 @@ fn read(source: &str, entry: &str, features: Features, limits: &Limits) -> Resul
     )?;
     let bindings = bindings(&module, &info, index)?;
     at_most("bindings", bindings.len() as u64, limits.bindings as u64)?;
-    let has_uncounted_loops = bound::loops(&mut module, limits.turns);
+    bound::loops(&mut module, limits.turns);
     // What was rewritten is checked as if a guest had sent it.
     let info = validate(&module, features, source)?;
     Ok(Kernel {
@@ -156,7 +141,6 @@ fn read(source: &str, entry: &str, features: Features, limits: &Limits) -> Resul
         entry: entry.to_owned(),
         workgroup_size,
         bindings,
-        has_uncounted_loops,
     })
 }
 
@@ -176,7 +160,7 @@ fn validate(module: &Module, features: Features, source: &str) -> Result<ModuleI
 }
 
 /// An error and what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

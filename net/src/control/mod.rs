@@ -9,12 +9,13 @@ mod serve;
 
 use std::time::Duration;
 
+use nearfield_protocol::gpu::GpuAdvert;
 use nearfield_protocol::records::{DatasetVersion, RecordClock};
 use nearfield_protocol::{DatasetName, Digest, NodeId, Problem};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-pub use report::Reporter;
+pub use report::{Reporter, Residents, changed};
 pub(crate) use serve::Control;
 
 use crate::network::Contact;
@@ -49,7 +50,7 @@ pub struct Hello {
 }
 
 /// How busy a node is, and how fast.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
     /// Calls that run or wait there.
     pub calls: u32,
@@ -62,6 +63,9 @@ pub struct Load {
     pub link_bytes_per_ms: u64,
     /// Bytes that it can still take; `None` if that is not known.
     pub free_bytes: Option<u64>,
+    /// Its GPU, if it offers one.
+    #[serde(default)]
+    pub gpu: Option<GpuAdvert>,
 }
 
 /// What a node reports after its hello.
@@ -71,6 +75,11 @@ enum Report {
     Beat(Load),
     /// So many digests follow that it holds now, then so many that it holds no more.
     Holds {
+        added: u32,
+        removed: u32,
+    },
+    /// The same of blobs of which something is in the memory of its GPU.
+    Residents {
         added: u32,
         removed: u32,
     },
@@ -89,6 +98,12 @@ pub enum MemberEvent {
     Up(NodeId, Hello),
     Beat(NodeId, Load),
     Holds {
+        node: NodeId,
+        added: Vec<Digest>,
+        removed: Vec<Digest>,
+    },
+    /// Blobs of which something came into the memory of its GPU, or went.
+    Residents {
         node: NodeId,
         added: Vec<Digest>,
         removed: Vec<Digest>,

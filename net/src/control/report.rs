@@ -1,13 +1,13 @@
 //! This node's reports to the gateways.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nearfield_protocol::{Digest, NodeId};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,11 +22,41 @@ use crate::peers::CONTROL;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
+/// How long changes of the GPU's memory are gathered: a job changes it hundreds of times a second.
+const TOGETHER: Duration = Duration::from_millis(20);
+
 /// All that is reported.
 pub struct Reporter {
     pub hosting: bool,
     /// How busy the node is now.
     pub load: Arc<dyn Fn() -> Load + Send + Sync>,
+    pub residents: Residents,
+}
+
+/// The blobs of which something is in the memory of this node's GPU. Without a GPU its sender is gone.
+pub type Residents = watch::Receiver<Arc<HashSet<Digest>>>;
+
+/// Waits until something else is in the GPU's memory than was told, and tells what came and what went. Changes that follow each
+/// other are told together. Dropped in between, it has lost nothing: what was told is compared, not what was seen.
+pub async fn changed(
+    residents: &mut Residents,
+    told: &mut Arc<HashSet<Digest>>,
+) -> (Vec<Digest>, Vec<Digest>) {
+    loop {
+        while Arc::ptr_eq(&residents.borrow(), told) {
+            if residents.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        sleep(TOGETHER).await;
+        let now = residents.borrow().clone();
+        let before = std::mem::replace(told, now.clone());
+        let added: Vec<Digest> = now.difference(&before).copied().collect();
+        let removed: Vec<Digest> = before.difference(&now).copied().collect();
+        if !added.is_empty() || !removed.is_empty() {
+            return (added, removed);
+        }
+    }
 }
 
 impl Reporter {
@@ -124,11 +154,22 @@ async fn report(
     for some in held.chunks(HOLDINGS) {
         holds(&mut send, some, &[]).await?;
     }
+    let (mut residents, mut told) = (reporter.residents.clone(), Arc::default());
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = beat.tick() => frame::write(&mut send, &Report::Beat((reporter.load)())).await?,
+            (added, removed) = changed(&mut residents, &mut told) => {
+                // Whether there is a GPU is in the load, and may be what changed.
+                frame::write(&mut send, &Report::Beat((reporter.load)())).await?;
+                for some in added.chunks(HOLDINGS) {
+                    report_residents(&mut send, some, &[]).await?;
+                }
+                for some in removed.chunks(HOLDINGS) {
+                    report_residents(&mut send, &[], some).await?;
+                }
+            }
             change = changes.recv() => match change {
                 _ if !reporter.hosting => {}
                 Ok(nearfield_store::Change::Added(added)) => {
@@ -160,7 +201,28 @@ async fn holds(
         added: added.len() as u32,
         removed: removed.len() as u32,
     };
-    frame::write(send, &counts).await?;
+    with_digests(send, &counts, added, removed).await
+}
+
+async fn report_residents(
+    send: &mut iroh::endpoint::SendStream,
+    added: &[Digest],
+    removed: &[Digest],
+) -> io::Result<()> {
+    let counts = Report::Residents {
+        added: added.len() as u32,
+        removed: removed.len() as u32,
+    };
+    with_digests(send, &counts, added, removed).await
+}
+
+async fn with_digests(
+    send: &mut iroh::endpoint::SendStream,
+    counts: &Report,
+    added: &[Digest],
+    removed: &[Digest],
+) -> io::Result<()> {
+    frame::write(send, counts).await?;
     let bytes: Vec<u8> = added
         .iter()
         .chain(removed)

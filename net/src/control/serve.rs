@@ -117,6 +117,12 @@ impl Control {
                     let holds = MemberEvent::Holds { node, added, removed };
                     self.tell(holds).await?;
                 }
+                Report::Residents { added, removed } => {
+                    let added = timeout(SILENCE, digests(receive, added)).await??;
+                    let removed = timeout(SILENCE, digests(receive, removed)).await??;
+                    let residents = MemberEvent::Residents { node, added, removed };
+                    self.tell(residents).await?;
+                }
             }
         }
     }

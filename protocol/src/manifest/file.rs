@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::{Allow, FunctionManifest, Input, Instances, Limits, Locate, Route};
+use super::{Allow, FunctionManifest, Input, Instances, Limits, Locate, Require, Route};
 use crate::FunctionName;
 
 /// A whole `nearfield.toml`.
@@ -123,6 +123,8 @@ impl<'de> Deserialize<'de> for FunctionEntry {
             #[serde(default)]
             allow: Allow,
             #[serde(default)]
+            require: Require,
+            #[serde(default)]
             instances: Instances,
             #[serde(default)]
             env: BTreeMap<String, String>,
@@ -135,6 +137,7 @@ impl<'de> Deserialize<'de> for FunctionEntry {
             locate,
             limits,
             allow,
+            require,
             instances,
             env,
         } = Raw::deserialize(deserializer)?;
@@ -145,6 +148,7 @@ impl<'de> Deserialize<'de> for FunctionEntry {
             locate,
             limits,
             allow,
+            require,
             instances,
             env,
         };

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gpu::GpuKind;
 use crate::{DatasetName, Digest};
 
 /// A dataset granted to a function.
@@ -48,6 +49,15 @@ impl From<Input> for String {
 pub struct Allow {
     /// Hosts it may send requests to.
     pub http: BTreeSet<HostPort>,
+}
+
+/// What a host must have for a function.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Require {
+    /// Without it the function gets no GPU, wherever it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuKind>,
 }
 
 /// `host:port` of an allowed outgoing request. The host is a name or an address, never a pattern.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits;
 
 pub use file::{ComponentSource, FunctionEntry, ManifestError, ManifestFile};
-pub use grants::{Allow, HostPort, Input};
+pub use grants::{Allow, HostPort, Input, Require};
 pub use locate::{Locate, Sought, Template};
 pub use quantities::{ByteSize, Limits, Timeout};
 pub use route::{RESERVED_ROUTES, Route};
@@ -35,6 +35,7 @@ pub struct FunctionManifest {
     pub locate: Option<Locate>,
     pub limits: Limits,
     pub allow: Allow,
+    pub require: Require,
     pub instances: Instances,
     /// Environment variables that the guest sees.
     pub env: BTreeMap<String, String>,
@@ -49,6 +50,7 @@ impl Default for FunctionManifest {
             locate: None,
             limits: Limits::default(),
             allow: Allow::default(),
+            require: Require::default(),
             instances: Instances::Fresh,
             env: BTreeMap::new(),
         }
@@ -82,6 +84,12 @@ impl FunctionManifest {
             limits.timeout.0.as_millis() as u64,
             limits::MAX_CALL_TIMEOUT.as_millis() as u64,
         )?;
+        within(
+            "gpu_time (ms)",
+            limits.gpu_time.0.as_millis() as u64,
+            limits::MAX_CALL_TIMEOUT.as_millis() as u64,
+        )?;
+        within("gpu_memory", limits.gpu_memory.0, limits::MAX_GPU_MEMORY_BYTES)?;
         if let Some(locate) = &self.locate
             && locate.sought().is_none()
         {

@@ -18,6 +18,10 @@ pub struct Limits {
     pub memory: ByteSize,
     /// Wall time from admission to the end of the response.
     pub timeout: Timeout,
+    /// Time on the GPU.
+    pub gpu_time: Timeout,
+    /// GPU memory for its own buffers; shards are beside that.
+    pub gpu_memory: ByteSize,
 }
 
 impl Default for Limits {
@@ -26,6 +30,8 @@ impl Default for Limits {
             fuel: limits::FUEL_PER_CALL,
             memory: ByteSize(limits::GUEST_MEMORY_BYTES),
             timeout: Timeout(limits::CALL_TIMEOUT),
+            gpu_time: Timeout(limits::GPU_TIME),
+            gpu_memory: ByteSize(limits::GPU_MEMORY_BYTES),
         }
     }
 }

@@ -4,6 +4,8 @@
 //! formatting, no `std::io` and no JSON from here: what can't fail aborts without a text.
 
 mod data;
+#[cfg(feature = "gpu")]
+pub(crate) mod gpu;
 pub mod job;
 mod outgoing;
 mod stream;

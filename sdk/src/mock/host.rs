@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 
+#[cfg(feature = "gpu")]
+pub(crate) use super::gpu;
 use super::{Host, dataset};
 use crate::{DataError, Digest, Location, Request, Response, Result};
 
@@ -61,6 +63,12 @@ fn current() -> Rc<Running> {
     HOSTS
         .with_borrow(|hosts| hosts.last().cloned())
         .unwrap_or_default()
+}
+
+/// Whether the thread's host grants a GPU.
+#[cfg(feature = "gpu")]
+pub(super) fn grants_gpu() -> bool {
+    current().host.gpu
 }
 
 pub(crate) fn fetch(request: Request) -> Result<Response> {

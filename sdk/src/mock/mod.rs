@@ -21,6 +21,8 @@
 //! [`map`](macro@crate::map) on a shard of a real job, under a debugger if you like.
 
 mod dataset;
+#[cfg(feature = "gpu")]
+mod gpu;
 pub(crate) mod host;
 mod job;
 mod keys;
@@ -43,6 +45,8 @@ pub use replay::replay;
 pub struct Host {
     pub(crate) datasets: HashMap<String, Rc<Dataset>>,
     pub(crate) env: HashMap<String, String>,
+    #[cfg(feature = "gpu")]
+    pub(crate) gpu: bool,
     pub(crate) outgoing: Option<Box<dyn Fn(Request) -> Result<Response>>>,
 }
 
@@ -60,6 +64,14 @@ impl Host {
     /// Sets a value of the manifest's `env`.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Grants a GPU, as `require = { gpu = "any" }` does: the software adapter where there is one, so that tests come to the
+    /// same on every machine.
+    #[cfg(feature = "gpu")]
+    pub fn gpu(mut self) -> Self {
+        self.gpu = true;
         self
     }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,6 +21,8 @@ const PARALLEL_HASH_BYTES: usize = 512 << 10;
 /// The verified bytes of one blob, mapped. Derefs to `[u8]`.
 pub struct Blob {
     digest: Digest,
+    /// Where it lies, as long as nobody sweeps it.
+    path: PathBuf,
     /// `None` for the empty blob, which cannot be mapped.
     map: Option<Mmap>,
 }
@@ -27,6 +30,15 @@ pub struct Blob {
 impl Blob {
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// Its file, opened for reading; `None` once it was swept.
+    pub fn file(&self) -> io::Result<Option<File>> {
+        match File::open(&self.path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The bytes `range`, sharing the map.
@@ -124,9 +136,15 @@ impl Store {
 impl Inner {
     fn read(&self, digest: Digest) -> Result<Blob, StoreError> {
         if digest == Digest::EMPTY {
-            return Ok(Blob { digest, map: None });
+            let path = PathBuf::new();
+            return Ok(Blob {
+                digest,
+                path,
+                map: None,
+            });
         }
-        let file = File::open(self.data_file(digest)).map_err(|error| match error.kind() {
+        let path = self.data_file(digest);
+        let file = File::open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => StoreError::Corrupt(digest),
             _ => error.into(),
         })?;
@@ -136,6 +154,7 @@ impl Inner {
         let map = unsafe { Mmap::map(&file)? };
         Ok(Blob {
             digest,
+            path,
             map: Some(map),
         })
     }

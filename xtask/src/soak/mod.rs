@@ -5,6 +5,7 @@ mod bytes;
 mod corruption;
 mod crash;
 mod fsync;
+mod gpu;
 mod in_place;
 mod inputs;
 mod jobs;
@@ -15,7 +16,6 @@ mod partition;
 mod simulation;
 mod sources;
 mod startup;
-
 mod wires;
 mod writers;
 
@@ -94,6 +94,7 @@ const PARTS: &[Part] = &[
     ("partition", partition::run),
     ("corruption", corruption::run),
     ("simulation", simulation::run),
+    ("gpu", gpu::run),
 ];
 
 pub fn run(options: &Options) -> Result<()> {

@@ -1,0 +1,17 @@
+@group(0) @binding(0) var<storage, read> numbers: array<u32>;
+@group(0) @binding(1) var<storage, read_write> counts: array<atomic<u32>>;
+
+var<workgroup> own: array<atomic<u32>, 256>;
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(global_invocation_id) id: vec3<u32>,
+    @builtin(local_invocation_index) index: u32,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+) {
+    for (var at = id.x; at < arrayLength(&numbers); at += workgroups.x * 256u) {
+        atomicAdd(&own[numbers[at] >> 24u], 1u);
+    }
+    workgroupBarrier();
+    atomicAdd(&counts[index], atomicLoad(&own[index]));
+}

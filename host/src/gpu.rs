@@ -1,0 +1,684 @@
+//! `nearfield:gpu` for guests: the host's GPU, as far as the manifest grants it.
+//!
+//! Linked by hand like `nearfield:data`, for the same reasons. Only what waits for the GPU is async: handles are made at once,
+//! and a submission is on its way while its guest goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use nearfield_gpu::client::{Account, Buffer, Gpu, Outcome, Pending, Pipeline, Slice, Step, Submission};
+use nearfield_gpu::resident::Piece;
+use nearfield_gpu::wire::Shader;
+use nearfield_gpu::{Description, GpuError, limits};
+use nearfield_protocol::call::CallSpec;
+use nearfield_protocol::gpu::{AdapterKind, GpuKind, GpuUsage};
+use nearfield_protocol::job::PureSpec;
+use nearfield_protocol::{cost, units};
+use wasmtime::component::{ComponentType, Lift, Linker, Lower, Resource, ResourceType};
+use wasmtime_wasi::WasiView;
+
+use crate::data::{Context, ShardHandle, Sources, charge};
+use crate::guest::Guest;
+
+const INTERFACE: &str = "nearfield:gpu/compute@0.1.0";
+
+/// Submissions of one call that are under way or not asked for yet: more than hide any latency.
+const PENDING: usize = 16;
+/// Bytes that one `job.read` gives.
+const READ_BYTES: u64 = nearfield_protocol::limits::HOST_CALL_COPY_BYTES as u64;
+
+/// What a guest may use of the GPU, and what it has used.
+pub(crate) struct GpuAccess {
+    gpu: Option<Gpu>,
+    grant: Option<Grant>,
+    /// Of its own buffers.
+    bytes: u64,
+    buffers: usize,
+    jobs: usize,
+    account: Account,
+}
+
+/// What the manifest grants.
+#[derive(Clone, Copy)]
+struct Grant {
+    kind: GpuKind,
+    time: Duration,
+    memory_bytes: u64,
+}
+
+impl GpuAccess {
+    pub fn of_call(gpu: Option<Gpu>, spec: &CallSpec) -> Self {
+        let manifest = &spec.function.manifest;
+        let grant = manifest.require.gpu.map(|kind| Grant {
+            kind,
+            time: manifest.limits.gpu_time.0,
+            memory_bytes: manifest.limits.gpu_memory.0,
+        });
+        GpuAccess::new(gpu, grant)
+    }
+
+    pub fn of_run(gpu: Option<Gpu>, spec: &PureSpec) -> Self {
+        let grant = spec.setting.gpu.as_ref().map(|grant| Grant {
+            kind: grant.kind,
+            time: grant.time,
+            memory_bytes: grant.memory_bytes,
+        });
+        GpuAccess::new(gpu, grant)
+    }
+
+    fn new(gpu: Option<Gpu>, grant: Option<Grant>) -> Self {
+        GpuAccess {
+            gpu,
+            grant,
+            bytes: 0,
+            buffers: 0,
+            jobs: 0,
+            account: Account::default(),
+        }
+    }
+
+    /// For the next call of the same instance, whose buffers may stay.
+    pub fn renew(&mut self) {
+        self.account.close();
+        self.account = Account::default();
+    }
+
+    /// What was used so far; `None` if nothing was.
+    pub fn usage(&self) -> Option<GpuUsage> {
+        Some(self.account.usage()).filter(|usage| *usage != GpuUsage::default())
+    }
+
+    fn grant(&self) -> Result<Grant, GpuError> {
+        let denied = || {
+            GpuError::Denied(
+                "the manifest requires no GPU: add `require = { gpu = \"any\" }`, or \"hardware\"".to_owned(),
+            )
+        };
+        self.grant.ok_or_else(denied)
+    }
+
+    /// The GPU, if it is granted and there is one.
+    fn gpu(&self) -> Result<(Gpu, Grant), GpuError> {
+        let grant = self.grant()?;
+        let gpu = self.gpu.clone().ok_or_else(|| {
+            GpuError::Unavailable("this host offers no GPU: it runs with `--gpu off`".to_owned())
+        })?;
+        Ok((gpu, grant))
+    }
+
+    /// Time on the GPU that is left.
+    fn time_left(&self, grant: Grant) -> Result<Duration, GpuError> {
+        let used = Duration::from_nanos(self.account.usage().gpu_ns);
+        let left = grant.time.saturating_sub(used);
+        match left.is_zero() {
+            false => Ok(left),
+            true => Err(GpuError::Quota(format!(
+                "the time on the GPU is used up (limits.gpu_time = {}ms)",
+                grant.time.as_millis()
+            ))),
+        }
+    }
+
+    fn new_buffer(&mut self, bytes: u64) -> Result<(), GpuError> {
+        let grant = self.grant()?;
+        if self.buffers >= limits::BUFFERS {
+            return Err(GpuError::Quota(format!(
+                "a call holds at most {} buffers",
+                limits::BUFFERS
+            )));
+        }
+        if self.bytes.saturating_add(bytes) > grant.memory_bytes {
+            return Err(GpuError::Quota(format!(
+                "{bytes} bytes more than {} are wanted (limits.gpu_memory = {})",
+                self.bytes,
+                units::format_bytes(grant.memory_bytes)
+            )));
+        }
+        self.buffers += 1;
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for GpuAccess {
+    /// What has not begun is not begun any more.
+    fn drop(&mut self) {
+        self.account.close();
+    }
+}
+
+/// The GPU, once it is known to be what the function requires.
+async fn required(gpu: &Gpu, grant: Grant) -> Result<Arc<Description>, GpuError> {
+    let description = gpu.describe().await?;
+    let adapter = match description.software {
+        true => AdapterKind::Software,
+        false => AdapterKind::Hardware,
+    };
+    match grant.kind.takes(adapter) {
+        true => Ok(description),
+        false => Err(GpuError::Unavailable(format!(
+            "the function requires hardware, and this host has {}, which computes on the processor",
+            description.name
+        ))),
+    }
+}
+
+/// The host's side of `resource pipeline`.
+struct PipelineHandle(Pipeline);
+
+/// The host's side of `resource buffer`.
+struct BufferHandle {
+    buffer: Buffer,
+    /// Bytes that count against the call's memory.
+    counted: u64,
+}
+
+/// The host's side of `resource job`.
+enum JobHandle {
+    Pending(Pending),
+    Ended(Result<Ended, GpuError>),
+}
+
+#[derive(Clone)]
+struct Ended {
+    usage: GpuUsage,
+    reads: Vec<Bytes>,
+}
+
+#[derive(Debug, Clone, ComponentType, Lift, Lower)]
+#[component(variant)]
+enum WitError {
+    #[component(name = "denied")]
+    Denied(String),
+    #[component(name = "invalid")]
+    Invalid(String),
+    #[component(name = "not-found")]
+    NotFound(String),
+    #[component(name = "quota")]
+    Quota(String),
+    #[component(name = "timeout")]
+    Timeout(String),
+    #[component(name = "device-lost")]
+    DeviceLost(String),
+    #[component(name = "unavailable")]
+    Unavailable(String),
+}
+
+impl From<GpuError> for WitError {
+    fn from(error: GpuError) -> Self {
+        match error {
+            GpuError::Denied(text) => WitError::Denied(text),
+            GpuError::Invalid(text) => WitError::Invalid(text),
+            GpuError::NotFound(text) => WitError::NotFound(text),
+            GpuError::Quota(text) => WitError::Quota(text),
+            GpuError::Timeout(text) => WitError::Timeout(text),
+            GpuError::DeviceLost(text) => WitError::DeviceLost(text),
+            GpuError::Unavailable(text) => WitError::Unavailable(text),
+        }
+    }
+}
+
+#[derive(ComponentType, Lift, Lower)]
+#[component(record)]
+struct WitDescription {
+    name: String,
+    backend: String,
+    driver: String,
+    software: bool,
+    f16: bool,
+    subgroups: bool,
+    #[component(name = "max-buffer-bytes")]
+    max_buffer_bytes: u64,
+    #[component(name = "max-binding-bytes")]
+    max_binding_bytes: u64,
+    #[component(name = "binding-alignment")]
+    binding_alignment: u32,
+    #[component(name = "max-workgroups-per-dimension")]
+    max_workgroups_per_dimension: u32,
+    #[component(name = "max-workgroup-invocations")]
+    max_workgroup_invocations: u32,
+    #[component(name = "max-workgroup-bytes")]
+    max_workgroup_bytes: u32,
+    #[component(name = "max-loop-turns")]
+    max_loop_turns: u32,
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+struct WitSlice {
+    buffer: Resource<BufferHandle>,
+    offset: u64,
+    size: u64,
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+struct WitBound {
+    binding: u32,
+    slice: WitSlice,
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+struct WitDispatch {
+    pipeline: Resource<PipelineHandle>,
+    bindings: Vec<WitBound>,
+    workgroups: (u32, u32, u32),
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+struct WitCopy {
+    source: WitSlice,
+    target: Resource<BufferHandle>,
+    #[component(name = "target-offset")]
+    target_offset: u64,
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+struct WitWrite {
+    target: Resource<BufferHandle>,
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+#[derive(ComponentType, Lift)]
+#[component(variant)]
+enum WitStep {
+    #[component(name = "dispatch")]
+    Dispatch(WitDispatch),
+    #[component(name = "copy")]
+    Copy(WitCopy),
+    #[component(name = "write")]
+    Write(WitWrite),
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+struct WitOptions {
+    reads: Vec<WitSlice>,
+    #[component(name = "timeout-ms")]
+    timeout_ms: Option<u32>,
+}
+
+#[derive(ComponentType, Lift, Lower)]
+#[component(record)]
+struct WitUsage {
+    #[component(name = "gpu-ns")]
+    gpu_ns: u64,
+    #[component(name = "compile-us")]
+    compile_us: u64,
+    #[component(name = "uploaded-bytes")]
+    uploaded_bytes: u64,
+    #[component(name = "downloaded-bytes")]
+    downloaded_bytes: u64,
+    #[component(name = "resident-hits")]
+    resident_hits: u32,
+    #[component(name = "resident-misses")]
+    resident_misses: u32,
+}
+
+type Answer<T> = Result<T, WitError>;
+
+/// A failure as the guest gets to see it. In a job those of the host are not the guest's to see: another host does better.
+fn told(store: &Context<'_>, error: GpuError) -> wasmtime::Result<WitError> {
+    match (store.data().data.sources(), &error) {
+        (Sources::Hidden, GpuError::DeviceLost(_) | GpuError::Unavailable(_)) => Err(error.into()),
+        _ => Ok(error.into()),
+    }
+}
+
+fn answer<T>(store: &Context<'_>, ended: Result<T, GpuError>) -> wasmtime::Result<(Answer<T>,)> {
+    Ok((match ended {
+        Ok(value) => Ok(value),
+        Err(error) => Err(told(store, error)?),
+    },))
+}
+
+/// Adds the interface to a linker.
+pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    let mut compute = linker.instance(INTERFACE)?;
+    compute.resource(
+        "pipeline",
+        ResourceType::host::<PipelineHandle>(),
+        |mut store, rep| {
+            let table = store.data_mut().ctx().table;
+            table.delete(Resource::<PipelineHandle>::new_own(rep))?;
+            Ok(())
+        },
+    )?;
+    compute.resource(
+        "buffer",
+        ResourceType::host::<BufferHandle>(),
+        |mut store, rep| {
+            let guest = store.data_mut();
+            let handle = guest.ctx().table.delete(Resource::<BufferHandle>::new_own(rep))?;
+            guest.gpu.buffers -= 1;
+            guest.gpu.bytes -= handle.counted;
+            Ok(())
+        },
+    )?;
+    compute.resource("job", ResourceType::host::<JobHandle>(), |mut store, rep| {
+        let guest = store.data_mut();
+        guest.ctx().table.delete(Resource::<JobHandle>::new_own(rep))?;
+        guest.gpu.jobs -= 1;
+        Ok(())
+    })?;
+
+    compute.func_wrap_async("describe", |mut store: Context<'_>, (): ()| {
+        Box::new(async move {
+            charge(&mut store, cost::GPU_CALL)?;
+            let described = describe(&mut store).await;
+            answer(&store, described)
+        })
+    })?;
+    compute.func_wrap_async(
+        "[static]pipeline.build",
+        |mut store: Context<'_>, (wgsl, entry, constants): (String, String, Vec<(String, f64)>)| {
+            Box::new(async move {
+                charge(&mut store, cost::GPU_CALL + cost::bytes(wgsl.len() as u64))?;
+                let shader = Shader {
+                    wgsl,
+                    entry,
+                    constants,
+                };
+                let built = match build(&mut store, shader).await {
+                    Ok(pipeline) => Ok(store.data_mut().ctx().table.push(PipelineHandle(pipeline))?),
+                    Err(error) => Err(error),
+                };
+                answer(&store, built)
+            })
+        },
+    )?;
+    compute.func_wrap(
+        "[static]buffer.zeroed",
+        |mut store: Context<'_>, (size,): (u64,)| {
+            charge(&mut store, cost::GPU_CALL)?;
+            let made = zeroed(&mut store, size);
+            let pushed = push_buffer(&mut store, made, size)?;
+            answer(&store, pushed)
+        },
+    )?;
+    compute.func_wrap(
+        "[static]buffer.from-shard",
+        |mut store: Context<'_>, (shard, offset, size): (Resource<ShardHandle>, u64, u64)| {
+            charge(&mut store, cost::GPU_CALL)?;
+            let shard = store.data_mut().ctx().table.get(&shard)?.shard.clone();
+            let made = from_shard(&mut store, shard, offset, size);
+            let pushed = push_buffer(&mut store, made, 0)?;
+            answer(&store, pushed)
+        },
+    )?;
+    compute.func_wrap(
+        "[method]buffer.size",
+        |mut store: Context<'_>, (this,): (Resource<BufferHandle>,)| {
+            charge(&mut store, cost::GPU_CALL)?;
+            Ok((store.data_mut().ctx().table.get(&this)?.buffer.size(),))
+        },
+    )?;
+    compute.func_wrap_async(
+        "submit",
+        |mut store: Context<'_>, (steps, options): (Vec<WitStep>, WitOptions)| {
+            Box::new(async move {
+                let written = steps.iter().map(|step| match step {
+                    WitStep::Write(write) => write.bytes.len() as u64,
+                    WitStep::Dispatch(_) | WitStep::Copy(_) => 0,
+                });
+                let fuel = cost::GPU_CALL * (1 + steps.len() as u64) + cost::bytes(written.sum());
+                charge(&mut store, fuel)?;
+                let submission = submission(&mut store, steps, &options)?;
+                let submitted = match submit(&mut store, submission, options.timeout_ms).await {
+                    Ok(pending) => {
+                        store.data_mut().gpu.jobs += 1;
+                        Ok(store.data_mut().ctx().table.push(JobHandle::Pending(pending))?)
+                    }
+                    Err(error) => Err(error),
+                };
+                answer(&store, submitted)
+            })
+        },
+    )?;
+    compute.func_wrap_async(
+        "[method]job.wait",
+        |mut store: Context<'_>, (this,): (Resource<JobHandle>,)| {
+            Box::new(async move {
+                charge(&mut store, cost::GPU_CALL)?;
+                let ended = ended(&mut store, &this).await?;
+                answer(&store, ended.map(|ended| wit_usage(&ended.usage)))
+            })
+        },
+    )?;
+    compute.func_wrap_async(
+        "[method]job.read",
+        |mut store: Context<'_>, (this, index, offset, len): (Resource<JobHandle>, u32, u64, u32)| {
+            Box::new(async move {
+                let ended = ended(&mut store, &this).await?;
+                let part = ended.and_then(|ended| part(&ended.reads, index, offset, len));
+                let bytes = part.as_ref().map_or(0, |part| part.len() as u64);
+                charge(&mut store, cost::GPU_CALL + cost::bytes(bytes))?;
+                answer(&store, part)
+            })
+        },
+    )?;
+    Ok(())
+}
+
+async fn describe(store: &mut Context<'_>) -> Result<WitDescription, GpuError> {
+    let (gpu, grant) = store.data().gpu.gpu()?;
+    let description = required(&gpu, grant).await?;
+    let Description {
+        name,
+        backend,
+        driver,
+        software,
+        f16,
+        subgroups,
+        timestamps: _,
+        max_buffer_bytes,
+        max_binding_bytes,
+        binding_alignment,
+        max_workgroups_per_dimension,
+        max_workgroup_invocations,
+        max_workgroup_bytes,
+        max_loop_turns,
+    } = Description::clone(&description);
+    Ok(WitDescription {
+        name,
+        backend,
+        driver,
+        software,
+        f16,
+        subgroups,
+        max_buffer_bytes,
+        max_binding_bytes,
+        binding_alignment,
+        max_workgroups_per_dimension,
+        max_workgroup_invocations,
+        max_workgroup_bytes,
+        max_loop_turns,
+    })
+}
+
+async fn build(store: &mut Context<'_>, shader: Shader) -> Result<Pipeline, GpuError> {
+    let access = &store.data().gpu;
+    let (gpu, grant) = access.gpu()?;
+    let account = access.account.clone();
+    required(&gpu, grant).await?;
+    gpu.build(shader, &account).await
+}
+
+fn zeroed(store: &mut Context<'_>, size: u64) -> Result<Buffer, GpuError> {
+    let access = &mut store.data_mut().gpu;
+    let (gpu, _) = access.gpu()?;
+    if size == 0 {
+        return Err(GpuError::Invalid("a buffer has at least one byte".to_owned()));
+    }
+    access.new_buffer(size)?;
+    Ok(gpu.zeroed(size))
+}
+
+fn from_shard(
+    store: &mut Context<'_>,
+    shard: nearfield_store::Shard,
+    offset: u64,
+    size: u64,
+) -> Result<Buffer, GpuError> {
+    let access = &mut store.data_mut().gpu;
+    let (gpu, _) = access.gpu()?;
+    let whole = shard.size_bytes();
+    let end = offset.checked_add(size).filter(|end| *end <= whole && size > 0);
+    let Some(end) = end else {
+        return Err(GpuError::Invalid(format!(
+            "{size} bytes from {offset} of a shard of {whole}"
+        )));
+    };
+    access.new_buffer(0)?;
+    let piece = Piece {
+        digest: shard.digest(),
+        offset,
+        len: size,
+    };
+    let source = move || {
+        let opened = shard.descriptor(offset..end);
+        opened.map_err(|error| GpuError::Unavailable(format!("the shard cannot be read: {error}")))
+    };
+    store.data_mut().data.add_bytes(size);
+    Ok(gpu.shard(piece, Arc::new(source)))
+}
+
+fn push_buffer(
+    store: &mut Context<'_>,
+    made: Result<Buffer, GpuError>,
+    counted: u64,
+) -> wasmtime::Result<Result<Resource<BufferHandle>, GpuError>> {
+    Ok(match made {
+        Ok(buffer) => Ok(store
+            .data_mut()
+            .ctx()
+            .table
+            .push(BufferHandle { buffer, counted })?),
+        Err(error) => Err(error),
+    })
+}
+
+/// The guest's handles as what they are.
+fn submission(
+    store: &mut Context<'_>,
+    steps: Vec<WitStep>,
+    options: &WitOptions,
+) -> wasmtime::Result<Submission> {
+    let guest = store.data_mut();
+    let account = guest.gpu.account.clone();
+    let table = guest.ctx().table;
+    let buffer =
+        |handle: &Resource<BufferHandle>| Ok::<_, wasmtime::Error>(table.get(handle)?.buffer.clone());
+    let slice = |slice: &WitSlice| {
+        Ok::<_, wasmtime::Error>(Slice {
+            buffer: buffer(&slice.buffer)?,
+            offset: slice.offset,
+            len: slice.size,
+        })
+    };
+    let step = |step: WitStep| {
+        Ok::<_, wasmtime::Error>(match step {
+            WitStep::Dispatch(dispatch) => {
+                let bound =
+                    |bound: &WitBound| Ok::<_, wasmtime::Error>((bound.binding, slice(&bound.slice)?));
+                let (x, y, z) = dispatch.workgroups;
+                Step::Dispatch {
+                    pipeline: table.get(&dispatch.pipeline)?.0.clone(),
+                    bindings: dispatch.bindings.iter().map(bound).collect::<Result<_, _>>()?,
+                    workgroups: [x, y, z],
+                }
+            }
+            WitStep::Copy(copy) => Step::Copy {
+                from: slice(&copy.source)?,
+                to: buffer(&copy.target)?,
+                to_offset: copy.target_offset,
+            },
+            WitStep::Write(write) => Step::Write {
+                to: buffer(&write.target)?,
+                offset: write.offset,
+                bytes: write.bytes,
+            },
+        })
+    };
+    Ok(Submission {
+        steps: steps.into_iter().map(step).collect::<Result<_, _>>()?,
+        reads: options.reads.iter().map(slice).collect::<Result<_, _>>()?,
+        timeout: Duration::ZERO,
+        account,
+    })
+}
+
+async fn submit(
+    store: &mut Context<'_>,
+    submission: Submission,
+    timeout_ms: Option<u32>,
+) -> Result<Pending, GpuError> {
+    let access = &store.data().gpu;
+    let (gpu, grant) = access.gpu()?;
+    let (left, jobs) = (access.time_left(grant)?, access.jobs);
+    if jobs >= PENDING {
+        return Err(GpuError::Quota(format!(
+            "a call has at most {PENDING} submissions at once"
+        )));
+    }
+    required(&gpu, grant).await?;
+    let asked = timeout_ms.map_or(left, |ms| Duration::from_millis(ms.into()));
+    gpu.submit(Submission {
+        timeout: asked.min(left),
+        ..submission
+    })
+}
+
+/// Waits for a submission.
+async fn ended(
+    store: &mut Context<'_>,
+    this: &Resource<JobHandle>,
+) -> wasmtime::Result<Result<Ended, GpuError>> {
+    let lost = || GpuError::DeviceLost("nobody works on this any more".to_owned());
+    let handle = store.data_mut().ctx().table.get_mut(this)?;
+    let ended = match std::mem::replace(handle, JobHandle::Ended(Err(lost()))) {
+        JobHandle::Ended(ended) => ended,
+        JobHandle::Pending(pending) => pending.await.unwrap_or_else(|_| Err(lost())).map(|outcome| {
+            let Outcome { usage, reads } = outcome;
+            Ended {
+                usage,
+                reads: reads.into_iter().map(Bytes::from).collect(),
+            }
+        }),
+    };
+    *store.data_mut().ctx().table.get_mut(this)? = JobHandle::Ended(ended.clone());
+    Ok(ended)
+}
+
+fn part(reads: &[Bytes], index: u32, offset: u64, len: u32) -> Result<Bytes, GpuError> {
+    let read = reads.get(index as usize).ok_or_else(|| {
+        GpuError::NotFound(format!(
+            "read {index}: the submission has {}, counted from 0",
+            reads.len()
+        ))
+    })?;
+    let size = read.len() as u64;
+    if offset > size {
+        return Err(GpuError::Invalid(format!(
+            "offset {offset} lies after the {size} bytes that were read"
+        )));
+    }
+    let end = size.min(offset + u64::from(len).min(READ_BYTES));
+    Ok(read.slice(offset as usize..end as usize))
+}
+
+fn wit_usage(usage: &GpuUsage) -> WitUsage {
+    WitUsage {
+        gpu_ns: usage.gpu_ns,
+        compile_us: usage.compile_us,
+        uploaded_bytes: usage.uploaded_bytes,
+        downloaded_bytes: usage.downloaded_bytes,
+        resident_hits: usage.resident_hits as u32,
+        resident_misses: usage.resident_misses as u32,
+    }
+}

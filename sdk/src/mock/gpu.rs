@@ -1,0 +1,278 @@
+//! The GPU of native tests: the device that a host's worker has, in the test's own process.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use nearfield_gpu::device::Device;
+use nearfield_gpu::wire::{Access, Binding, Bound, Choice, Id, Run, Shader, Slice, Step as WireStep};
+
+use super::host::{self, Shard};
+use crate::gpu::{Gpu, GpuError, Part, Step, Usage};
+
+thread_local! {
+    /// Opened by the first that needs it on this thread.
+    static DEVICE: RefCell<Option<Rc<RefCell<Device>>>> = const { RefCell::new(None) };
+    static NEXT: Cell<Id> = const { Cell::new(1) };
+}
+
+fn device() -> Result<Rc<RefCell<Device>>, GpuError> {
+    if !host::grants_gpu() {
+        let text =
+            "the manifest requires no GPU: add `require = { gpu = \"any\" }`, and `.gpu()` to the mock host";
+        return Err(GpuError::Denied(text.to_owned()));
+    }
+    DEVICE.with_borrow_mut(|device| {
+        if let Some(device) = device {
+            return Ok(device.clone());
+        }
+        let open = |choice| Device::open(&choice, |reason| panic!("the device is lost: {reason}"));
+        let opened = open(Choice::Software).or_else(|_| open(Choice::Best));
+        let opened = opened.map_err(|error| GpuError::Unavailable(error.to_string()))?;
+        Ok(device.insert(Rc::new(RefCell::new(opened))).clone())
+    })
+}
+
+fn next() -> Id {
+    NEXT.replace(NEXT.get() + 1)
+}
+
+pub(crate) fn describe() -> Result<Gpu, GpuError> {
+    let device = device()?;
+    let device = device.borrow();
+    let of = device.description();
+    Ok(Gpu {
+        name: of.name.clone(),
+        backend: of.backend.clone(),
+        driver: of.driver.clone(),
+        software: of.software,
+        f16: of.f16,
+        subgroups: of.subgroups,
+        max_buffer_bytes: of.max_buffer_bytes,
+        max_binding_bytes: of.max_binding_bytes,
+        binding_alignment: of.binding_alignment,
+        max_workgroups_per_dimension: of.max_workgroups_per_dimension,
+        max_workgroup_invocations: of.max_workgroup_invocations,
+        max_workgroup_bytes: of.max_workgroup_bytes,
+        max_loop_turns: of.max_loop_turns,
+    })
+}
+
+pub(crate) struct Pipeline {
+    held: Held,
+    bindings: Vec<Binding>,
+}
+
+impl Pipeline {
+    pub(crate) fn build(wgsl: &str, entry: &str, constants: &[(&str, f64)]) -> Result<Self, GpuError> {
+        let held = Held::new()?;
+        let shader = Shader {
+            wgsl: wgsl.to_owned(),
+            entry: entry.to_owned(),
+            constants: constants
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), *value))
+                .collect(),
+        };
+        let built = held.device.borrow_mut().build(held.id, &shader)?;
+        let bindings = built.bindings;
+        Ok(Self { held, bindings })
+    }
+
+    /// As a real host: what a shader writes is no shard.
+    fn check(&self, bound: &[Part<'_>]) -> Result<(), GpuError> {
+        let written = self
+            .bindings
+            .iter()
+            .filter(|binding| binding.access == Access::ReadWrite);
+        for Binding { binding, .. } in written {
+            if bound
+                .get(*binding as usize)
+                .is_some_and(|part| part.buffer.is_shard)
+            {
+                return Err(GpuError::Invalid(format!(
+                    "binding {binding} is written by the shader, and shards are read-only: bind it as `var<storage, read>`"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) struct Buffer {
+    held: Held,
+    size: u64,
+    is_shard: bool,
+}
+
+impl Buffer {
+    pub(crate) fn zeroed(size: u64) -> Result<Self, GpuError> {
+        let held = Held::new()?;
+        let create = Run {
+            create: vec![(held.id, size)],
+            ..Run::default()
+        };
+        held.device.borrow_mut().run(&create, &[], |_, _| Ok(()))?;
+        Ok(Self {
+            held,
+            size,
+            is_shard: false,
+        })
+    }
+
+    pub(crate) fn from_shard(shard: &Shard, offset: u64, size: u64) -> Result<Self, GpuError> {
+        let held = Held::new()?;
+        let mut at = offset;
+        if size == 0 || offset.saturating_add(size) > shard.size() {
+            let whole = shard.size();
+            return Err(GpuError::Invalid(format!(
+                "{size} bytes from {offset} of a shard of {whole}"
+            )));
+        }
+        held.device.borrow_mut().upload(held.id, size, |piece| {
+            let bytes = shard
+                .read(at, piece.len() as u32)
+                .map_err(std::io::Error::other)?;
+            piece.copy_from_slice(&bytes);
+            at += bytes.len() as u64;
+            Ok(())
+        })?;
+        Ok(Self {
+            held,
+            size,
+            is_shard: true,
+        })
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn writable(&self) -> Result<Id, GpuError> {
+        match self.is_shard {
+            true => Err(GpuError::Invalid("shards are read-only".to_owned())),
+            false => Ok(self.held.id),
+        }
+    }
+}
+
+/// Something of the device's, which goes with its handle.
+struct Held {
+    device: Rc<RefCell<Device>>,
+    id: Id,
+}
+
+impl Held {
+    fn new() -> Result<Self, GpuError> {
+        let device = device()?;
+        Ok(Self { device, id: next() })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.device.borrow_mut().drop(&[self.id]);
+    }
+}
+
+fn slice(part: &Part<'_>) -> Slice {
+    Slice {
+        buffer: part.buffer.held.id,
+        offset: part.offset,
+        len: part.size,
+    }
+}
+
+/// What a batch came to: it has run when this is made.
+pub(crate) struct Job {
+    usage: Usage,
+    reads: Vec<Vec<u8>>,
+}
+
+pub(crate) fn submit(
+    steps: Vec<Step<'_>>,
+    reads: Vec<Part<'_>>,
+    _timeout_ms: Option<u32>,
+) -> Result<Job, GpuError> {
+    let device = device()?;
+    let (mut run, mut writes) = (Run::default(), Vec::new());
+    for step in steps {
+        run.steps.push(match step {
+            Step::Dispatch {
+                kernel,
+                bindings,
+                workgroups,
+            } => {
+                kernel.check(&bindings)?;
+                let bound = |(binding, part)| Bound {
+                    binding: binding as u32,
+                    slice: slice(part),
+                };
+                WireStep::Dispatch {
+                    pipeline: kernel.held.id,
+                    bindings: bindings.iter().enumerate().map(bound).collect(),
+                    workgroups,
+                }
+            }
+            Step::Copy { from, to } => WireStep::Copy {
+                from: Slice {
+                    len: from.size.min(to.size),
+                    ..slice(&from)
+                },
+                to: to.buffer.writable()?,
+                to_offset: to.offset,
+            },
+            Step::Write { to, bytes } => {
+                to.buffer.writable()?;
+                let at = writes.len() as u64;
+                writes.extend_from_slice(&bytes);
+                WireStep::Write { to: slice(&to), at }
+            }
+        });
+    }
+    run.reads = reads.iter().map(slice).collect();
+    let mut read = Vec::new();
+    let ran = device.borrow_mut().run(&run, &writes, |_, bytes| {
+        read.push(bytes.to_vec());
+        Ok(())
+    })?;
+    if ran.exhausted {
+        return Err(GpuError::Quota(format!(
+            "a loop of a shader was cut short after {} turns of one invocation",
+            device.borrow().description().max_loop_turns
+        )));
+    }
+    let usage = Usage {
+        gpu_ns: ran.gpu_ns,
+        uploaded_bytes: writes.len() as u64,
+        downloaded_bytes: read.iter().map(|read| read.len() as u64).sum(),
+        ..Usage::default()
+    };
+    Ok(Job { usage, reads: read })
+}
+
+impl Job {
+    pub(crate) fn wait(&mut self) -> Result<Usage, GpuError> {
+        Ok(self.usage)
+    }
+
+    pub(crate) fn read(&mut self, index: u32, offset: u64) -> Result<Vec<u8>, GpuError> {
+        let read = self.reads.get(index as usize);
+        let read = read.ok_or_else(|| GpuError::NotFound(format!("read {index}")))?;
+        Ok(read[(offset as usize).min(read.len())..].to_vec())
+    }
+}
+
+impl From<nearfield_gpu::GpuError> for GpuError {
+    fn from(error: nearfield_gpu::GpuError) -> Self {
+        use nearfield_gpu::GpuError as Device;
+        match error {
+            Device::Denied(text) => Self::Denied(text),
+            Device::Invalid(text) => Self::Invalid(text),
+            Device::NotFound(text) => Self::NotFound(text),
+            Device::Quota(text) => Self::Quota(text),
+            Device::Timeout(text) => Self::Timeout(text),
+            Device::DeviceLost(text) => Self::DeviceLost(text),
+            Device::Unavailable(text) => Self::Unavailable(text),
+        }
+    }
+}
