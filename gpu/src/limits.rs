@@ -24,6 +24,10 @@ pub const CONSTANTS: usize = 64;
 pub const NAME_BYTES: usize = 256;
 /// Pipelines that stay compiled.
 pub const PIPELINES: usize = 256;
+/// Bytes that writes of submissions take which wait, of all calls together.
+pub const QUEUED_BYTES: u64 = 256 << 20;
+/// What a buffer takes of the memory for shards and buffers, however small it is: drivers and wgpu keep kilobytes for each.
+pub const LEAST_BUFFER_BYTES: u64 = 64 << 10;
 /// Shaders that were refused, and are refused again without being read.
 pub const REFUSALS: usize = 1_024;
 /// Submissions and builds that wait for the GPU, of all calls together.

@@ -8,6 +8,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use nearfield_protocol::Digest;
 
+use crate::limits::LEAST_BUFFER_BYTES;
+
 /// Bytes of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Piece {
@@ -75,7 +77,7 @@ impl<B> Resident<B> {
         let held = self.pieces.get_mut(piece)?;
         if held.users == 0 {
             self.idle.remove(&(held.worth, *piece));
-            self.idle_bytes -= piece.len;
+            self.idle_bytes -= room(piece.len);
         }
         held.users += 1;
         Some(&held.buffer)
@@ -90,12 +92,13 @@ impl<B> Resident<B> {
         if held.users == 0 {
             held.worth = self.floor.saturating_add(held.cost);
             self.idle.insert((held.worth, *piece));
-            self.idle_bytes += piece.len;
+            self.idle_bytes += room(piece.len);
         }
     }
 
-    /// Makes room and takes it. What goes is to be freed before anything is made.
+    /// Makes room for a buffer and takes it. What goes is to be freed before anything is made.
     pub fn claim(&mut self, bytes: u64) -> Result<Vec<B>, NoRoom> {
+        let bytes = room(bytes);
         let free = self.budget_bytes - self.held_bytes + self.idle_bytes;
         if bytes > free {
             return Err(NoRoom {
@@ -109,8 +112,8 @@ impl<B> Resident<B> {
             && let Some((worth, least)) = self.idle.pop_first()
         {
             self.floor = worth;
-            self.held_bytes -= least.len;
-            self.idle_bytes -= least.len;
+            self.held_bytes -= room(least.len);
+            self.idle_bytes -= room(least.len);
             gone.extend(self.pieces.remove(&least).map(|held| held.buffer));
         }
         self.held_bytes += bytes;
@@ -119,7 +122,7 @@ impl<B> Resident<B> {
 
     /// Gives back room that was claimed.
     pub fn unclaim(&mut self, bytes: u64) {
-        self.held_bytes -= bytes;
+        self.held_bytes -= room(bytes);
     }
 
     /// The piece for whose length room was claimed is here, and used by who brought it. That took so many microseconds.
@@ -133,6 +136,11 @@ impl<B> Resident<B> {
         let before = self.pieces.insert(piece, held);
         debug_assert!(before.is_none(), "only what is absent is brought");
     }
+}
+
+/// What a buffer of so many bytes takes.
+fn room(bytes: u64) -> u64 {
+    bytes.max(LEAST_BUFFER_BYTES)
 }
 
 #[cfg(test)]
@@ -158,31 +166,31 @@ mod tests {
 
     #[test]
     fn what_is_used_stays_and_what_is_cheap_goes_first() {
-        let mut resident = Resident::new(100 << 10);
-        bring(&mut resident, 1, 50 << 10, 5_000);
-        bring(&mut resident, 2, 50 << 10, 100);
+        let mut resident = Resident::new(100 << 20);
+        bring(&mut resident, 1, 50 << 20, 5_000_000);
+        bring(&mut resident, 2, 50 << 20, 100_000);
         // As large, and dearer to bring again.
-        assert_eq!(bring(&mut resident, 3, 50 << 10, 900), [2]);
-        assert_eq!(resident.take(&piece(3, 50 << 10)), Some(&3));
+        assert_eq!(bring(&mut resident, 3, 50 << 20, 900_000), [2]);
+        assert_eq!(resident.take(&piece(3, 50 << 20)), Some(&3));
         assert_eq!(
-            bring(&mut resident, 4, 50 << 10, 1),
+            bring(&mut resident, 4, 50 << 20, 1_000),
             [1],
             "the other one is in use"
         );
-        let refused = resident.claim(51 << 10).unwrap_err();
-        assert_eq!((refused.free, refused.budget), (50 << 10, 100 << 10));
-        resident.release(&piece(3, 50 << 10));
-        assert_eq!(resident.claim(100 << 10).unwrap().len(), 2);
+        let refused = resident.claim(51 << 20).unwrap_err();
+        assert_eq!((refused.free, refused.budget), (50 << 20, 100 << 20));
+        resident.release(&piece(3, 50 << 20));
+        assert_eq!(resident.claim(100 << 20).unwrap().len(), 2);
         assert!(resident.claim(1).is_err(), "all is claimed");
-        resident.unclaim(100 << 10);
+        resident.unclaim(100 << 20);
         assert_eq!((resident.held_bytes(), resident.digests().count()), (0, 0));
     }
 
     #[test]
     fn what_was_dear_goes_when_it_was_not_used_for_long() {
-        let mut resident = Resident::new(10 << 10);
-        bring(&mut resident, 0, 5 << 10, 1_000);
-        let rounds = (1..=200).take_while(|n| !bring(&mut resident, *n, 5 << 10, 50).contains(&0));
+        let mut resident = Resident::new(10 << 20);
+        bring(&mut resident, 0, 5 << 20, 1_000_000);
+        let rounds = (1..=200).take_while(|n| !bring(&mut resident, *n, 5 << 20, 50_000).contains(&0));
         let rounds = rounds.count();
         assert!((10..=40).contains(&rounds), "{rounds}");
     }
@@ -193,9 +201,12 @@ mod tests {
         fn never_above_the_budget_and_never_wrong(
             steps in prop::collection::vec((0_u8..12, 1_u64..40, 0_u8..4), 1..300)
         ) {
-            let mut resident = Resident::new(100);
+            const UNIT: u64 = LEAST_BUFFER_BYTES;
+            let mut resident = Resident::new(100 * UNIT);
             let (mut used, mut claimed) = (Vec::new(), 0);
             for (n, len, step) in steps {
+                // The first ones are smaller than a buffer can be.
+                let len = (len - 1) * UNIT + 1;
                 let piece = piece(n, len);
                 match (step, resident.take(&piece).copied()) {
                     (_, Some(found)) => {
@@ -210,7 +221,7 @@ mod tests {
                     (0, None) => resident.unclaim(std::mem::take(&mut claimed)),
                     (_, None) => {
                         if resident.claim(len).is_ok() {
-                            resident.fill(piece, n, u64::from(step) * 10);
+                            resident.fill(piece, n, u64::from(step) * 10_000);
                             used.push(piece);
                         }
                     }
@@ -218,7 +229,7 @@ mod tests {
                 if step == 3 && let Some(done) = used.pop() {
                     resident.release(&done);
                 }
-                prop_assert!(resident.held_bytes() <= 100);
+                prop_assert!(resident.held_bytes() <= 100 * UNIT);
                 for piece in &used {
                     prop_assert!(resident.take(piece).is_some());
                     resident.release(piece);
@@ -227,8 +238,10 @@ mod tests {
             for piece in used {
                 resident.release(&piece);
             }
-            resident.unclaim(claimed);
-            prop_assert!(resident.claim(100).is_ok());
+            if claimed > 0 {
+                resident.unclaim(claimed);
+            }
+            prop_assert!(resident.claim(100 * UNIT).is_ok());
         }
     }
 }

@@ -4,7 +4,7 @@
 //! and a submission is on its way while its guest goes on.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nearfield_gpu::client::{Account, Buffer, Gpu, Outcome, Pending, Pipeline, Slice, Step, Submission};
@@ -36,7 +36,12 @@ pub(crate) struct GpuAccess {
     bytes: u64,
     buffers: usize,
     jobs: usize,
-    account: Account,
+    /// Bytes that its submissions read back and that it may still ask for.
+    read_bytes: u64,
+    /// Nothing of it runs beyond.
+    deadline: Instant,
+    /// Only where something is granted.
+    account: Option<Account>,
 }
 
 /// What the manifest grants.
@@ -55,7 +60,7 @@ impl GpuAccess {
             time: manifest.limits.gpu_time.0,
             memory_bytes: manifest.limits.gpu_memory.0,
         });
-        GpuAccess::new(gpu, grant)
+        GpuAccess::new(gpu, grant, manifest.limits.timeout.0)
     }
 
     pub fn of_run(gpu: Option<Gpu>, spec: &PureSpec) -> Self {
@@ -64,29 +69,35 @@ impl GpuAccess {
             time: grant.time,
             memory_bytes: grant.memory_bytes,
         });
-        GpuAccess::new(gpu, grant)
+        GpuAccess::new(gpu, grant, spec.setting.limits.timeout)
     }
 
-    fn new(gpu: Option<Gpu>, grant: Option<Grant>) -> Self {
+    fn new(gpu: Option<Gpu>, grant: Option<Grant>, timeout: Duration) -> Self {
         GpuAccess {
             gpu,
             grant,
             bytes: 0,
             buffers: 0,
             jobs: 0,
-            account: Account::default(),
+            read_bytes: 0,
+            deadline: Instant::now() + timeout,
+            account: grant.map(|_| Account::default()),
         }
     }
 
     /// For the next call of the same instance, whose buffers may stay.
-    pub fn renew(&mut self) {
-        self.account.close();
-        self.account = Account::default();
+    pub fn renew(&mut self, timeout: Duration) {
+        if let Some(account) = &mut self.account {
+            account.close();
+            *account = Account::default();
+            self.deadline = Instant::now() + timeout;
+        }
     }
 
     /// What was used so far; `None` if nothing was.
     pub fn usage(&self) -> Option<GpuUsage> {
-        Some(self.account.usage()).filter(|usage| *usage != GpuUsage::default())
+        let usage = self.account.as_ref()?.usage();
+        Some(usage).filter(|usage| *usage != GpuUsage::default())
     }
 
     fn grant(&self) -> Result<Grant, GpuError> {
@@ -109,10 +120,10 @@ impl GpuAccess {
 
     /// Time on the GPU that is left.
     fn time_left(&self, grant: Grant) -> Result<Duration, GpuError> {
-        let used = Duration::from_nanos(self.account.usage().gpu_ns);
+        let used = Duration::from_nanos(self.usage().map_or(0, |usage| usage.gpu_ns));
         let left = grant.time.saturating_sub(used);
         match left.is_zero() {
-            false => Ok(left),
+            false => Ok(left.min(self.deadline.saturating_duration_since(Instant::now()))),
             true => Err(GpuError::Quota(format!(
                 "the time on the GPU is used up (limits.gpu_time = {}ms)",
                 grant.time.as_millis()
@@ -144,7 +155,9 @@ impl GpuAccess {
 impl Drop for GpuAccess {
     /// What has not begun is not begun any more.
     fn drop(&mut self) {
-        self.account.close();
+        if let Some(account) = &self.account {
+            account.close();
+        }
     }
 }
 
@@ -175,7 +188,12 @@ struct BufferHandle {
 }
 
 /// The host's side of `resource job`.
-enum JobHandle {
+struct JobHandle {
+    state: JobState,
+    read_bytes: u64,
+}
+
+enum JobState {
     Pending(Pending),
     Ended(Result<Ended, GpuError>),
 }
@@ -362,8 +380,9 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     )?;
     compute.resource("job", ResourceType::host::<JobHandle>(), |mut store, rep| {
         let guest = store.data_mut();
-        guest.ctx().table.delete(Resource::<JobHandle>::new_own(rep))?;
+        let job = guest.ctx().table.delete(Resource::<JobHandle>::new_own(rep))?;
         guest.gpu.jobs -= 1;
+        guest.gpu.read_bytes -= job.read_bytes;
         Ok(())
     })?;
 
@@ -429,10 +448,14 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
                 let fuel = cost::GPU_CALL * (1 + steps.len() as u64) + cost::bytes(written.sum());
                 charge(&mut store, fuel)?;
                 let submission = submission(&mut store, steps, &options)?;
+                let read_bytes = submission.read_bytes();
                 let submitted = match submit(&mut store, submission, options.timeout_ms).await {
                     Ok(pending) => {
-                        store.data_mut().gpu.jobs += 1;
-                        Ok(store.data_mut().ctx().table.push(JobHandle::Pending(pending))?)
+                        let guest = store.data_mut();
+                        guest.gpu.jobs += 1;
+                        guest.gpu.read_bytes += read_bytes;
+                        let state = JobState::Pending(pending);
+                        Ok(guest.ctx().table.push(JobHandle { state, read_bytes })?)
                     }
                     Err(error) => Err(error),
                 };
@@ -504,7 +527,7 @@ async fn describe(store: &mut Context<'_>) -> Result<WitDescription, GpuError> {
 async fn build(store: &mut Context<'_>, shader: Shader) -> Result<Pipeline, GpuError> {
     let access = &store.data().gpu;
     let (gpu, grant) = access.gpu()?;
-    let account = access.account.clone();
+    let account = access.account.clone().unwrap_or_default();
     required(&gpu, grant).await?;
     gpu.build(shader, &account).await
 }
@@ -570,7 +593,7 @@ fn submission(
     options: &WitOptions,
 ) -> wasmtime::Result<Submission> {
     let guest = store.data_mut();
-    let account = guest.gpu.account.clone();
+    let account = guest.gpu.account.clone().unwrap_or_default();
     let table = guest.ctx().table;
     let buffer =
         |handle: &Resource<BufferHandle>| Ok::<_, wasmtime::Error>(table.get(handle)?.buffer.clone());
@@ -620,13 +643,29 @@ async fn submit(
 ) -> Result<Pending, GpuError> {
     let access = &store.data().gpu;
     let (gpu, grant) = access.gpu()?;
-    let (left, jobs) = (access.time_left(grant)?, access.jobs);
+    let (jobs, read_bytes) = (access.jobs, access.read_bytes);
     if jobs >= PENDING {
         return Err(GpuError::Quota(format!(
             "a call has at most {PENDING} submissions at once"
         )));
     }
+    if read_bytes.saturating_add(submission.read_bytes()) > limits::READ_BYTES {
+        return Err(GpuError::Quota(format!(
+            "the submissions of a call read back at most {} bytes together: drop those that were read",
+            limits::READ_BYTES
+        )));
+    }
     required(&gpu, grant).await?;
+    gpu.check(&submission)?;
+    let absent = gpu.absent(&submission);
+    if !absent.is_empty() {
+        // Here and not on the GPU's thread: what lies in place may be far away.
+        let brought = tokio::task::spawn_blocking(move || absent.iter().try_for_each(Buffer::bring));
+        brought
+            .await
+            .unwrap_or_else(|error| Err(GpuError::Unavailable(format!("a shard cannot be read: {error}"))))?;
+    }
+    let left = store.data().gpu.time_left(grant)?;
     let asked = timeout_ms.map_or(left, |ms| Duration::from_millis(ms.into()));
     gpu.submit(Submission {
         timeout: asked.min(left),
@@ -641,9 +680,9 @@ async fn ended(
 ) -> wasmtime::Result<Result<Ended, GpuError>> {
     let lost = || GpuError::DeviceLost("nobody works on this any more".to_owned());
     let handle = store.data_mut().ctx().table.get_mut(this)?;
-    let ended = match std::mem::replace(handle, JobHandle::Ended(Err(lost()))) {
-        JobHandle::Ended(ended) => ended,
-        JobHandle::Pending(pending) => pending.await.unwrap_or_else(|_| Err(lost())).map(|outcome| {
+    let ended = match std::mem::replace(&mut handle.state, JobState::Ended(Err(lost()))) {
+        JobState::Ended(ended) => ended,
+        JobState::Pending(pending) => pending.await.unwrap_or_else(|_| Err(lost())).map(|outcome| {
             let Outcome { usage, reads } = outcome;
             Ended {
                 usage,
@@ -651,7 +690,7 @@ async fn ended(
             }
         }),
     };
-    *store.data_mut().ctx().table.get_mut(this)? = JobHandle::Ended(ended.clone());
+    store.data_mut().ctx().table.get_mut(this)?.state = JobState::Ended(ended.clone());
     Ok(ended)
 }
 

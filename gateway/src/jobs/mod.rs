@@ -35,7 +35,7 @@ pub use sites::{IN_FLIGHT, find as find_result};
 pub(crate) use {
     check::{Verdict, judge},
     order::{Known, Order, Step},
-    plan::{Node, tree},
+    plan::{Node, tree_of},
 };
 
 use crate::catalog::Held;

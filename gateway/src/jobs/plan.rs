@@ -130,8 +130,37 @@ fn spread(count: u32, wanted: usize) -> Vec<u32> {
         .collect()
 }
 
-/// The levels of the tree over `leaves`, the root's last. None for fewer than two leaves.
-pub fn tree(setting: &Arc<PureSetting>, leaves: &[ResultKey]) -> Vec<Vec<Node>> {
+/// The levels of the tree over `leaves`, the root's last. None for fewer than two leaves. Its shape follows from content alone: of a
+/// job whose keys hold its own id, from those that it would have without.
+pub fn tree(setting: &Arc<PureSetting>, leaves: &[Leaf]) -> Vec<Vec<Node>> {
+    let keys: Vec<_> = leaves.iter().map(|leaf| leaf.key).collect();
+    if setting.gpu.is_none() {
+        return tree_of(setting, &keys);
+    }
+    let content = Arc::new(PureSetting {
+        gpu: None,
+        ..PureSetting::clone(setting)
+    });
+    let shape = |leaf: &Leaf| {
+        let (setting, work) = (content.clone(), leaf.spec.work.clone());
+        PureSpec { setting, work }.key()
+    };
+    let mut levels = tree_of(&content, &leaves.iter().map(shape).collect::<Vec<_>>());
+    let mut below = keys;
+    for level in &mut levels {
+        for node in level.iter_mut() {
+            node.key = match &below[node.parts.clone()] {
+                [alone] => *alone,
+                several => reduce(setting, several).key(),
+            };
+        }
+        below = level.iter().map(|node| node.key).collect();
+    }
+    levels
+}
+
+/// The tree over results with these keys.
+pub fn tree_of(setting: &Arc<PureSetting>, leaves: &[ResultKey]) -> Vec<Vec<Node>> {
     let mut levels: Vec<Vec<Node>> = Vec::new();
     let mut below: Vec<(ResultKey, Range<usize>)> = leaves
         .iter()
@@ -197,9 +226,8 @@ pub fn runs(
         // What was reduced is what did not fail.
         let failed = record.state.failures();
         leaves.retain(|leaf| failed.iter().all(|failure| failure.shard != leaf.index));
-        let keys: Vec<_> = leaves.iter().map(|leaf| leaf.key).collect();
-        let mut root = keys.first().copied();
-        for node in tree(&setting, &keys).iter().flatten() {
+        let mut root = leaves.first().map(|leaf| leaf.key);
+        for node in tree(&setting, &leaves).iter().flatten() {
             add(node.key, RunOf::Reduce);
             root = Some(node.key);
         }
@@ -243,7 +271,7 @@ mod tests {
     #[test]
     fn every_level_covers_the_one_below() {
         let leaves = keys(3_000);
-        let levels = tree(&setting(), &leaves);
+        let levels = tree_of(&setting(), &leaves);
         let mut below = leaves.len();
         for level in &levels {
             assert_eq!(level.first().unwrap().parts.start, 0);
@@ -270,7 +298,7 @@ mod tests {
         let mut after = before.clone();
         after.insert(1_234, ResultKey(Digest::of(b"new")));
         let nodes = |leaves: &[ResultKey]| -> std::collections::HashSet<ResultKey> {
-            tree(&setting(), leaves)
+            tree_of(&setting(), leaves)
                 .concat()
                 .into_iter()
                 .map(|node| node.key)
@@ -278,14 +306,17 @@ mod tests {
         };
         let known = nodes(&before);
         let made = nodes(&after).difference(&known).count();
-        assert!(made <= 2 * tree(&setting(), &after).len(), "{made} nodes are new");
+        assert!(
+            made <= 2 * tree_of(&setting(), &after).len(),
+            "{made} nodes are new"
+        );
     }
 
     #[test]
     fn small_jobs_need_no_tree() {
-        assert!(tree(&setting(), &keys(0)).is_empty());
-        assert!(tree(&setting(), &keys(1)).is_empty());
-        assert_eq!(tree(&setting(), &keys(2)).len(), 1);
+        assert!(tree_of(&setting(), &keys(0)).is_empty());
+        assert!(tree_of(&setting(), &keys(1)).is_empty());
+        assert_eq!(tree_of(&setting(), &keys(2)).len(), 1);
     }
 
     #[test]
@@ -293,5 +324,61 @@ mod tests {
         assert_eq!(spread(10, 4), [0, 2, 5, 7]);
         assert_eq!(spread(3, 3), [0, 1, 2]);
         assert!(spread(0, 0).is_empty());
+    }
+
+    #[test]
+    fn what_is_kept_for_one_job_has_the_shape_of_its_content() {
+        use nearfield_protocol::gpu::{GpuGrant, GpuKind};
+        let of_job = |job: &str| {
+            Arc::new(PureSetting {
+                gpu: Some(GpuGrant {
+                    kind: GpuKind::Any,
+                    time: Duration::ZERO,
+                    memory_bytes: 0,
+                    job: job.to_owned(),
+                }),
+                ..PureSetting::clone(&setting())
+            })
+        };
+        let leaves = |setting: &Arc<PureSetting>| -> Vec<Leaf> {
+            let leaf = |index: u32| {
+                let subject = MapSubject {
+                    shard: Digest::of(&index.to_le_bytes()),
+                    format: String::new(),
+                    header: Arc::default(),
+                };
+                let spec = PureSpec {
+                    setting: setting.clone(),
+                    work: Work::Map {
+                        dataset: Digest::EMPTY,
+                        index,
+                        subject,
+                    },
+                };
+                Leaf {
+                    index,
+                    shard: Digest::EMPTY,
+                    size_bytes: 1,
+                    key: spec.key(),
+                    spec,
+                }
+            };
+            (0..500).map(leaf).collect()
+        };
+        let levels = |setting: &Arc<PureSetting>| tree(setting, &leaves(setting));
+        let (one, other, plain) = (
+            levels(&of_job("one")),
+            levels(&of_job("other")),
+            levels(&setting()),
+        );
+        let shape = |levels: &[Vec<Node>]| -> Vec<Vec<Range<usize>>> {
+            let parts = |level: &Vec<Node>| level.iter().map(|node| node.parts.clone()).collect();
+            levels.iter().map(parts).collect()
+        };
+        assert!(shape(&one) == shape(&other) && shape(&one) == shape(&plain));
+        let keys = |levels: &[Vec<Node>]| -> std::collections::HashSet<ResultKey> {
+            levels.iter().flatten().map(|node| node.key).collect()
+        };
+        assert!(keys(&one).is_disjoint(&keys(&other)) && keys(&one).is_disjoint(&keys(&plain)));
     }
 }

@@ -127,7 +127,7 @@ impl Job<'_> {
             progress.bytes = leaves.iter().map(|leaf| leaf.size_bytes).sum();
         });
         let shards = leaves.len() as u64;
-        let mut levels = self.tree(&leaves);
+        let mut levels = plan::tree(&self.setting, &leaves);
         let mut known = self.known(&leaves, &levels).await?;
 
         let remembered = leaves.iter().zip(&known.leaves).filter(|(_, known)| **known);
@@ -137,7 +137,7 @@ impl Job<'_> {
         if !failures.is_empty() {
             // The tree of what is left is another one.
             leaves.retain(|leaf| failures.iter().all(|failure| failure.shard != leaf.index));
-            levels = self.tree(&leaves);
+            levels = plan::tree(&self.setting, &leaves);
             known = self.known(&leaves, &levels).await?;
             self.know_leaves(&leaves, &mut known).await?;
             self.compute(&dataset, &leaves, &levels, &known, spent).await?;
@@ -187,11 +187,6 @@ impl Job<'_> {
                 .clone(),
             into,
         })
-    }
-
-    fn tree(&self, leaves: &[Leaf]) -> Vec<Vec<Node>> {
-        let keys: Vec<_> = leaves.iter().map(|leaf| leaf.key).collect();
-        plan::tree(&self.setting, &keys)
     }
 
     /// What has a remembered node above it, so that nobody will ask for its own result. From the root

@@ -8,7 +8,7 @@ use nearfield_protocol::job::{PureLimits, PureReport, PureSetting, ResultKey};
 use nearfield_protocol::node::NodeRecord;
 
 use super::world::{Event, World};
-use crate::jobs::{Known, Node, Order, Step, Verdict, judge, tree};
+use crate::jobs::{Known, Node, Order, Step, Verdict, judge, tree_of};
 use crate::place::{Ask, Need, Standing, place};
 
 /// Fuel of any run.
@@ -56,7 +56,7 @@ impl Job {
             .collect();
         let keys: Vec<ResultKey> = leaves.iter().map(|(key, _)| *key).collect();
         Job {
-            levels: tree(&setting, &keys),
+            levels: tree_of(&setting, &keys),
             leaves,
             gateway,
             runs: BTreeMap::new(),

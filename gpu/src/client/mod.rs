@@ -53,6 +53,12 @@ pub(crate) struct Shared {
     residents: watch::Sender<Arc<HashSet<Digest>>>,
     pub resident_bytes: AtomicU64,
     pub restarts: AtomicU64,
+    /// Bytes for shards and buffers; 0 before that is known.
+    budget_bytes: AtomicU64,
+    /// Bytes of writes that wait.
+    queued_bytes: AtomicU64,
+    /// The thread was asked to let go of what was dropped, and has not begun.
+    tidying: AtomicBool,
 }
 
 struct Dropped {
@@ -145,10 +151,12 @@ enum Kind {
     Shard {
         piece: Piece,
         source: Source,
+        /// What the source gave. The lock is held while it is asked.
+        brought: Mutex<Option<(File, u64)>>,
     },
 }
 
-/// Gives a shard's bytes: a file, and where in it they begin. Called on the GPU's thread, where it may read a disk.
+/// Gives a shard's bytes: a file, and where in it they begin. It may read a disk, or the network.
 pub type Source = Arc<dyn Fn() -> Result<(File, u64), GpuError> + Send + Sync>;
 
 /// Work for the GPU.
@@ -236,6 +244,9 @@ impl Gpu {
 
     /// The adapter, if it is known by now.
     pub fn known(&self) -> Option<Arc<Description>> {
+        if self.inner.asks.is_closed() {
+            return None;
+        }
         match &*self.inner.state.borrow() {
             State::Here(description) => Some(description.clone()),
             State::Starting | State::Absent(_) => None,
@@ -291,19 +302,63 @@ impl Gpu {
     pub fn shard(&self, piece: Piece, source: Source) -> Buffer {
         Buffer(Arc::new(BufferInner {
             size: piece.len,
-            kind: Kind::Shard { piece, source },
+            kind: Kind::Shard {
+                piece,
+                source,
+                brought: Mutex::default(),
+            },
         }))
+    }
+
+    /// The shards of a submission that are not in GPU memory, as far as is known. [`Buffer::bring`] has their bytes at hand, so that
+    /// the GPU's thread does not wait for a disk or the network.
+    pub fn absent(&self, submission: &Submission) -> Vec<Buffer> {
+        let residents = self.inner.shared.residents.borrow().clone();
+        let mut absent: Vec<Buffer> = Vec::new();
+        for buffer in submission.buffers() {
+            if let Kind::Shard { piece, .. } = &buffer.0.kind
+                && !residents.contains(&piece.digest)
+                && absent.iter().all(|other| !Arc::ptr_eq(&other.0, &buffer.0))
+            {
+                absent.push(buffer.clone());
+            }
+        }
+        absent
     }
 
     /// Hands over work. It is done even if nobody awaits it, unless its call ended before it began.
     pub fn submit(&self, submission: Submission) -> Result<Pending, GpuError> {
-        check(&submission)?;
+        let queued = &self.inner.shared.queued_bytes;
+        let bytes = submission.write_bytes();
+        if queued.fetch_add(bytes, Ordering::Relaxed) + bytes > limits::QUEUED_BYTES {
+            queued.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(GpuError::Quota(format!(
+                "writes of {} bytes wait for the GPU already",
+                limits::QUEUED_BYTES
+            )));
+        }
         let (reply, pending) = oneshot::channel();
-        self.ask(Ask::Submit {
-            submission: Box::new(submission),
-            reply,
-        })?;
-        Ok(pending)
+        let submission = Box::new(submission);
+        match self.ask(Ask::Submit { submission, reply }) {
+            Ok(()) => Ok(pending),
+            Err(error) => {
+                queued.fetch_sub(bytes, Ordering::Relaxed);
+                Err(error)
+            }
+        }
+    }
+
+    /// What can be told of a submission without the device.
+    pub fn check(&self, submission: &Submission) -> Result<(), GpuError> {
+        check(submission)?;
+        let mut pieces: Vec<Piece> = submission.buffers().filter_map(Buffer::piece).collect();
+        pieces.sort_unstable();
+        pieces.dedup();
+        let wanted = pieces.iter().map(|piece| piece.len).fold(0, u64::saturating_add);
+        match self.inner.shared.budget_bytes.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            budget => at_most("bytes of shards", wanted, budget),
+        }
     }
 
     fn ask(&self, ask: Ask) -> Result<(), GpuError> {
@@ -326,6 +381,52 @@ impl Buffer {
 
     fn is_shard(&self) -> bool {
         matches!(self.0.kind, Kind::Shard { .. })
+    }
+
+    fn piece(&self) -> Option<Piece> {
+        match &self.0.kind {
+            Kind::Shard { piece, .. } => Some(*piece),
+            Kind::Zeroed { .. } => None,
+        }
+    }
+
+    /// Has a shard's bytes at hand. It may wait for a disk or the network.
+    pub fn bring(&self) -> Result<(), GpuError> {
+        if let Kind::Shard { source, brought, .. } = &self.0.kind {
+            let mut brought = brought.lock().expect("no panic under this lock");
+            if brought.is_none() {
+                *brought = Some(source()?);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Submission {
+    /// All buffers; some more than once.
+    fn buffers(&self) -> impl Iterator<Item = &Buffer> {
+        let of_steps = self.steps.iter().flat_map(|step| match step {
+            Step::Dispatch { bindings, .. } => bindings.iter().map(|(_, slice)| &slice.buffer).collect(),
+            Step::Copy { from, to, .. } => vec![&from.buffer, to],
+            Step::Write { to, .. } => vec![to],
+        });
+        of_steps.chain(self.reads.iter().map(|slice| &slice.buffer))
+    }
+
+    /// Bytes that it reads back.
+    pub fn read_bytes(&self) -> u64 {
+        self.reads
+            .iter()
+            .map(|read| read.len)
+            .fold(0, u64::saturating_add)
+    }
+
+    fn write_bytes(&self) -> u64 {
+        let written = self.steps.iter().map(|step| match step {
+            Step::Write { bytes, .. } => bytes.len() as u64,
+            Step::Dispatch { .. } | Step::Copy { .. } => 0,
+        });
+        written.sum()
     }
 }
 
@@ -355,7 +456,9 @@ impl Drop for BufferInner {
             .expect("no panic under this lock")
             .push(dropped);
         // A full queue is worked on, and what was dropped is let go of before each ask.
-        if let Some(asks) = asks.upgrade() {
+        if !shared.tidying.swap(true, Ordering::Relaxed)
+            && let Some(asks) = asks.upgrade()
+        {
             let _ = asks.try_send(Ask::Tidy);
         }
     }
@@ -410,7 +513,6 @@ fn check(submission: &Submission) -> Result<(), GpuError> {
     let Submission { steps, reads, .. } = submission;
     at_most("steps", steps.len() as u64, limits::STEPS as u64)?;
     at_most("reads", reads.len() as u64, limits::READS as u64)?;
-    let mut written = 0_u64;
     for (index, step) in steps.iter().enumerate() {
         let within = |error| match error {
             GpuError::Invalid(text) => GpuError::Invalid(format!("step {index}: {text}")),
@@ -429,16 +531,12 @@ fn check(submission: &Submission) -> Result<(), GpuError> {
                     true => Err(GpuError::Invalid("a buffer is not copied into itself".to_owned())),
                     false => Ok(()),
                 }),
-            Step::Write { to, offset, bytes } => {
-                written = written.saturating_add(bytes.len() as u64);
-                writable(to, *offset, bytes.len() as u64)
-            }
+            Step::Write { to, offset, bytes } => writable(to, *offset, bytes.len() as u64),
         }
         .map_err(within)?;
     }
-    at_most("bytes written", written, limits::WRITE_BYTES)?;
-    let read: u64 = reads.iter().map(|read| read.len).fold(0, u64::saturating_add);
-    at_most("bytes read back", read, limits::READ_BYTES)?;
+    at_most("bytes written", submission.write_bytes(), limits::WRITE_BYTES)?;
+    at_most("bytes read back", submission.read_bytes(), limits::READ_BYTES)?;
     reads.iter().try_for_each(slice)
 }
 

@@ -20,13 +20,12 @@ pub struct WorkerCommand {
 }
 
 /// What of the node's environment a driver may need to be found.
-const KEPT_ENVIRONMENT: [&str; 6] = [
+const KEPT_ENVIRONMENT: [&str; 5] = [
     "LD_LIBRARY_PATH",
     "VK_DRIVER_FILES",
     "VK_ADD_DRIVER_FILES",
     "VK_ICD_FILENAMES",
     "XDG_DATA_DIRS",
-    "CUDA_VISIBLE_DEVICES",
 ];
 /// Drivers keep no compiled shaders on disk, where others could change them, and the loader adds no layers.
 const SET_ENVIRONMENT: [(&str, &str); 4] = [

@@ -90,10 +90,14 @@ impl Supervisor {
                     // Whoever asked may be gone.
                     let _ = reply.send(built.map(|()| Pipeline(pipeline)));
                 }
-                Ask::Submit { submission, reply } if !submission.account.is_closed() => {
-                    let _ = reply.send(self.submit(&submission));
+                Ask::Submit { submission, reply } => {
+                    let bytes = submission.write_bytes();
+                    if !submission.account.is_closed() {
+                        let _ = reply.send(self.submit(&submission));
+                    }
+                    self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 }
-                Ask::Build { .. } | Ask::Submit { .. } | Ask::Tidy => {}
+                Ask::Build { .. } | Ask::Tidy => {}
             }
             self.tell();
         }
@@ -128,6 +132,9 @@ impl Supervisor {
                 false => limits::HARDWARE_MEMORY_BYTES,
             };
             self.budget_bytes = self.options.budget_bytes.unwrap_or(usual);
+            self.shared
+                .budget_bytes
+                .store(self.budget_bytes, Ordering::Relaxed);
             self.worker = Some(Held {
                 worker,
                 resident: Resident::new(self.budget_bytes),
@@ -163,6 +170,8 @@ impl Supervisor {
 
     /// Notes what was dropped since.
     fn let_go(&mut self) {
+        // Before they are taken: what is dropped from here on asks again.
+        self.shared.tidying.store(false, Ordering::Relaxed);
         let dropped = std::mem::take(&mut *self.shared.dropped.lock().expect("no panic under this lock"));
         let Some(held) = &mut self.worker else { return };
         for buffer in dropped {
@@ -341,7 +350,7 @@ impl Supervisor {
         }
         in_use.generation = self.generation;
         let mut create = Vec::new();
-        for buffer in buffers(submission) {
+        for buffer in submission.buffers() {
             self.bring(buffer, in_use, &mut create, usage)?;
         }
         let slice = |slice: &super::Slice| wire::Slice {
@@ -458,7 +467,7 @@ impl Supervisor {
                     Ok(())
                 }
             },
-            Kind::Shard { piece, source } => {
+            Kind::Shard { piece, brought, .. } => {
                 if in_use.pieces.contains_key(piece) {
                     return Ok(());
                 }
@@ -470,20 +479,29 @@ impl Supervisor {
                 }
                 usage.resident_misses += 1;
                 let begun = Instant::now();
-                let (file, offset) = source()?;
                 let gone = held.resident.claim(piece.len).map_err(no_room)?;
                 held.drop.extend(gone);
                 held.clock += 1;
                 let id = OWN_IDS + held.clock;
                 self.is_news = true;
-                let request = Request::Upload {
-                    buffer: id,
-                    offset,
-                    len: piece.len,
-                };
-                let brought = match self.ask(request, Some(&file), limits::UPLOAD_TIME) {
-                    Ok(Reply::Uploaded) => Ok(()),
-                    Ok(_) => Err(confused()),
+                // Most often it was brought before.
+                let file = buffer
+                    .bring()
+                    .map(|()| brought.lock().expect("no panic under this lock").take());
+                let brought = match file {
+                    Ok(Some((file, offset))) => {
+                        let request = Request::Upload {
+                            buffer: id,
+                            offset,
+                            len: piece.len,
+                        };
+                        match self.ask(request, Some(&file), limits::UPLOAD_TIME) {
+                            Ok(Reply::Uploaded) => Ok(()),
+                            Ok(_) => Err(confused()),
+                            Err(error) => Err(error),
+                        }
+                    }
+                    Ok(None) => Err(confused()),
                     Err(error) => Err(error),
                 };
                 if generation != self.generation {
@@ -533,16 +551,6 @@ impl InUse {
             Kind::Shard { piece, .. } => self.pieces[piece],
         }
     }
-}
-
-/// All buffers of a submission; some more than once.
-fn buffers(submission: &Submission) -> impl Iterator<Item = &Buffer> {
-    let of_steps = submission.steps.iter().flat_map(|step| match step {
-        Step::Dispatch { bindings, .. } => bindings.iter().map(|(_, slice)| &slice.buffer).collect(),
-        Step::Copy { from, to, .. } => vec![&from.buffer, to],
-        Step::Write { to, .. } => vec![to],
-    });
-    of_steps.chain(submission.reads.iter().map(|slice| &slice.buffer))
 }
 
 fn no_room(error: NoRoom) -> GpuError {

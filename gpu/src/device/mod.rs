@@ -68,7 +68,7 @@ impl Device {
     }
 
     /// Lets go of buffers and pipelines.
-    pub fn drop(&mut self, ids: &[Id]) {
+    pub fn let_go(&mut self, ids: &[Id]) {
         for id in ids {
             self.buffers.remove(id);
             self.pipelines.remove(id);

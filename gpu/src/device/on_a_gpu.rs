@@ -112,7 +112,7 @@ fn steps_run_in_order_on_what_was_brought() {
     assert_eq!(&read[2..count as usize], expected);
     // Each read begins at a multiple of 8.
     assert_eq!(&read[count as usize + 1..], [0, 8]);
-    device.drop(&[1, 2, 3]);
+    device.let_go(&[1, 2, 3]);
     let gone = device.run_for(
         &Run {
             reads: vec![all(1, 4)],
@@ -249,7 +249,7 @@ fn nothing_foreign_is_read_or_written() {
                 })
                 .unwrap();
         }
-        device.drop(&[5 + 10 * round]);
+        device.let_go(&[5 + 10 * round]);
     }
     let hostile = "
         @group(0) @binding(0) var<storage, read> x: array<u32>;
@@ -281,7 +281,7 @@ fn nothing_foreign_is_read_or_written() {
         "something of another's was written"
     );
     // New memory holds nothing of what was there before.
-    device.drop(&[1, 3, 11, 13, 21, 23, 31, 33, 201, 202, 203]);
+    device.let_go(&[1, 3, 11, 13, 21, 23, 31, 33, 201, 202, 203]);
     let fresh = Run {
         create: (300..306).map(|id| (id, len)).collect(),
         steps: Vec::new(),

@@ -62,7 +62,7 @@ fn serve() -> io::Result<()> {
     frame::send(&mut host, &opened, None)?;
     loop {
         let (message, beside) = frame::receive::<Message>(&mut host)?;
-        device.drop(&message.drop);
+        device.let_go(&message.drop);
         let reply = match answer(&mut device, message.request, beside.map(File::from), &window) {
             Ok(reply) => reply,
             Err(error) => Reply::Failed(error),

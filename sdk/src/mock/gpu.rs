@@ -1,7 +1,7 @@
 //! The GPU of native tests: the device that a host's worker has, in the test's own process.
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nearfield_gpu::device::Device;
 use nearfield_gpu::wire::{Access, Binding, Bound, Choice, Id, Run, Shader, Slice, Step as WireStep};
@@ -9,36 +9,32 @@ use nearfield_gpu::wire::{Access, Binding, Bound, Choice, Id, Run, Shader, Slice
 use super::host::{self, Shard};
 use crate::gpu::{Gpu, GpuError, Part, Step, Usage};
 
-thread_local! {
-    /// Opened by the first that needs it on this thread.
-    static DEVICE: RefCell<Option<Rc<RefCell<Device>>>> = const { RefCell::new(None) };
-    static NEXT: Cell<Id> = const { Cell::new(1) };
-}
+/// Opened by the first test that needs it, and never closed: drivers do not bear that while a thread ends. The lock is held for
+/// one build, one upload or one submission.
+static DEVICE: OnceLock<Result<Mutex<Device>, String>> = OnceLock::new();
+static NEXT: AtomicU64 = AtomicU64::new(1);
 
-fn device() -> Result<Rc<RefCell<Device>>, GpuError> {
+/// The device, if the test's host grants it.
+fn device() -> Result<MutexGuard<'static, Device>, GpuError> {
     if !host::grants_gpu() {
         let text =
             "the manifest requires no GPU: add `require = { gpu = \"any\" }`, and `.gpu()` to the mock host";
         return Err(GpuError::Denied(text.to_owned()));
     }
-    DEVICE.with_borrow_mut(|device| {
-        if let Some(device) = device {
-            return Ok(device.clone());
-        }
+    let opened = DEVICE.get_or_init(|| {
         let open = |choice| Device::open(&choice, |reason| panic!("the device is lost: {reason}"));
         let opened = open(Choice::Software).or_else(|_| open(Choice::Best));
-        let opened = opened.map_err(|error| GpuError::Unavailable(error.to_string()))?;
-        Ok(device.insert(Rc::new(RefCell::new(opened))).clone())
-    })
-}
-
-fn next() -> Id {
-    NEXT.replace(NEXT.get() + 1)
+        opened.map(Mutex::new).map_err(|error| error.to_string())
+    });
+    match opened {
+        // A test that failed meanwhile has left it as it was.
+        Ok(device) => Ok(device.lock().unwrap_or_else(PoisonError::into_inner)),
+        Err(reason) => Err(GpuError::Unavailable(reason.clone())),
+    }
 }
 
 pub(crate) fn describe() -> Result<Gpu, GpuError> {
     let device = device()?;
-    let device = device.borrow();
     let of = device.description();
     Ok(Gpu {
         name: of.name.clone(),
@@ -64,7 +60,7 @@ pub(crate) struct Pipeline {
 
 impl Pipeline {
     pub(crate) fn build(wgsl: &str, entry: &str, constants: &[(&str, f64)]) -> Result<Self, GpuError> {
-        let held = Held::new()?;
+        let held = Held::new();
         let shader = Shader {
             wgsl: wgsl.to_owned(),
             entry: entry.to_owned(),
@@ -73,7 +69,7 @@ impl Pipeline {
                 .map(|(name, value)| ((*name).to_owned(), *value))
                 .collect(),
         };
-        let built = held.device.borrow_mut().build(held.id, &shader)?;
+        let built = device()?.build(held.0, &shader)?;
         let bindings = built.bindings;
         Ok(Self { held, bindings })
     }
@@ -106,12 +102,12 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     pub(crate) fn zeroed(size: u64) -> Result<Self, GpuError> {
-        let held = Held::new()?;
+        let held = Held::new();
         let create = Run {
-            create: vec![(held.id, size)],
+            create: vec![(held.0, size)],
             ..Run::default()
         };
-        held.device.borrow_mut().run(&create, &[], |_, _| Ok(()))?;
+        device()?.run(&create, &[], |_, _| Ok(()))?;
         Ok(Self {
             held,
             size,
@@ -120,7 +116,7 @@ impl Buffer {
     }
 
     pub(crate) fn from_shard(shard: &Shard, offset: u64, size: u64) -> Result<Self, GpuError> {
-        let held = Held::new()?;
+        let held = Held::new();
         let mut at = offset;
         if size == 0 || offset.saturating_add(size) > shard.size() {
             let whole = shard.size();
@@ -128,7 +124,7 @@ impl Buffer {
                 "{size} bytes from {offset} of a shard of {whole}"
             )));
         }
-        held.device.borrow_mut().upload(held.id, size, |piece| {
+        device()?.upload(held.0, size, |piece| {
             let bytes = shard
                 .read(at, piece.len() as u32)
                 .map_err(std::io::Error::other)?;
@@ -150,33 +146,34 @@ impl Buffer {
     fn writable(&self) -> Result<Id, GpuError> {
         match self.is_shard {
             true => Err(GpuError::Invalid("shards are read-only".to_owned())),
-            false => Ok(self.held.id),
+            false => Ok(self.held.0),
         }
     }
 }
 
-/// Something of the device's, which goes with its handle.
-struct Held {
-    device: Rc<RefCell<Device>>,
-    id: Id,
-}
+/// The name of something of the device's, which goes with its handle.
+struct Held(Id);
 
 impl Held {
-    fn new() -> Result<Self, GpuError> {
-        let device = device()?;
-        Ok(Self { device, id: next() })
+    fn new() -> Self {
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.device.borrow_mut().drop(&[self.id]);
+        if let Some(Ok(device)) = DEVICE.get() {
+            device
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .let_go(&[self.0]);
+        }
     }
 }
 
 fn slice(part: &Part<'_>) -> Slice {
     Slice {
-        buffer: part.buffer.held.id,
+        buffer: part.buffer.held.0,
         offset: part.offset,
         len: part.size,
     }
@@ -193,7 +190,7 @@ pub(crate) fn submit(
     reads: Vec<Part<'_>>,
     _timeout_ms: Option<u32>,
 ) -> Result<Job, GpuError> {
-    let device = device()?;
+    let mut device = device()?;
     let (mut run, mut writes) = (Run::default(), Vec::new());
     for step in steps {
         run.steps.push(match step {
@@ -208,7 +205,7 @@ pub(crate) fn submit(
                     slice: slice(part),
                 };
                 WireStep::Dispatch {
-                    pipeline: kernel.held.id,
+                    pipeline: kernel.held.0,
                     bindings: bindings.iter().enumerate().map(bound).collect(),
                     workgroups,
                 }
@@ -231,14 +228,14 @@ pub(crate) fn submit(
     }
     run.reads = reads.iter().map(slice).collect();
     let mut read = Vec::new();
-    let ran = device.borrow_mut().run(&run, &writes, |_, bytes| {
+    let ran = device.run(&run, &writes, |_, bytes| {
         read.push(bytes.to_vec());
         Ok(())
     })?;
     if ran.exhausted {
         return Err(GpuError::Quota(format!(
             "a loop of a shader was cut short after {} turns of one invocation",
-            device.borrow().description().max_loop_turns
+            device.description().max_loop_turns
         )));
     }
     let usage = Usage {

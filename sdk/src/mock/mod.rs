@@ -22,7 +22,7 @@
 
 mod dataset;
 #[cfg(feature = "gpu")]
-mod gpu;
+pub(crate) mod gpu;
 pub(crate) mod host;
 mod job;
 mod keys;
