@@ -33,6 +33,8 @@ pub struct Hosts {
     /// The lock is held for one placement, or for [`STEP`] changes.
     table: RwLock<HostTable>,
     spreads: moka::sync::Cache<(Digest, u64), Spread>,
+    /// The same of what is in the memory of GPUs.
+    resident: moka::sync::Cache<(Digest, u64, u64), Spread>,
     fuel_per_call: AtomicU64,
 }
 
@@ -44,6 +46,10 @@ impl Hosts {
             header,
             table: RwLock::default(),
             spreads: moka::sync::Cache::builder()
+                .max_capacity(MAX_SPREADS)
+                .time_to_live(SPREAD_AGE)
+                .build(),
+            resident: moka::sync::Cache::builder()
                 .max_capacity(MAX_SPREADS)
                 .time_to_live(SPREAD_AGE)
                 .build(),
@@ -149,12 +155,17 @@ impl Hosts {
         })
     }
 
-    /// How much of a dataset is in the memory of each host's GPU, now: that changes with every call.
+    /// How much of a dataset is in the memory of each host's GPU.
     pub fn resident(&self, dataset: &Dataset) -> Spread {
-        match self.table().residents.is_empty() {
-            true => Spread::default(),
-            false => Arc::new(self.sum(dataset, |table| &table.residents)),
-        }
+        let key = {
+            let table = self.table();
+            if table.residents.is_empty() {
+                return Spread::default();
+            }
+            (dataset.digest, table.generation, table.resident_generation)
+        };
+        self.resident
+            .get_with(key, || Arc::new(self.sum(dataset, |table| &table.residents)))
     }
 
     fn sum(&self, dataset: &Dataset, of: impl Fn(&HostTable) -> &Holders) -> Vec<(Slot, u64)> {

@@ -67,9 +67,9 @@ impl<B> Resident<B> {
         self.held_bytes
     }
 
-    /// The blobs of which something is here.
-    pub fn digests(&self) -> impl Iterator<Item = Digest> {
-        self.pieces.keys().map(|piece| piece.digest)
+    /// What is here.
+    pub fn pieces(&self) -> impl Iterator<Item = Piece> {
+        self.pieces.keys().copied()
     }
 
     /// Uses a piece until [`Resident::release`], if it is here.
@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(resident.claim(100 << 20).unwrap().len(), 2);
         assert!(resident.claim(1).is_err(), "all is claimed");
         resident.unclaim(100 << 20);
-        assert_eq!((resident.held_bytes(), resident.digests().count()), (0, 0));
+        assert_eq!((resident.held_bytes(), resident.pieces().count()), (0, 0));
     }
 
     #[test]

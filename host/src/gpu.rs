@@ -7,14 +7,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use nearfield_gpu::client::{Account, Buffer, Gpu, Outcome, Pending, Pipeline, Slice, Step, Submission};
+use nearfield_gpu::client::{
+    Account, Buffer, Gpu, Outcome, Pending, Pipeline, Slice, Source, Step, Submission,
+};
 use nearfield_gpu::resident::Piece;
 use nearfield_gpu::wire::Shader;
 use nearfield_gpu::{Description, GpuError, limits};
 use nearfield_protocol::call::CallSpec;
 use nearfield_protocol::gpu::{AdapterKind, GpuKind, GpuUsage};
 use nearfield_protocol::job::PureSpec;
-use nearfield_protocol::{cost, units};
+use nearfield_protocol::{FunctionName, cost, units};
+use nearfield_store::{Shard, StoreError};
 use wasmtime::component::{ComponentType, Lift, Linker, Lower, Resource, ResourceType};
 use wasmtime_wasi::WasiView;
 
@@ -23,23 +26,22 @@ use crate::guest::Guest;
 
 const INTERFACE: &str = "nearfield:gpu/compute@0.1.0";
 
-/// Submissions of one call that are under way or not asked for yet: more than hide any latency.
-const PENDING: usize = 16;
 /// Bytes that one `job.read` gives.
 const READ_BYTES: u64 = nearfield_protocol::limits::HOST_CALL_COPY_BYTES as u64;
 
 /// What a guest may use of the GPU, and what it has used.
 pub(crate) struct GpuAccess {
     gpu: Option<Gpu>,
+    /// Whose guest it is.
+    function: FunctionName,
     grant: Option<Grant>,
     /// Of its own buffers.
     bytes: u64,
     buffers: usize,
-    jobs: usize,
     /// Bytes that its submissions read back and that it may still ask for.
     read_bytes: u64,
-    /// Nothing of it runs beyond.
-    deadline: Instant,
+    /// How long it waited for the GPU.
+    waited: Duration,
     /// Only where something is granted.
     account: Option<Account>,
 }
@@ -60,7 +62,7 @@ impl GpuAccess {
             time: manifest.limits.gpu_time.0,
             memory_bytes: manifest.limits.gpu_memory.0,
         });
-        GpuAccess::new(gpu, grant, manifest.limits.timeout.0)
+        GpuAccess::new(gpu, &spec.function.name, grant, manifest.limits.timeout.0)
     }
 
     pub fn of_run(gpu: Option<Gpu>, spec: &PureSpec) -> Self {
@@ -69,29 +71,46 @@ impl GpuAccess {
             time: grant.time,
             memory_bytes: grant.memory_bytes,
         });
-        GpuAccess::new(gpu, grant, spec.setting.limits.timeout)
+        GpuAccess::new(gpu, &spec.setting.function, grant, spec.setting.limits.timeout)
     }
 
-    fn new(gpu: Option<Gpu>, grant: Option<Grant>, timeout: Duration) -> Self {
-        GpuAccess {
+    fn new(gpu: Option<Gpu>, function: &FunctionName, grant: Option<Grant>, timeout: Duration) -> Self {
+        let mut access = GpuAccess {
             gpu,
+            function: function.clone(),
             grant,
             bytes: 0,
             buffers: 0,
-            jobs: 0,
             read_bytes: 0,
-            deadline: Instant::now() + timeout,
-            account: grant.map(|_| Account::default()),
+            waited: Duration::ZERO,
+            account: None,
+        };
+        access.open(timeout);
+        access
+    }
+
+    /// Begins a call. Of an instance that is reused, buffers may be there from the last one.
+    pub fn open(&mut self, timeout: Duration) {
+        let account =
+            |grant: Grant| Account::new(self.function.as_str(), grant.time, Instant::now() + timeout);
+        self.account = self.grant.map(account);
+        self.waited = Duration::ZERO;
+    }
+
+    /// Ends a call: what has not begun is not begun any more.
+    pub fn close(&self) {
+        if let Some(account) = &self.account {
+            account.close();
         }
     }
 
-    /// For the next call of the same instance, whose buffers may stay.
-    pub fn renew(&mut self, timeout: Duration) {
-        if let Some(account) = &mut self.account {
-            account.close();
-            *account = Account::default();
-            self.deadline = Instant::now() + timeout;
-        }
+    /// Whether it holds memory of the GPU, or may.
+    pub fn holds_buffers(&self) -> bool {
+        self.buffers > 0
+    }
+
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// What was used so far; `None` if nothing was.
@@ -100,39 +119,20 @@ impl GpuAccess {
         Some(usage).filter(|usage| *usage != GpuUsage::default())
     }
 
-    fn grant(&self) -> Result<Grant, GpuError> {
-        let denied = || {
-            GpuError::Denied(
-                "the manifest requires no GPU: add `require = { gpu = \"any\" }`, or \"hardware\"".to_owned(),
-            )
-        };
-        self.grant.ok_or_else(denied)
-    }
-
     /// The GPU, if it is granted and there is one.
-    fn gpu(&self) -> Result<(Gpu, Grant), GpuError> {
-        let grant = self.grant()?;
+    fn gpu(&self) -> Result<(Gpu, Grant, Account), GpuError> {
+        let (Some(grant), Some(account)) = (self.grant, &self.account) else {
+            let text = "the manifest requires no GPU: add `require = { gpu = \"any\" }`, or \"hardware\"";
+            return Err(GpuError::Denied(text.to_owned()));
+        };
         let gpu = self.gpu.clone().ok_or_else(|| {
             GpuError::Unavailable("this host offers no GPU: it runs with `--gpu off`".to_owned())
         })?;
-        Ok((gpu, grant))
+        Ok((gpu, grant, account.clone()))
     }
 
-    /// Time on the GPU that is left.
-    fn time_left(&self, grant: Grant) -> Result<Duration, GpuError> {
-        let used = Duration::from_nanos(self.usage().map_or(0, |usage| usage.gpu_ns));
-        let left = grant.time.saturating_sub(used);
-        match left.is_zero() {
-            false => Ok(left.min(self.deadline.saturating_duration_since(Instant::now()))),
-            true => Err(GpuError::Quota(format!(
-                "the time on the GPU is used up (limits.gpu_time = {}ms)",
-                grant.time.as_millis()
-            ))),
-        }
-    }
-
-    fn new_buffer(&mut self, bytes: u64) -> Result<(), GpuError> {
-        let grant = self.grant()?;
+    fn new_buffer(&mut self, bytes: u64) -> Result<Gpu, GpuError> {
+        let (gpu, grant, _) = self.gpu()?;
         if self.buffers >= limits::BUFFERS {
             return Err(GpuError::Quota(format!(
                 "a call holds at most {} buffers",
@@ -148,16 +148,13 @@ impl GpuAccess {
         }
         self.buffers += 1;
         self.bytes += bytes;
-        Ok(())
+        Ok(gpu)
     }
 }
 
 impl Drop for GpuAccess {
-    /// What has not begun is not begun any more.
     fn drop(&mut self) {
-        if let Some(account) = &self.account {
-            account.close();
-        }
+        self.close();
     }
 }
 
@@ -381,7 +378,6 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     compute.resource("job", ResourceType::host::<JobHandle>(), |mut store, rep| {
         let guest = store.data_mut();
         let job = guest.ctx().table.delete(Resource::<JobHandle>::new_own(rep))?;
-        guest.gpu.jobs -= 1;
         guest.gpu.read_bytes -= job.read_bytes;
         Ok(())
     })?;
@@ -441,18 +437,19 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         "submit",
         |mut store: Context<'_>, (steps, options): (Vec<WitStep>, WitOptions)| {
             Box::new(async move {
-                let written = steps.iter().map(|step| match step {
-                    WitStep::Write(write) => write.bytes.len() as u64,
-                    WitStep::Dispatch(_) | WitStep::Copy(_) => 0,
-                });
-                let fuel = cost::GPU_CALL * (1 + steps.len() as u64) + cost::bytes(written.sum());
-                charge(&mut store, fuel)?;
-                let submission = submission(&mut store, steps, &options)?;
+                charge(&mut store, submitting(&steps, &options))?;
+                // Before anything is looked at one by one.
+                if let Err(error) = not_too_many(&steps, &options) {
+                    return answer(&store, Err(error));
+                }
+                let submission = match submission(&mut store, steps, &options)? {
+                    Ok(submission) => submission,
+                    Err(error) => return answer(&store, Err(error)),
+                };
                 let read_bytes = submission.read_bytes();
-                let submitted = match submit(&mut store, submission, options.timeout_ms).await {
+                let submitted = match submit(&mut store, submission).await? {
                     Ok(pending) => {
                         let guest = store.data_mut();
-                        guest.gpu.jobs += 1;
                         guest.gpu.read_bytes += read_bytes;
                         let state = JobState::Pending(pending);
                         Ok(guest.ctx().table.push(JobHandle { state, read_bytes })?)
@@ -489,7 +486,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 }
 
 async fn describe(store: &mut Context<'_>) -> Result<WitDescription, GpuError> {
-    let (gpu, grant) = store.data().gpu.gpu()?;
+    let (gpu, grant, _) = store.data().gpu.gpu()?;
     let description = required(&gpu, grant).await?;
     let Description {
         name,
@@ -525,31 +522,22 @@ async fn describe(store: &mut Context<'_>) -> Result<WitDescription, GpuError> {
 }
 
 async fn build(store: &mut Context<'_>, shader: Shader) -> Result<Pipeline, GpuError> {
-    let access = &store.data().gpu;
-    let (gpu, grant) = access.gpu()?;
-    let account = access.account.clone().unwrap_or_default();
+    let (gpu, grant, account) = store.data().gpu.gpu()?;
+    let begun = Instant::now();
     required(&gpu, grant).await?;
-    gpu.build(shader, &account).await
+    let built = gpu.build(shader, &account).await;
+    store.data_mut().gpu.waited += begun.elapsed();
+    built
 }
 
 fn zeroed(store: &mut Context<'_>, size: u64) -> Result<Buffer, GpuError> {
-    let access = &mut store.data_mut().gpu;
-    let (gpu, _) = access.gpu()?;
     if size == 0 {
         return Err(GpuError::Invalid("a buffer has at least one byte".to_owned()));
     }
-    access.new_buffer(size)?;
-    Ok(gpu.zeroed(size))
+    Ok(store.data_mut().gpu.new_buffer(size)?.zeroed(size))
 }
 
-fn from_shard(
-    store: &mut Context<'_>,
-    shard: nearfield_store::Shard,
-    offset: u64,
-    size: u64,
-) -> Result<Buffer, GpuError> {
-    let access = &mut store.data_mut().gpu;
-    let (gpu, _) = access.gpu()?;
+fn from_shard(store: &mut Context<'_>, shard: Shard, offset: u64, size: u64) -> Result<Buffer, GpuError> {
     let whole = shard.size_bytes();
     let end = offset.checked_add(size).filter(|end| *end <= whole && size > 0);
     let Some(end) = end else {
@@ -557,18 +545,18 @@ fn from_shard(
             "{size} bytes from {offset} of a shard of {whole}"
         )));
     };
-    access.new_buffer(0)?;
+    let gpu = store.data_mut().gpu.new_buffer(0)?;
     let piece = Piece {
         digest: shard.digest(),
         offset,
         len: size,
     };
-    let source = move || {
-        let opened = shard.descriptor(offset..end);
-        opened.map_err(|error| GpuError::Unavailable(format!("the shard cannot be read: {error}")))
+    let source = Source {
+        copies: matches!(shard, Shard::InPlace(_)),
+        open: Arc::new(move || Ok(shard.descriptor(offset..end)?)),
     };
     store.data_mut().data.add_bytes(size);
-    Ok(gpu.shard(piece, Arc::new(source)))
+    Ok(gpu.shard(piece, source))
 }
 
 fn push_buffer(
@@ -586,14 +574,51 @@ fn push_buffer(
     })
 }
 
+/// Fuel of a submission: by its steps, the buffers that they name, and the bytes that they write.
+fn submitting(steps: &[WitStep], options: &WitOptions) -> u64 {
+    let of_steps = steps.iter().map(|step| match step {
+        WitStep::Dispatch(dispatch) => cost::GPU_CALL + cost::GPU_BINDING * dispatch.bindings.len() as u64,
+        WitStep::Copy(_) => cost::GPU_CALL,
+        WitStep::Write(write) => cost::GPU_CALL + cost::bytes(write.bytes.len() as u64),
+    });
+    cost::GPU_CALL + cost::GPU_BINDING * options.reads.len() as u64 + of_steps.sum::<u64>()
+}
+
+fn not_too_many(steps: &[WitStep], options: &WitOptions) -> Result<(), GpuError> {
+    let bindings = steps.iter().map(|step| match step {
+        WitStep::Dispatch(dispatch) => dispatch.bindings.len(),
+        WitStep::Copy(_) | WitStep::Write(_) => 0,
+    });
+    let bounds = [
+        ("steps", steps.len(), limits::STEPS),
+        (
+            "bindings of a dispatch",
+            bindings.max().unwrap_or(0),
+            limits::BINDINGS,
+        ),
+        ("reads", options.reads.len(), limits::READS),
+    ];
+    for (what, found, most) in bounds {
+        if found > most {
+            return Err(GpuError::Quota(format!(
+                "{what} = {found}, where at most {most} are allowed"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The guest's handles as what they are.
 fn submission(
     store: &mut Context<'_>,
     steps: Vec<WitStep>,
     options: &WitOptions,
-) -> wasmtime::Result<Submission> {
+) -> wasmtime::Result<Result<Submission, GpuError>> {
     let guest = store.data_mut();
-    let account = guest.gpu.account.clone().unwrap_or_default();
+    let account = match guest.gpu.gpu() {
+        Ok((_, _, account)) => account,
+        Err(error) => return Ok(Err(error)),
+    };
     let table = guest.ctx().table;
     let buffer =
         |handle: &Resource<BufferHandle>| Ok::<_, wasmtime::Error>(table.get(handle)?.buffer.clone());
@@ -628,49 +653,52 @@ fn submission(
             },
         })
     };
-    Ok(Submission {
-        steps: steps.into_iter().map(step).collect::<Result<_, _>>()?,
-        reads: options.reads.iter().map(slice).collect::<Result<_, _>>()?,
-        timeout: Duration::ZERO,
-        account,
-    })
+    let steps = steps.into_iter().map(step).collect::<Result<_, _>>()?;
+    let reads = options.reads.iter().map(slice).collect::<Result<_, _>>()?;
+    let timeout = options.timeout_ms.map(|ms| Duration::from_millis(ms.into()));
+    Ok(Ok(Submission::new(steps, reads, timeout, account)))
 }
 
 async fn submit(
     store: &mut Context<'_>,
-    submission: Submission,
-    timeout_ms: Option<u32>,
-) -> Result<Pending, GpuError> {
+    mut submission: Submission,
+) -> wasmtime::Result<Result<Pending, GpuError>> {
     let access = &store.data().gpu;
-    let (gpu, grant) = access.gpu()?;
-    let (jobs, read_bytes) = (access.jobs, access.read_bytes);
-    if jobs >= PENDING {
-        return Err(GpuError::Quota(format!(
-            "a call has at most {PENDING} submissions at once"
-        )));
+    let read_bytes = access.read_bytes;
+    let (gpu, grant, account) = match access.gpu() {
+        Ok(access) => access,
+        Err(error) => return Ok(Err(error)),
+    };
+    let begun = Instant::now();
+    let checked = async {
+        if read_bytes.saturating_add(submission.read_bytes()) > limits::READ_BYTES {
+            return Err(GpuError::Quota(format!(
+                "the submissions of a call read back at most {} bytes together: drop those that were read",
+                limits::READ_BYTES
+            )));
+        }
+        account.time_left()?;
+        required(&gpu, grant).await?;
+        gpu.check(&submission)
+    };
+    if let Err(error) = checked.await {
+        return Ok(Err(error));
     }
-    if read_bytes.saturating_add(submission.read_bytes()) > limits::READ_BYTES {
-        return Err(GpuError::Quota(format!(
-            "the submissions of a call read back at most {} bytes together: drop those that were read",
-            limits::READ_BYTES
-        )));
+    let brought = gpu.bring(&mut submission).await;
+    store.data_mut().gpu.waited += begun.elapsed();
+    if let Err(error) = brought {
+        return match (store.data().data.sources(), error.downcast::<StoreError>()) {
+            // As if the guest had read it.
+            (Sources::Hidden, Ok(error)) => Err((*error).into()),
+            (_, Ok(error)) => Ok(Err(GpuError::Unavailable(format!(
+                "a shard cannot be read: {error}"
+            )))),
+            (_, Err(error)) => Ok(Err(GpuError::Unavailable(format!(
+                "a shard cannot be read: {error}"
+            )))),
+        };
     }
-    required(&gpu, grant).await?;
-    gpu.check(&submission)?;
-    let absent = gpu.absent(&submission);
-    if !absent.is_empty() {
-        // Here and not on the GPU's thread: what lies in place may be far away.
-        let brought = tokio::task::spawn_blocking(move || absent.iter().try_for_each(Buffer::bring));
-        brought
-            .await
-            .unwrap_or_else(|error| Err(GpuError::Unavailable(format!("a shard cannot be read: {error}"))))?;
-    }
-    let left = store.data().gpu.time_left(grant)?;
-    let asked = timeout_ms.map_or(left, |ms| Duration::from_millis(ms.into()));
-    gpu.submit(Submission {
-        timeout: asked.min(left),
-        ..submission
-    })
+    Ok(gpu.submit(submission))
 }
 
 /// Waits for a submission.
@@ -682,13 +710,16 @@ async fn ended(
     let handle = store.data_mut().ctx().table.get_mut(this)?;
     let ended = match std::mem::replace(&mut handle.state, JobState::Ended(Err(lost()))) {
         JobState::Ended(ended) => ended,
-        JobState::Pending(pending) => pending.await.unwrap_or_else(|_| Err(lost())).map(|outcome| {
-            let Outcome { usage, reads } = outcome;
-            Ended {
-                usage,
-                reads: reads.into_iter().map(Bytes::from).collect(),
-            }
-        }),
+        JobState::Pending(pending) => {
+            let begun = Instant::now();
+            let ended = pending.await.unwrap_or_else(|_| Err(lost()));
+            store.data_mut().gpu.waited += begun.elapsed();
+            ended.map(|outcome| {
+                let Outcome { usage, reads } = outcome;
+                let reads = reads.into_iter().map(Bytes::from).collect();
+                Ended { usage, reads }
+            })
+        }
     };
     store.data_mut().ctx().table.get_mut(this)?.state = JobState::Ended(ended.clone());
     Ok(ended)

@@ -145,7 +145,7 @@ impl Guest {
         guest.log.renew(spec.id);
         guest.outgoing.renew();
         guest.data.renew(spec.inputs.clone());
-        guest.gpu.renew(spec.function.manifest.limits.timeout.0);
+        guest.gpu.open(spec.function.manifest.limits.timeout.0);
         guest.limiter.renew();
         Ok(())
     }

@@ -174,7 +174,10 @@ impl InstancePool {
 
     /// Keeps an instance whose call ended well, unless it is used up.
     pub fn give_back(&self, mut instance: Instance) {
-        if instance.calls >= CALLS_PER_INSTANCE || instance.store.data_mut().handles() > IDLE_HANDLES {
+        let guest = instance.store.data_mut();
+        // What lies idle must not keep others from the GPU's memory.
+        let keeps = guest.handles() > IDLE_HANDLES || guest.gpu.holds_buffers();
+        if instance.calls >= CALLS_PER_INSTANCE || keeps {
             return;
         }
         let mut idle = self.idle.lock().expect("no panic under this lock");

@@ -174,6 +174,7 @@ impl Invocation {
             let left = instance.store.get_fuel().unwrap_or(0);
             let guest = instance.store.data();
             guest.log.finish();
+            guest.gpu.close();
             fuel = limits.fuel.saturating_sub(left) + guest.settled_fuel();
             figures = Figures::of(guest);
             problem = ended.problem(&spec, guest);

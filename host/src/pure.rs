@@ -236,6 +236,11 @@ impl PureRun {
                 );
                 return Err((Problem::new(ProblemKind::SourceUnreachable, detail), fuel));
             }
+            Err(_) if guest.gpu.waited() > limits.timeout / 2 => {
+                let (subject, waited) = (subject_name(&spec), guest.gpu.waited().as_secs());
+                let detail = format!("{subject} took {waited} s of waiting for the GPU");
+                return Err((Problem::new(ProblemKind::NoGpu, detail), fuel));
+            }
             Err(_) => return Err((timed_out(&spec), fuel)),
         };
         fuel += cost::bytes(output.len() as u64);

@@ -24,6 +24,9 @@ pub const DATA_CALL: u64 = 500;
 /// Fuel per call of `nearfield:gpu`, and per step of a submission, beside its bytes. Time on the GPU is counted by itself.
 pub const GPU_CALL: u64 = 2_000;
 
+/// Fuel per buffer that a step of a submission names.
+pub const GPU_BINDING: u64 = 200;
+
 /// Fuel for copying `bytes` across the host's boundary.
 pub const fn bytes(bytes: u64) -> u64 {
     bytes.div_ceil(BYTES_PER_UNIT)

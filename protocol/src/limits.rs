@@ -10,7 +10,7 @@ pub const MAX_FUEL_PER_CALL: u64 = 10_000_000_000_000;
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wall time a manifest may ask for.
 pub const MAX_CALL_TIMEOUT: Duration = Duration::from_secs(3600);
-/// Time on the GPU per call: far more than answering takes, far less than a queue of others would bear.
+/// How long the GPU and its driver may be busy for a call: far more than answering takes, far less than a queue of others would bear.
 pub const GPU_TIME: Duration = Duration::from_secs(10);
 /// GPU memory that the buffers of one call take, beside shards.
 pub const GPU_MEMORY_BYTES: u64 = 256 << 20;

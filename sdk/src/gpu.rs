@@ -89,7 +89,7 @@ pub enum GpuError {
     /// An argument that cannot be used, or a shader, with line and column.
     Invalid(String),
     NotFound(String),
-    /// A limit: of memory, of time on the GPU, of sizes, of the turns of a shader's loops.
+    /// A limit: of memory, of time on the GPU, of sizes, of the turns of a shader's loops. Again, it would be the same.
     Quota(String),
     /// The GPU worked on it for too long and was stopped.
     Timeout(String),
@@ -280,7 +280,8 @@ impl<'a> Batch<'a> {
         self
     }
 
-    /// Hands it to the GPU, which works on it while the function goes on.
+    /// Hands it to the GPU, which works on it while the function goes on. A call has up to four batches on their way. If one fails,
+    /// the buffers that it writes cannot be used any more.
     pub fn submit(self) -> Result<Job, GpuError> {
         let Self {
             steps,

@@ -58,7 +58,7 @@ fn filled(numbers: &[f32]) -> Result<Buffer<f32>> {
     for (index, some) in numbers.chunks(WRITE_VALUES).enumerate() {
         let mut batch = Batch::new();
         batch.write(&buffer, index * WRITE_VALUES, some);
-        batch.submit()?;
+        batch.submit()?.wait()?;
     }
     Ok(buffer)
 }

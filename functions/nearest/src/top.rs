@@ -24,7 +24,7 @@ pub struct Near {
 impl Near {
     /// Nearest first; of equal ones in an order that depends on content alone.
     fn order(&self) -> (Reverse<i32>, &str, u64) {
-        // As IEEE 754 numbers are ordered: no score is NaN.
+        // As IEEE 754 numbers are ordered; all are finite.
         let bits = self.score.to_bits() as i32;
         let order = bits ^ (((bits >> 31) as u32) >> 1) as i32;
         (Reverse(order), &self.shard, self.row)
@@ -44,6 +44,10 @@ impl Tops {
         let shard = name(shard);
         let top = &mut self.queries[query];
         for (row, score) in scores.iter().enumerate() {
+            // Of numbers too large for the shader's sums nothing is known.
+            if !score.is_finite() {
+                continue;
+            }
             let worst = top.get(self.k - 1).map_or(f32::NEG_INFINITY, |near| near.score);
             if top.len() < self.k || *score >= worst {
                 let near = Near {

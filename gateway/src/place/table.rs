@@ -68,6 +68,8 @@ pub struct HostTable {
     pub fuel_per_call: u64,
     /// Rises with every change of who is there.
     pub generation: u64,
+    /// Rises with every change of what is in the memory of GPUs.
+    pub resident_generation: u64,
 }
 
 impl Default for HostTable {
@@ -79,6 +81,7 @@ impl Default for HostTable {
             residents: Holders::default(),
             fuel_per_call: FUEL_PER_CALL,
             generation: 0,
+            resident_generation: 0,
         }
     }
 }
@@ -145,6 +148,7 @@ impl HostTable {
 
     pub fn residents(&mut self, id: &NodeId, added: &[Digest], removed: &[Digest]) {
         if let Some(slot) = self.slots.get(id) {
+            self.resident_generation += 1;
             added.iter().for_each(|digest| self.residents.add(*slot, *digest));
             removed
                 .iter()

@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::wire::frame::{self, Window};
-use crate::wire::{Choice, Description, Message, Reply, Request};
+use crate::wire::{Choice, Description, Id, Message, Reply, Request};
 use crate::{GpuError, limits};
 
 /// How the worker's process is started.
@@ -37,14 +37,17 @@ const SET_ENVIRONMENT: [(&str, &str); 4] = [
 
 /// A worker that has opened its adapter.
 pub(super) struct Worker {
-    child: Child,
+    /// `None` once it is somebody else's to wait for.
+    child: Option<Child>,
     socket: UnixStream,
     pub window: Window,
     pub description: Description,
 }
 
-/// Why a worker gave no answer.
+/// Why a worker gave no answer. But for the first it is of no more use.
 pub(super) enum Lost {
+    /// It was not asked: the message would be too long.
+    TooLong,
     /// It took too long.
     Late,
     /// It has ended, or what it said was no answer.
@@ -52,7 +55,11 @@ pub(super) enum Lost {
 }
 
 impl Worker {
-    pub fn start(command: &WorkerCommand, choice: &Choice) -> Result<Self, GpuError> {
+    pub fn start(
+        command: &WorkerCommand,
+        choice: &Choice,
+        budget_bytes: Option<u64>,
+    ) -> Result<Self, GpuError> {
         let failed = |error: io::Error| GpuError::Unavailable(format!("starting the GPU's worker: {error}"));
         let (socket, other) = UnixStream::pair().map_err(failed)?;
         let mut starting = Command::new(&command.program);
@@ -71,23 +78,23 @@ impl Worker {
         // The command holds the other end, which must end with the worker.
         drop(starting);
         let mut worker = Worker {
-            child,
+            child: Some(child),
             socket,
             window: Window::new().map_err(failed)?,
             description: Description::default(),
         };
         let window = worker.window.as_fd().try_clone_to_owned().map_err(failed)?;
-        let open = Message {
-            drop: Vec::new(),
-            request: Request::Open(choice.clone()),
+        let open = Request::Open {
+            choice: choice.clone(),
+            budget_bytes: budget_bytes.unwrap_or_default(),
         };
-        match worker.ask(&open, Some(window.as_fd()), limits::START_TIME) {
+        match worker.ask(Vec::new(), open, Some(window.as_fd()), limits::START_TIME) {
             Ok(Reply::Opened(description)) => {
                 worker.description = *description;
                 Ok(worker)
             }
             Ok(Reply::Failed(error)) => Err(error),
-            Ok(_) => Err(failed(io::Error::other("it answered something else"))),
+            Ok(_) | Err(Lost::TooLong) => Err(failed(io::Error::other("it answered something else"))),
             Err(Lost::Late) => Err(failed(io::Error::other(format!(
                 "its driver was not ready after {} s",
                 limits::START_TIME.as_secs()
@@ -96,10 +103,11 @@ impl Worker {
         }
     }
 
-    /// Asks, and waits for the answer. A worker that was lost is of no more use.
+    /// Has it let go of `drop` and do what is asked, and waits for its answer.
     pub fn ask(
         &mut self,
-        message: &Message,
+        drop: Vec<Id>,
+        request: Request,
         beside: Option<BorrowedFd<'_>>,
         timeout: Duration,
     ) -> Result<Reply, Lost> {
@@ -107,24 +115,29 @@ impl Worker {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Lost::Late,
             _ => Lost::Ended(error),
         };
-        // Zero would be for ever.
-        let timeout = Some(timeout.max(Duration::from_millis(1)));
-        self.socket.set_write_timeout(timeout).map_err(Lost::Ended)?;
-        self.socket.set_read_timeout(timeout).map_err(Lost::Ended)?;
-        frame::send(&mut self.socket, message, beside).map_err(late)?;
-        let (reply, _) = frame::receive(&mut self.socket).map_err(late)?;
+        let frame = frame::encode(&Message { drop, request }).ok_or(Lost::TooLong)?;
+        let deadline = Instant::now() + timeout;
+        self.socket
+            .set_write_timeout(Some(timeout))
+            .map_err(Lost::Ended)?;
+        frame::send(&mut self.socket, &frame, beside).map_err(late)?;
+        let (reply, _) = frame::receive(&mut self.socket, Some(deadline)).map_err(late)?;
         Ok(reply)
     }
 
     pub fn has_ended(&mut self) -> bool {
-        !matches!(self.child.try_wait(), Ok(None))
+        let child = self.child.as_mut();
+        child.is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
     }
 }
 
 impl Drop for Worker {
-    /// Killed, not asked: it may be in a shader that does not end.
+    /// Killed, not asked: it may be in a shader that does not end. Waited for elsewhere: its driver may take its time.
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let waiting = std::thread::Builder::new().name("nearfield-gpu-end".to_owned());
+            let _ = waiting.spawn(move || child.wait());
+        }
     }
 }

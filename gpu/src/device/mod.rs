@@ -138,7 +138,9 @@ impl Scopes {
 
 fn told(error: &wgpu::Error) -> GpuError {
     match error {
-        wgpu::Error::OutOfMemory { .. } => GpuError::Quota("the GPU has no memory left for this".to_owned()),
+        wgpu::Error::OutOfMemory { .. } => {
+            GpuError::Unavailable("the GPU has no memory left for this".to_owned())
+        }
         wgpu::Error::Validation { source, .. } => GpuError::Invalid(crate::shader::chain(source.as_ref())),
         wgpu::Error::Internal { description, .. } => {
             GpuError::Invalid(format!("the driver refuses this: {description}"))

@@ -66,10 +66,6 @@ impl Device {
             let buffer = self.create(*len)?;
             self.buffers.insert(*id, buffer);
         }
-        let inlet = match writes.is_empty() {
-            true => None,
-            false => Some(self.inlet.fill(&self.device, writes)?),
-        };
         let offsets = read_offsets(run.reads.iter().map(|slice| slice.len));
         let last = offsets.iter().zip(&run.reads).next_back();
         let end = HEAD_BYTES + last.map_or(0, |(offset, slice)| offset + slice.len);
@@ -79,6 +75,10 @@ impl Device {
             scopes.pop()?;
             self.readback.kept = kept;
         }
+        let inlet = match writes.is_empty() {
+            true => None,
+            false => Some(self.inlet.fill(&self.device, writes)?),
+        };
 
         let scopes = Scopes::push(&self.device);
         let recorded = self.record(run, inlet.as_ref(), &offsets, end);

@@ -152,6 +152,52 @@ impl Counter {
     }
 }
 
+/// How many blocks are within each other, at most. Whoever reads a module after this does it by recursion.
+pub(super) fn deepest(module: &Module) -> usize {
+    let functions = module.functions.iter().map(|(_, function)| function);
+    let points = module.entry_points.iter().map(|point| &point.function);
+    functions
+        .chain(points)
+        .map(|function| depth(&function.body))
+        .max()
+        .unwrap_or(0)
+}
+
+fn depth(block: &Block) -> usize {
+    let inner = block.iter().map(|statement| match statement {
+        Statement::Block(inner) => depth(inner),
+        Statement::If { accept, reject, .. } => depth(accept).max(depth(reject)),
+        Statement::Switch { cases, .. } => cases.iter().map(|case| depth(&case.body)).max().unwrap_or(0),
+        Statement::Loop { body, continuing, .. } => depth(body).max(depth(continuing)),
+        _ => 0,
+    });
+    1 + inner.max().unwrap_or(0)
+}
+
+/// The most bytes of variables that a function has, or that all invocations have for themselves.
+pub(super) fn variable_bytes(module: &Module) -> u64 {
+    let size = |ty: Handle<Type>| {
+        let size = module.types[ty].inner.try_size(module.to_ctx());
+        size.map_or(0, u64::from)
+    };
+    let functions = module.functions.iter().map(|(_, function)| function);
+    let points = module.entry_points.iter().map(|point| &point.function);
+    let of_functions = functions.chain(points).map(|function| {
+        let variables = function.local_variables.iter();
+        variables
+            .map(|(_, variable)| size(variable.ty))
+            .fold(0, u64::saturating_add)
+    });
+    let private = module
+        .global_variables
+        .iter()
+        .filter(|(_, variable)| variable.space == AddressSpace::Private);
+    let private = private
+        .map(|(_, variable)| size(variable.ty))
+        .fold(0, u64::saturating_add);
+    of_functions.fold(private, u64::max)
+}
+
 /// What a module comes to if each call is replaced by what it calls, in expressions and statements: calls of calls grow
 /// beyond all bounds without any loop, and drivers do replace them.
 pub(super) fn expanded(module: &Module) -> u64 {

@@ -23,6 +23,10 @@ pub struct Limits {
     pub source_bytes: usize,
     /// Brackets of any kind that are open at once, and operators in a row.
     pub nesting: usize,
+    /// Blocks within blocks. Mesa's software adapter does not look at conditions beyond 80.
+    pub blocks: usize,
+    /// Bytes of all variables of a function, and of all private ones: what WGSL allows (§13.2.2 "Limits").
+    pub variable_bytes: u64,
     pub bindings: usize,
     /// Expressions and statements, each call replaced by what it calls.
     pub expanded: u64,
@@ -38,6 +42,8 @@ impl Default for Limits {
         Limits {
             source_bytes: crate::limits::SOURCE_BYTES,
             nesting: 64,
+            blocks: 64,
+            variable_bytes: 8 << 10,
             // What every WebGPU device has, less the one of ours.
             bindings: 7,
             expanded: 1 << 17,
@@ -116,7 +122,17 @@ pub fn check(source: &str, entry: &str, features: Features, limits: &Limits) -> 
 fn read(source: &str, entry: &str, features: Features, limits: &Limits) -> Result<Kernel, ShaderError> {
     let mut module = naga::front::wgsl::parse_str(source)
         .map_err(|error| ShaderError::at(error.location(source), error.message().to_owned()))?;
+    at_most(
+        "blocks within blocks",
+        bound::deepest(&module) as u64,
+        limits.blocks as u64,
+    )?;
     let info = validate(&module, features, source)?;
+    at_most(
+        "bytes of variables",
+        bound::variable_bytes(&module),
+        limits.variable_bytes,
+    )?;
     let index = entry_index(&module, entry)?;
     let workgroup_size = module.entry_points[index].workgroup_size;
     let invocations: u64 = workgroup_size.iter().map(|size| u64::from(*size)).product();

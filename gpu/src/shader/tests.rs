@@ -222,6 +222,19 @@ fn what_is_too_much_is_refused_at_once() {
         &format!("fn f0() {{}} {calls} @compute @workgroup_size(1) fn main() {{ f39(); }}"),
         "expressions and statements with those of what is called",
     );
+    let chain = "if out[0] == 1u { out[1] = 1u; } else ".repeat(1_500);
+    too_many(&body(&format!("{chain} {{}}")), "blocks within blocks");
+    let chain = "if out[0] == 1u { out[1] = 1u; } else ".repeat(25);
+    assert!(checked(&body(&format!("{chain} {{}}"))).is_ok());
+    too_many(
+        &body("var large: array<u32, 3000>; out[0] = large[index];"),
+        "bytes of variables",
+    );
+    let private = format!(
+        "var<private> large: array<array<u32, 30000>, 10000>; {}",
+        body("large[index][0] = 1u;")
+    );
+    too_many(&private, "bytes of variables");
     // All that is allowed is read, whatever it is.
     for part in [
         "a+",

@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::retry_on_intr;
@@ -21,41 +22,38 @@ use crate::limits;
 /// Longest message: a shader's source, or a thousand steps with their bindings.
 const MESSAGE_BYTES: usize = 1 << 20;
 
+/// One message as it is sent. `None` where it would be too long.
+pub fn encode(message: &impl Serialize) -> Option<Vec<u8>> {
+    let head = vec![0; 4];
+    let mut frame = postcard::to_extend(message, head).ok()?;
+    let len = frame.len() - 4;
+    frame[..4].copy_from_slice(&(len as u32).to_le_bytes());
+    (len <= MESSAGE_BYTES).then_some(frame)
+}
+
 /// Sends one message, a descriptor beside it.
-pub fn send(
-    stream: &mut UnixStream,
-    message: &impl Serialize,
-    beside: Option<BorrowedFd<'_>>,
-) -> io::Result<()> {
-    let body = postcard::to_allocvec(message).map_err(io::Error::other)?;
-    if body.len() > MESSAGE_BYTES {
-        return Err(io::Error::other(format!("a message of {} bytes", body.len())));
-    }
-    let mut frame = (body.len() as u32).to_le_bytes().to_vec();
-    frame.extend_from_slice(&body);
+pub fn send(stream: &mut UnixStream, frame: &[u8], beside: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let beside = beside.as_slice();
     if !beside.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(beside));
     }
-    let sent = retry_on_intr(|| {
-        sendmsg(
-            &*stream,
-            &[IoSlice::new(&frame)],
-            &mut ancillary,
-            SendFlags::NOSIGNAL,
-        )
-    })?;
+    let frames = [IoSlice::new(frame)];
+    let sent = retry_on_intr(|| sendmsg(&*stream, &frames, &mut ancillary, SendFlags::NOSIGNAL))?;
     // The descriptor went with the first byte.
     stream.write_all(&frame[sent..])
 }
 
-/// Receives one message, and what came beside it. `UnexpectedEof` where the other side has ended.
-pub fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<(T, Option<OwnedFd>)> {
+/// Receives one message, and what came beside it, whole before `deadline`. `UnexpectedEof` where the other side has ended.
+pub fn receive<T: DeserializeOwned>(
+    stream: &mut UnixStream,
+    deadline: Option<Instant>,
+) -> io::Result<(T, Option<OwnedFd>)> {
     let mut head = [0; 4];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    wait_until(stream, deadline)?;
     let received = retry_on_intr(|| {
         let head = &mut [IoSliceMut::new(&mut head)];
         recvmsg(&*stream, head, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
@@ -69,15 +67,38 @@ pub fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<(T, O
             beside = descriptors.last();
         }
     }
-    stream.read_exact(&mut head[received.bytes..])?;
+    read_until(stream, &mut head[received.bytes..], deadline)?;
     let len = u32::from_le_bytes(head) as usize;
     if len > MESSAGE_BYTES {
         return Err(io::Error::other(format!("a message of {len} bytes is announced")));
     }
     let mut body = vec![0; len];
-    stream.read_exact(&mut body)?;
+    read_until(stream, &mut body, deadline)?;
     let message = postcard::from_bytes(&body).map_err(io::Error::other)?;
     Ok((message, beside))
+}
+
+/// Lets the next read wait no longer. A timeout of the socket's own counts from each read anew.
+fn wait_until(stream: &UnixStream, deadline: Option<Instant>) -> io::Result<()> {
+    let Some(deadline) = deadline else { return Ok(()) };
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    stream.set_read_timeout(Some(left))
+}
+
+fn read_until(stream: &mut UnixStream, mut bytes: &mut [u8], deadline: Option<Instant>) -> io::Result<()> {
+    while !bytes.is_empty() {
+        wait_until(stream, deadline)?;
+        match stream.read(bytes) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => bytes = &mut bytes[read..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Memory that host and worker share. Its size is sealed, and it is read and written by system calls, never mapped: what the
@@ -132,6 +153,7 @@ pub fn read_offsets(lens: impl IntoIterator<Item = u64>) -> Vec<u64> {
 mod tests {
     use super::*;
     use crate::wire::{Choice, Message, Request};
+    use std::time::Duration;
 
     #[test]
     fn a_message_arrives_with_its_descriptor() {
@@ -142,23 +164,28 @@ mod tests {
             drop: vec![1, 2],
             request,
         };
-        let open = message(Request::Open(Choice::Named("x".repeat(9_000))));
+        let open = message(Request::Open {
+            choice: Choice::Named("x".repeat(9_000)),
+            budget_bytes: 5,
+        });
         let upload = message(Request::Upload {
             buffer: 1,
             offset: 2,
             len: 3,
         });
-        send(&mut host, &open, Some(window.as_fd())).unwrap();
-        send(&mut host, &upload, None).unwrap();
-        let (opened, beside) = receive::<Message>(&mut worker).unwrap();
-        assert!(matches!(opened.request, Request::Open(Choice::Named(name)) if name.len() == 9_000));
+        send(&mut host, &encode(&open).unwrap(), Some(window.as_fd())).unwrap();
+        send(&mut host, &encode(&upload).unwrap(), None).unwrap();
+        let (opened, beside) = receive::<Message>(&mut worker, None).unwrap();
+        assert!(
+            matches!(opened.request, Request::Open { choice: Choice::Named(name), .. } if name.len() == 9_000)
+        );
         let mut read = [0; 5];
         Window::from(beside.unwrap()).read(5, &mut read).unwrap();
         assert_eq!(&read, b"bytes");
-        let (uploaded, beside) = receive::<Message>(&mut worker).unwrap();
+        let (uploaded, beside) = receive::<Message>(&mut worker, None).unwrap();
         assert!(beside.is_none() && uploaded.drop == [1, 2]);
         drop(host);
-        let ended = receive::<Message>(&mut worker).unwrap_err();
+        let ended = receive::<Message>(&mut worker, None).unwrap_err();
         assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
     }
 
@@ -166,7 +193,29 @@ mod tests {
     fn what_announces_too_much_is_refused() {
         let (mut host, mut worker) = UnixStream::pair().unwrap();
         host.write_all(&[0xff; 4]).unwrap();
-        assert!(receive::<Message>(&mut worker).is_err());
+        assert!(receive::<Message>(&mut worker, None).is_err());
+    }
+
+    #[test]
+    fn what_comes_byte_by_byte_comes_in_time_or_not_at_all() {
+        let (mut host, mut worker) = UnixStream::pair().unwrap();
+        let dripping = std::thread::spawn(move || {
+            let frame = encode(&"a text that takes its time").unwrap();
+            // The other side gives up before the end.
+            let _ = frame.iter().try_for_each(|byte| {
+                std::thread::sleep(Duration::from_millis(20));
+                host.write_all(&[*byte])
+            });
+        });
+        let begun = Instant::now();
+        let late = receive::<String>(&mut worker, Some(begun + Duration::from_millis(200)));
+        assert!(matches!(
+            late.unwrap_err().kind(),
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
+        ));
+        assert!(begun.elapsed() < Duration::from_millis(400));
+        drop(worker);
+        dripping.join().unwrap();
     }
 
     #[test]

@@ -24,7 +24,13 @@ pub struct Message {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Request {
     /// The first one. The window comes beside it.
-    Open(Choice),
+    Open {
+        choice: Choice,
+        /// What the host will have there; 0 for as much as is usual.
+        budget_bytes: u64,
+    },
+    /// Nothing but to let go.
+    LetGo,
     Build {
         pipeline: Id,
         shader: Shader,
@@ -105,8 +111,7 @@ pub struct Slice {
 pub enum Reply {
     Opened(Box<Description>),
     Built(Built),
-    /// It is in GPU memory.
-    Uploaded,
+    Done,
     Ran(Ran),
     Failed(GpuError),
 }

@@ -11,10 +11,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
-use crate::GpuError;
 use crate::device::Device;
 use crate::wire::frame::{self, READS_AT, Window};
 use crate::wire::{Message, Reply, Request, Run, Step};
+use crate::{GpuError, limits};
 
 /// How much the software adapter stands back behind the node's own threads, as a nice value: as much as guests do.
 const SOFTWARE_NICE: i32 = 5;
@@ -34,8 +34,8 @@ pub fn worker_main() -> i32 {
 fn serve() -> io::Result<()> {
     sandbox::before_the_driver()?;
     let mut host = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let (message, window) = frame::receive::<Message>(&mut host)?;
-    let (Request::Open(choice), Some(window)) = (message.request, window) else {
+    let (message, window) = frame::receive::<Message>(&mut host, None)?;
+    let (Request::Open { choice, budget_bytes }, Some(window)) = (message.request, window) else {
         return Err(io::Error::other(
             "the first message opens an adapter, its window beside it",
         ));
@@ -50,25 +50,28 @@ fn serve() -> io::Result<()> {
         Ok(device) => device,
         Err(error) => {
             let refused = Reply::Failed(GpuError::Unavailable(error.to_string()));
-            return frame::send(&mut host, &refused, None);
+            return reply(&mut host, &refused);
         }
     };
     if device.description().software {
-        // If it is refused, it is as urgent.
-        let _ = rustix::process::setpriority_process(None, SOFTWARE_NICE);
+        sandbox::stand_back(SOFTWARE_NICE)?;
+        let usual = limits::SOFTWARE_MEMORY_BYTES;
+        sandbox::limit_memory(if budget_bytes == 0 { usual } else { budget_bytes })?;
     }
     sandbox::behind_the_driver()?;
     let opened = Reply::Opened(Box::new(device.description().clone()));
-    frame::send(&mut host, &opened, None)?;
+    reply(&mut host, &opened)?;
     loop {
-        let (message, beside) = frame::receive::<Message>(&mut host)?;
+        let (message, beside) = frame::receive::<Message>(&mut host, None)?;
         device.let_go(&message.drop);
-        let reply = match answer(&mut device, message.request, beside.map(File::from), &window) {
-            Ok(reply) => reply,
-            Err(error) => Reply::Failed(error),
-        };
-        frame::send(&mut host, &reply, None)?;
+        let answered = answer(&mut device, message.request, beside.map(File::from), &window);
+        reply(&mut host, &answered.unwrap_or_else(Reply::Failed))?;
     }
+}
+
+fn reply(host: &mut UnixStream, reply: &Reply) -> io::Result<()> {
+    let frame = frame::encode(reply).ok_or_else(|| io::Error::other("an answer that is too long"))?;
+    frame::send(host, &frame, None)
 }
 
 fn answer(
@@ -78,7 +81,8 @@ fn answer(
     window: &Window,
 ) -> Result<Reply, GpuError> {
     match request {
-        Request::Open(_) => Err(GpuError::Invalid("an adapter is open".to_owned())),
+        Request::Open { .. } => Err(GpuError::Invalid("an adapter is open".to_owned())),
+        Request::LetGo => Ok(Reply::Done),
         Request::Build { pipeline, shader } => Ok(Reply::Built(device.build(pipeline, &shader)?)),
         Request::Upload { buffer, offset, len } => {
             let file = beside.ok_or_else(|| GpuError::Invalid("a shard without a descriptor".to_owned()))?;
@@ -88,7 +92,7 @@ fn answer(
                 at += piece.len() as u64;
                 Ok(())
             })?;
-            Ok(Reply::Uploaded)
+            Ok(Reply::Done)
         }
         Request::Run(run) => {
             let writes = writes(&run, window)?;

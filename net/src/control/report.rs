@@ -36,27 +36,23 @@ pub struct Reporter {
 /// The blobs of which something is in the memory of this node's GPU. Without a GPU its sender is gone.
 pub type Residents = watch::Receiver<Arc<HashSet<Digest>>>;
 
-/// Waits until something else is in the GPU's memory than was told, and tells what came and what went. Changes that follow each
-/// other are told together. Dropped in between, it has lost nothing: what was told is compared, not what was seen.
+/// Waits until there is news of the GPU, and tells what came into its memory and what went, if anything did. Changes that follow
+/// each other are told together. Dropped in between, it has lost nothing: what was told is compared, not what was seen.
 pub async fn changed(
     residents: &mut Residents,
     told: &mut Arc<HashSet<Digest>>,
 ) -> (Vec<Digest>, Vec<Digest>) {
-    loop {
-        while Arc::ptr_eq(&residents.borrow(), told) {
-            if residents.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-        sleep(TOGETHER).await;
-        let now = residents.borrow().clone();
-        let before = std::mem::replace(told, now.clone());
-        let added: Vec<Digest> = now.difference(&before).copied().collect();
-        let removed: Vec<Digest> = before.difference(&now).copied().collect();
-        if !added.is_empty() || !removed.is_empty() {
-            return (added, removed);
+    while Arc::ptr_eq(&residents.borrow(), told) {
+        if residents.changed().await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
+    sleep(TOGETHER).await;
+    let now = residents.borrow().clone();
+    let before = std::mem::replace(told, now.clone());
+    let added = now.difference(&before).copied().collect();
+    let removed = before.difference(&now).copied().collect();
+    (added, removed)
 }
 
 impl Reporter {

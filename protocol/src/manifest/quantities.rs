@@ -18,7 +18,7 @@ pub struct Limits {
     pub memory: ByteSize,
     /// Wall time from admission to the end of the response.
     pub timeout: Timeout,
-    /// Time on the GPU.
+    /// How long the GPU and its driver may be busy for a call, compiling and uploads included.
     pub gpu_time: Timeout,
     /// GPU memory for its own buffers; shards are beside that.
     pub gpu_memory: ByteSize,

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nearfield_gpu::device::Device;
+use nearfield_gpu::limits;
 use nearfield_gpu::wire::{Access, Binding, Bound, Choice, Id, Run, Shader, Slice, Step as WireStep};
 
 use super::host::{self, Shard};
@@ -190,6 +191,17 @@ pub(crate) fn submit(
     reads: Vec<Part<'_>>,
     _timeout_ms: Option<u32>,
 ) -> Result<Job, GpuError> {
+    for (what, found, most) in [
+        ("steps", steps.len(), limits::STEPS),
+        ("reads", reads.len(), limits::READS),
+    ] {
+        at_most(what, found as u64, most as u64)?;
+    }
+    at_most(
+        "bytes read back",
+        reads.iter().map(|read| read.size).sum(),
+        limits::READ_BYTES,
+    )?;
     let mut device = device()?;
     let (mut run, mut writes) = (Run::default(), Vec::new());
     for step in steps {
@@ -226,6 +238,7 @@ pub(crate) fn submit(
             }
         });
     }
+    at_most("bytes written", writes.len() as u64, limits::WRITE_BYTES)?;
     run.reads = reads.iter().map(slice).collect();
     let mut read = Vec::new();
     let ran = device.run(&run, &writes, |_, bytes| {
@@ -245,6 +258,16 @@ pub(crate) fn submit(
         ..Usage::default()
     };
     Ok(Job { usage, reads: read })
+}
+
+/// As a real host has it, so that a test finds what would fail there.
+fn at_most(what: &str, found: u64, most: u64) -> Result<(), GpuError> {
+    match found <= most {
+        true => Ok(()),
+        false => Err(GpuError::Quota(format!(
+            "{what} = {found}, where at most {most} are allowed"
+        ))),
+    }
 }
 
 impl Job {
