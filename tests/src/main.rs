@@ -17,6 +17,7 @@ mod keyed;
 mod network;
 mod objects;
 mod on_a_gpu;
+mod on_a_gpu_client;
 mod outgoing;
 mod replay;
 mod restart;
