@@ -284,7 +284,7 @@ impl Closing {
             moved_bytes: self.figures.moved_bytes,
             pages_grown: self.figures.pages_grown,
             outgoing_requests: self.figures.outgoing_requests,
-            gpu: self.figures.gpu,
+            gpu: self.figures.gpu.map(|usage| *usage),
             cold: self.cold,
             stages: self.stages,
         });
@@ -399,7 +399,8 @@ struct Figures {
     moved_bytes: u64,
     pages_grown: u64,
     outgoing_requests: u32,
-    gpu: Option<GpuUsage>,
+    /// Few calls have it.
+    gpu: Option<Box<GpuUsage>>,
 }
 
 impl Figures {
@@ -409,7 +410,7 @@ impl Figures {
             moved_bytes: guest.data.moved_bytes(),
             pages_grown: guest.limiter.pages_grown,
             outgoing_requests: guest.outgoing.sent(),
-            gpu: guest.gpu.usage(),
+            gpu: guest.gpu.usage().map(Box::new),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! over is done once more by the next one, because it may have been killed for reasons of its own: a third one is not risked.
 //! Functions that cost several workers are refused for a while.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -554,10 +555,10 @@ impl Supervisor {
         let mut pipelines = HashMap::new();
         for step in &submission.steps {
             if let Step::Dispatch { pipeline, .. } = step
-                && !pipelines.contains_key(&pipeline.0.key)
+                && let Entry::Vacant(place) = pipelines.entry(pipeline.0.key)
             {
                 account.time_left()?;
-                pipelines.insert(pipeline.0.key, self.ready(&pipeline.0, usage)?);
+                place.insert(self.ready(&pipeline.0, usage)?);
             }
         }
         let mut create = Vec::new();

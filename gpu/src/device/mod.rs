@@ -1,7 +1,7 @@
 //! One adapter, through wgpu's safe and checked half alone.
 //!
 //! It does one thing at a time and waits for the end of each. `adapter` opens it, `pipeline` makes guests' shaders into
-//! pipelines, `staging` brings bytes, `run` is a submission. Every call of wgpu is between [`Scopes`], so that an error is an
+//! pipelines, `staging` brings bytes, `run` is a submission. Every call of wgpu is between `Scopes`, so that an error is an
 //! answer. What it does not survive is the loss of the device: wgpu itself may panic then, and so whoever owns a device must
 //! be able to end its process.
 

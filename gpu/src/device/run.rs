@@ -1,6 +1,7 @@
 //! One submission: recorded, run to its end, read back.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Instant;
 
 use super::pipeline::Pipeline;
@@ -226,11 +227,12 @@ impl Device {
             .get(id)
             .ok_or_else(|| GpuError::NotFound("the pipeline is not there".to_owned()))?;
         let key = (*id, bindings.as_slice());
-        if !groups.contains_key(&key) {
-            groups.insert(key, self.group(pipeline, bindings)?);
-        }
+        let group = match groups.entry(key) {
+            Entry::Occupied(made) => made.into_mut(),
+            Entry::Vacant(place) => place.insert(self.group(pipeline, bindings)?),
+        };
         pass.set_pipeline(&pipeline.pipeline);
-        pass.set_bind_group(0, &groups[&key], &[]);
+        pass.set_bind_group(0, &*group, &[]);
         pass.dispatch_workgroups(*x, *y, *z);
         Ok(())
     }

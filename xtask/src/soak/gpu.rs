@@ -273,9 +273,9 @@ fn placement(setting: &Setting) -> Result<Finding> {
     })?;
     deploy(&gateway, setting, folder.path(), "histogram", OVER_NUMBERS)?;
     let mut homes = Vec::new();
-    for at in 0..files.len() {
+    for (at, bytes) in files.iter().enumerate() {
         let answer = gateway.get(&format!("/fn/histogram/{at:03}"))?;
-        ensure!(json_of(&answer)? == counted(&files[at]), "call {at} is wrong");
+        ensure!(json_of(&answer)? == counted(bytes), "call {at} is wrong");
         homes.push(answer.header("nearfield-host").context("its host")?.to_owned());
     }
     // What is in which memory is told within a beat.
