@@ -7,6 +7,7 @@
 
 mod account;
 mod process;
+mod strikes;
 mod supervisor;
 mod work;
 

@@ -5,22 +5,23 @@
 //! over is done once more by the next one, because it may have been killed for reasons of its own: a third one is not risked.
 //! Functions that cost several workers are refused for a while.
 
+mod keeping;
+
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::File;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nearfield_protocol::Digest;
 use tokio::sync::watch;
 
-use super::process::{Lost, Worker};
+use super::process::Worker;
+use super::strikes::Strikes;
 use super::work::{Buffer, Kind, Outcome, Pipeline, PipelineInner, SPOILED, Slice, Step, Submission, UNMADE};
 use super::{Account, Ask, GpuOptions, Shared, State};
-use crate::resident::{NoRoom, Piece, Resident};
+use crate::resident::{Piece, Resident};
 use crate::wire::frame::{READS_AT, read_offsets};
 use crate::wire::{self, Binding, Description, Id, Reply, Request, Usage};
 use crate::{GpuError, limits};
@@ -41,8 +42,7 @@ pub(super) struct Supervisor {
     failed: Option<(Instant, GpuError)>,
     /// Shaders that were refused; for a while, where it need not have been the shader.
     refused: HashMap<Digest, (GpuError, Option<Instant>)>,
-    /// When functions cost a worker.
-    strikes: HashMap<String, VecDeque<Instant>>,
+    strikes: Strikes,
     /// Something came into the worker's memory or went since the others were told.
     is_news: bool,
 }
@@ -88,8 +88,6 @@ impl Trouble {
 
 /// Ids of what this thread makes itself begin here; calls count from 1.
 const OWN_IDS: Id = 1 << 63;
-/// Ids that one message lets go of.
-const DROPPED_AT_ONCE: usize = 4_096;
 
 impl Supervisor {
     pub fn new(options: GpuOptions, shared: Arc<Shared>, state: watch::Sender<State>) -> Self {
@@ -103,7 +101,7 @@ impl Supervisor {
             last_id: OWN_IDS,
             failed: None,
             refused: HashMap::new(),
-            strikes: HashMap::new(),
+            strikes: Strikes::default(),
             is_news: true,
         }
     }
@@ -151,222 +149,10 @@ impl Supervisor {
         }
     }
 
-    /// What adapter there is. A software adapter's worker is then ended: most nodes never need it.
-    fn look(&mut self) {
-        if self.held().is_ok_and(|held| held.worker.description.software) {
-            self.worker = None;
-        }
-        self.is_news = true;
-        self.tell();
-    }
-
-    /// The worker, started if there is none. For the beginning of an ask alone: what an ask has taken of a worker is no other's.
-    fn held(&mut self) -> Result<&mut Held, GpuError> {
-        if self.worker.as_mut().is_some_and(|held| held.worker.has_ended()) {
-            self.lose("it ended");
-        }
-        if self.worker.is_none() {
-            self.start()?;
-        }
-        self.current()
-    }
-
-    fn start(&mut self) -> Result<(), GpuError> {
-        if let Some((at, error)) = &self.failed
-            && at.elapsed() < limits::RESTART_WAIT
-        {
-            return Err(error.clone());
-        }
-        self.generation += 1;
-        let options = &self.options;
-        let started = Worker::start(&options.worker, &options.choice, options.budget_bytes);
-        let same = |worker: &Worker| {
-            self.first
-                .as_ref()
-                .is_none_or(|first| **first == worker.description)
-        };
-        let worker = match started {
-            Ok(worker) if same(&worker) => worker,
-            Ok(worker) => return Err(self.absent(another(self.first.as_deref(), &worker.description))),
-            Err(error) => return Err(self.absent(error)),
-        };
-        self.failed = None;
-        let description = self
-            .first
-            .get_or_insert_with(|| Arc::new(worker.description.clone()))
-            .clone();
-        let usual = match description.software {
-            true => limits::SOFTWARE_MEMORY_BYTES,
-            false => limits::HARDWARE_MEMORY_BYTES,
-        };
-        let budget_bytes = options.budget_bytes.unwrap_or(usual);
-        self.shared.budget_bytes.store(budget_bytes, Ordering::Relaxed);
-        self.worker = Some(Held {
-            worker,
-            resident: Resident::new(budget_bytes),
-            pipelines: HashMap::new(),
-            drop: Vec::new(),
-            clock: 0,
-        });
-        if !matches!(*self.state.borrow(), State::Here(_)) {
-            self.is_news = true;
-            self.state.send_replace(State::Here(description));
-        }
-        Ok(())
-    }
-
-    /// There is no adapter, for now.
-    fn absent(&mut self, error: GpuError) -> GpuError {
-        self.failed = Some((Instant::now(), error.clone()));
-        self.is_news = true;
-        self.state.send_replace(State::Absent(error.to_string().into()));
-        error
-    }
-
-    /// The worker that this ask began with.
-    fn current(&mut self) -> Result<&mut Held, GpuError> {
-        let lost = || GpuError::DeviceLost("the GPU's worker was lost".to_owned());
-        self.worker.as_mut().ok_or_else(lost)
-    }
-
-    /// Ends a worker that is of no more use, and starts the next one, since others wait.
-    fn lose(&mut self, why: &str) {
-        let begun = Instant::now();
-        self.worker = None;
-        self.is_news = true;
-        self.shared.restarts.fetch_add(1, Ordering::Relaxed);
-        match self.start() {
-            Ok(()) => tracing::warn!(
-                why,
-                recovery_ms = begun.elapsed().as_millis() as u64,
-                "the GPU's worker was started anew"
-            ),
-            Err(error) => tracing::error!(why, %error, "the GPU's worker is gone"),
-        }
-    }
-
-    /// Notes what was dropped since.
-    fn note_dropped(&mut self) {
-        // Before they are taken: what is dropped from here on asks again.
-        self.shared.tidying.store(false, Ordering::Relaxed);
-        let dropped = std::mem::take(&mut *self.shared.dropped.lock().expect("no panic under this lock"));
-        let Some(held) = &mut self.worker else { return };
-        for buffer in dropped {
-            if buffer.generation == self.generation {
-                held.resident.unclaim(buffer.bytes);
-                held.drop.push(buffer.buffer);
-            }
-        }
-    }
-
-    /// Has the worker let go of what nobody needs, when it is asked nothing else.
-    fn let_go(&mut self) {
-        if self.worker.as_ref().is_some_and(|held| !held.drop.is_empty()) {
-            // Without an answer the worker is another one, which has none of it.
-            let _ = self.ask(Request::LetGo, None, limits::UPLOAD_TIME);
-        }
-    }
-
-    /// Tells the others what is in GPU memory.
-    fn tell(&mut self) {
-        let resident = self.worker.as_ref().map(|held| &held.resident);
-        let bytes = resident.map_or(0, Resident::held_bytes);
-        self.shared.resident_bytes.store(bytes, Ordering::Relaxed);
-        if std::mem::take(&mut self.is_news) {
-            let pieces: HashSet<Piece> = resident.into_iter().flat_map(Resident::pieces).collect();
-            let blobs: HashSet<Digest> = pieces.iter().map(|piece| piece.digest).collect();
-            *self.shared.pieces.lock().expect("no panic under this lock") = Arc::new(pieces);
-            self.shared.residents.send_replace(Arc::new(blobs));
-        }
-    }
-
-    fn next_id(&mut self) -> Id {
-        self.last_id += 1;
-        self.last_id
-    }
-
-    /// Asks the worker. Without an answer the worker is another one.
-    fn ask(&mut self, request: Request, file: Option<&File>, timeout: Duration) -> Result<Reply, Trouble> {
-        let begun = Instant::now();
-        let held = self.current()?;
-        // Far too many at once would be more than a message holds.
-        let mut dropped = std::mem::take(&mut held.drop);
-        let mut lost = None;
-        while dropped.len() > DROPPED_AT_ONCE && lost.is_none() {
-            let some = dropped.split_off(dropped.len() - DROPPED_AT_ONCE);
-            lost = held
-                .worker
-                .ask(some, Request::LetGo, None, limits::UPLOAD_TIME)
-                .err();
-        }
-        let answer = match lost {
-            Some(lost) => Err(lost),
-            None => held.worker.ask(
-                dropped,
-                request,
-                file.map(AsFd::as_fd),
-                timeout.max(limits::GRACE),
-            ),
-        };
-        let late = || {
-            GpuError::Timeout(format!(
-                "the GPU worked on this for more than {} ms and was stopped",
-                timeout.as_millis()
-            ))
-        };
-        match answer {
-            // It was spared, since it needed little more; its caller was to have an answer before.
-            Ok(_) if begun.elapsed() > timeout => Err(late().into()),
-            // wgpu does not go on after that.
-            Ok(Reply::Failed(error @ GpuError::DeviceLost(_))) => {
-                self.lose("its device was lost");
-                Err(Trouble::Ended(error))
-            }
-            Ok(Reply::Failed(error)) => Err(error.into()),
-            Ok(reply) => Ok(reply),
-            Err(Lost::TooLong) => Err(GpuError::Quota("the submission is too long".to_owned()).into()),
-            Err(Lost::Late) => {
-                self.lose("it took too long");
-                Err(Trouble::Late(late()))
-            }
-            Err(Lost::Ended(error)) => {
-                self.lose("it ended");
-                let text = format!("the GPU's worker was lost over this: {error}");
-                Err(Trouble::Ended(GpuError::DeviceLost(text)))
-            }
-        }
-    }
-
-    /// Whether a function may ask at all.
-    fn admit(&mut self, account: &Account) -> Result<(), GpuError> {
+    /// Whether a call may ask at all.
+    fn admit(&self, account: &Account) -> Result<(), GpuError> {
         account.time_left()?;
-        let Some(strikes) = self.strikes.get_mut(account.who()) else {
-            return Ok(());
-        };
-        strikes.retain(|at| at.elapsed() < limits::PENALTY);
-        let (count, is_over) = (strikes.len(), strikes.is_empty());
-        if is_over {
-            self.strikes.remove(account.who());
-        }
-        match count < limits::STRIKES {
-            true => Ok(()),
-            false => Err(GpuError::Unavailable(format!(
-                "`{}` has cost the GPU's worker {count} times within {} s, and is refused for as long",
-                account.who(),
-                limits::PENALTY.as_secs()
-            ))),
-        }
-    }
-
-    /// A function cost a worker.
-    fn strike(&mut self, account: &Account) {
-        self.strikes
-            .retain(|_, strikes| strikes.iter().any(|at| at.elapsed() < limits::PENALTY));
-        let strikes = self.strikes.entry(account.who().to_owned()).or_default();
-        strikes.push_back(Instant::now());
-        if strikes.len() > limits::STRIKES {
-            strikes.pop_front();
-        }
+        self.strikes.admit(account.who(), Instant::now())
     }
 
     fn build(&mut self, pipeline: &PipelineInner, account: &Account) -> Result<(), GpuError> {
@@ -378,7 +164,7 @@ impl Supervisor {
         }
         account.book(&usage, begun.elapsed());
         if let Err(Trouble::Ended(_) | Trouble::Late(_)) = built {
-            self.strike(account);
+            self.strikes.add(account.who(), Instant::now());
         }
         let built = built.map_err(|trouble| match trouble {
             Trouble::Late(_) => self.refuse_for_a_while(
@@ -470,27 +256,20 @@ impl Supervisor {
     fn submit(&mut self, submission: &Submission) -> Result<Outcome, GpuError> {
         let account = &submission.account;
         let (begun, mut usage) = (Instant::now(), Usage::default());
-        let mut reads = self.admit(account).map_err(Trouble::from).and_then(|()| {
-            let reads = self.submit_once(submission, &mut usage);
-            match reads {
+        let reads = self.admit(account).map_err(Trouble::from).and_then(|()| {
+            match self.submit_once(submission, &mut usage) {
                 Err(Trouble::Ended(_)) => self.submit_once(submission, &mut usage),
                 reads => reads,
             }
         });
-        account.book(&usage, begun.elapsed());
         if let Err(Trouble::Ended(_) | Trouble::Late(_)) = reads {
-            self.strike(account);
+            self.strikes.add(account.who(), Instant::now());
+            // It had the GPU for as long.
+            usage.gpu_ns += begun.elapsed().as_nanos() as u64;
         }
-        if let Err(trouble) = &mut reads {
+        account.book(&usage, begun.elapsed());
+        if reads.is_err() {
             self.spoil(submission);
-            if let Trouble::Late(_) | Trouble::Ended(_) = trouble {
-                // It had the GPU for as long.
-                let lost = Usage {
-                    gpu_ns: begun.elapsed().as_nanos() as u64,
-                    ..Usage::default()
-                };
-                account.book(&lost, Duration::ZERO);
-            }
         }
         match reads {
             Ok(reads) => Ok(Outcome { usage, reads }),
@@ -730,26 +509,6 @@ impl Supervisor {
             }
         }
     }
-
-    /// Takes room in GPU memory.
-    fn claim(&mut self, bytes: u64) -> Result<(), GpuError> {
-        let held = self.current()?;
-        let gone = held
-            .resident
-            .claim(bytes)
-            .map_err(|NoRoom { wanted, free, budget }| {
-                let text =
-                    format!("{wanted} bytes of GPU memory are wanted, {free} of {budget} are not in use");
-                match wanted > budget {
-                    true => GpuError::Quota(text),
-                    // Others will let go of theirs.
-                    false => GpuError::Unavailable(text),
-                }
-            })?;
-        self.is_news |= !gone.is_empty();
-        self.current()?.drop.extend(gone);
-        Ok(())
-    }
 }
 
 /// What a submission works on, which nobody may take away meanwhile.
@@ -779,14 +538,6 @@ impl Drop for Ended {
     fn drop(&mut self) {
         self.0.ended.store(true, Ordering::Relaxed);
     }
-}
-
-fn another(first: Option<&Description>, found: &Description) -> GpuError {
-    let first = first.map_or("", |first| first.name.as_str());
-    GpuError::Unavailable(format!(
-        "{first} is not there any more, or is another than before; there is {} ({})",
-        found.name, found.driver
-    ))
 }
 
 fn confused() -> GpuError {

@@ -3,6 +3,8 @@
 //! Linked by hand like `nearfield:data`, for the same reasons. Only what waits for the GPU is async: handles are made at once,
 //! and a submission is on its way while its guest goes on.
 
+mod wit;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,11 +20,13 @@ use nearfield_protocol::gpu::{AdapterKind, GpuKind, GpuUsage};
 use nearfield_protocol::job::PureSpec;
 use nearfield_protocol::{FunctionName, cost, units};
 use nearfield_store::{Shard, StoreError};
-use wasmtime::component::{ComponentType, Lift, Linker, Lower, Resource, ResourceType};
+use wasmtime::component::{Linker, Resource, ResourceType};
 use wasmtime_wasi::WasiView;
 
 use crate::data::{Context, ShardHandle, Sources, charge};
 use crate::guest::Guest;
+
+use wit::{WitBound, WitDescription, WitError, WitOptions, WitSlice, WitStep, WitUsage};
 
 const INTERFACE: &str = "nearfield:gpu/compute@0.1.0";
 
@@ -175,10 +179,10 @@ async fn required(gpu: &Gpu, grant: Grant) -> Result<Arc<Description>, GpuError>
 }
 
 /// The host's side of `resource pipeline`.
-struct PipelineHandle(Pipeline);
+pub struct PipelineHandle(Pipeline);
 
 /// The host's side of `resource buffer`.
-struct BufferHandle {
+pub struct BufferHandle {
     buffer: Buffer,
     /// Bytes that count against the call's memory.
     counted: u64,
@@ -199,140 +203,6 @@ enum JobState {
 struct Ended {
     usage: GpuUsage,
     reads: Vec<Bytes>,
-}
-
-#[derive(Debug, Clone, ComponentType, Lift, Lower)]
-#[component(variant)]
-enum WitError {
-    #[component(name = "denied")]
-    Denied(String),
-    #[component(name = "invalid")]
-    Invalid(String),
-    #[component(name = "not-found")]
-    NotFound(String),
-    #[component(name = "quota")]
-    Quota(String),
-    #[component(name = "timeout")]
-    Timeout(String),
-    #[component(name = "device-lost")]
-    DeviceLost(String),
-    #[component(name = "unavailable")]
-    Unavailable(String),
-}
-
-impl From<GpuError> for WitError {
-    fn from(error: GpuError) -> Self {
-        match error {
-            GpuError::Denied(text) => WitError::Denied(text),
-            GpuError::Invalid(text) => WitError::Invalid(text),
-            GpuError::NotFound(text) => WitError::NotFound(text),
-            GpuError::Quota(text) => WitError::Quota(text),
-            GpuError::Timeout(text) => WitError::Timeout(text),
-            GpuError::DeviceLost(text) => WitError::DeviceLost(text),
-            GpuError::Unavailable(text) => WitError::Unavailable(text),
-        }
-    }
-}
-
-#[derive(ComponentType, Lift, Lower)]
-#[component(record)]
-struct WitDescription {
-    name: String,
-    backend: String,
-    driver: String,
-    software: bool,
-    f16: bool,
-    subgroups: bool,
-    #[component(name = "max-buffer-bytes")]
-    max_buffer_bytes: u64,
-    #[component(name = "max-binding-bytes")]
-    max_binding_bytes: u64,
-    #[component(name = "binding-alignment")]
-    binding_alignment: u32,
-    #[component(name = "max-workgroups-per-dimension")]
-    max_workgroups_per_dimension: u32,
-    #[component(name = "max-workgroup-invocations")]
-    max_workgroup_invocations: u32,
-    #[component(name = "max-workgroup-bytes")]
-    max_workgroup_bytes: u32,
-    #[component(name = "max-loop-turns")]
-    max_loop_turns: u32,
-}
-
-#[derive(ComponentType, Lift)]
-#[component(record)]
-struct WitSlice {
-    buffer: Resource<BufferHandle>,
-    offset: u64,
-    size: u64,
-}
-
-#[derive(ComponentType, Lift)]
-#[component(record)]
-struct WitBound {
-    binding: u32,
-    slice: WitSlice,
-}
-
-#[derive(ComponentType, Lift)]
-#[component(record)]
-struct WitDispatch {
-    pipeline: Resource<PipelineHandle>,
-    bindings: Vec<WitBound>,
-    workgroups: (u32, u32, u32),
-}
-
-#[derive(ComponentType, Lift)]
-#[component(record)]
-struct WitCopy {
-    source: WitSlice,
-    target: Resource<BufferHandle>,
-    #[component(name = "target-offset")]
-    target_offset: u64,
-}
-
-#[derive(ComponentType, Lift)]
-#[component(record)]
-struct WitWrite {
-    target: Resource<BufferHandle>,
-    offset: u64,
-    bytes: Vec<u8>,
-}
-
-#[derive(ComponentType, Lift)]
-#[component(variant)]
-enum WitStep {
-    #[component(name = "dispatch")]
-    Dispatch(WitDispatch),
-    #[component(name = "copy")]
-    Copy(WitCopy),
-    #[component(name = "write")]
-    Write(WitWrite),
-}
-
-#[derive(ComponentType, Lift)]
-#[component(record)]
-struct WitOptions {
-    reads: Vec<WitSlice>,
-    #[component(name = "timeout-ms")]
-    timeout_ms: Option<u32>,
-}
-
-#[derive(ComponentType, Lift, Lower)]
-#[component(record)]
-struct WitUsage {
-    #[component(name = "gpu-ns")]
-    gpu_ns: u64,
-    #[component(name = "compile-us")]
-    compile_us: u64,
-    #[component(name = "uploaded-bytes")]
-    uploaded_bytes: u64,
-    #[component(name = "downloaded-bytes")]
-    downloaded_bytes: u64,
-    #[component(name = "resident-hits")]
-    resident_hits: u32,
-    #[component(name = "resident-misses")]
-    resident_misses: u32,
 }
 
 type Answer<T> = Result<T, WitError>;
