@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
+use nearfield_protocol::gpu::GpuKind;
 use nearfield_protocol::manifest::{FunctionManifest, ManifestError, ManifestFile};
 use nearfield_protocol::units::{format_bytes, format_count};
 use serde_json::Value;
@@ -91,7 +92,11 @@ pub fn grants(manifest: &FunctionManifest) -> Vec<String> {
         .env
         .iter()
         .map(|(key, value)| format!("sees {key}={value}"));
-    inputs.chain(hosts).chain(env).collect()
+    let gpu = manifest.require.gpu.map(|kind| match kind {
+        GpuKind::Any => "computes on a GPU, the software adapter if need be".to_owned(),
+        GpuKind::Hardware => "computes on a GPU that is hardware".to_owned(),
+    });
+    inputs.chain(hosts).chain(gpu).chain(env).collect()
 }
 
 /// What differs between two manifests, a line a field, in the manifest's own words.
@@ -119,7 +124,7 @@ pub fn changes(before: &FunctionManifest, after: &FunctionManifest) -> Result<Ve
 /// A field's value as people write it.
 fn worded(name: &str, value: &Value) -> String {
     match (name, value.as_u64()) {
-        ("limits.memory", Some(bytes)) => format_bytes(bytes),
+        ("limits.memory" | "limits.gpu_memory", Some(bytes)) => format_bytes(bytes),
         ("limits.fuel", Some(fuel)) => format_count(fuel),
         _ => value.to_string(),
     }
