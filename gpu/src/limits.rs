@@ -55,8 +55,8 @@ pub const GRACE: Duration = Duration::from_millis(500);
 /// Workers that one function may cost within [`PENALTY`] before it is refused for as long.
 pub const STRIKES: usize = 3;
 pub const PENALTY: Duration = Duration::from_secs(60);
-/// How often a GPU that is not there is looked for.
-pub const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// How often a GPU that is not there is looked for in the end; at first after [`RESTART_WAIT`], then after twice as long each time.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(300);
 /// How long a worker that could not be started is not started again.
 pub const RESTART_WAIT: Duration = Duration::from_secs(2);
 /// GPU memory for shards and buffers where nobody said how much: most hardware has several times that, and the software

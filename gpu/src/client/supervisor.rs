@@ -12,7 +12,7 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nearfield_protocol::Digest;
 use tokio::sync::watch;
@@ -40,6 +40,8 @@ pub(super) struct Supervisor {
     last_id: Id,
     /// When a start failed, and why.
     failed: Option<(Instant, GpuError)>,
+    /// How long until a GPU that is not there is looked for.
+    look_again: Duration,
     /// Shaders that were refused; for a while, where it need not have been the shader.
     refused: HashMap<Digest, (GpuError, Option<Instant>)>,
     strikes: Strikes,
@@ -100,6 +102,7 @@ impl Supervisor {
             generation: UNMADE,
             last_id: OWN_IDS,
             failed: None,
+            look_again: limits::RESTART_WAIT,
             refused: HashMap::new(),
             strikes: Strikes::default(),
             is_news: true,
@@ -111,9 +114,11 @@ impl Supervisor {
         let _ended = Ended(self.shared.clone());
         self.look();
         loop {
-            let ask = match inbox.recv_timeout(limits::LOOK_AGAIN) {
+            let ask = match inbox.recv_timeout(self.look_again) {
                 Ok(ask) => ask,
                 Err(RecvTimeoutError::Timeout) if matches!(*self.state.borrow(), State::Absent(_)) => {
+                    // Most that have none never will.
+                    self.look_again = (2 * self.look_again).min(limits::LOOK_AGAIN);
                     self.look();
                     continue;
                 }

@@ -60,6 +60,7 @@ impl Supervisor {
             Err(error) => return Err(self.absent(error)),
         };
         self.failed = None;
+        self.look_again = limits::RESTART_WAIT;
         let description = self
             .first
             .get_or_insert_with(|| Arc::new(worker.description.clone()))
@@ -189,13 +190,13 @@ impl Supervisor {
             ))
         };
         match answer {
-            // It was spared, since it needed little more; its caller was to have an answer before.
-            Ok(_) if begun.elapsed() > timeout => Err(late().into()),
             // wgpu does not go on after that.
             Ok(Reply::Failed(error @ GpuError::DeviceLost(_))) => {
                 self.lose("its device was lost");
                 Err(Trouble::Ended(error))
             }
+            // It was spared, since it needed little more; its caller was to have an answer before.
+            Ok(_) if begun.elapsed() > timeout => Err(late().into()),
             Ok(Reply::Failed(error)) => Err(error.into()),
             Ok(reply) => Ok(reply),
             Err(Lost::TooLong) => Err(GpuError::Quota("the submission is too long".to_owned()).into()),
