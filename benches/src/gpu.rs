@@ -20,8 +20,11 @@ fn main() {
     };
     let rounds: usize = rounds.parse().expect(USAGE);
     let gpu = Gpu::open(&name);
-    let small = gpu.kernel(include_str!("../gpu/double.wgsl"));
-    let histogram = gpu.kernel(include_str!("../gpu/histogram.wgsl"));
+    let small = gpu.kernel(include_str!("../gpu/double.wgsl"), "main");
+    let histogram = gpu.kernel(
+        include_str!("../../functions/histogram/src/histogram.wgsl"),
+        "histogram",
+    );
     let numbers: Vec<u8> = (0..1_u32 << 20)
         .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
         .collect();
@@ -55,7 +58,7 @@ impl Gpu {
         Gpu { device, queue }
     }
 
-    fn kernel(&self, wgsl: &str) -> wgpu::ComputePipeline {
+    fn kernel(&self, wgsl: &str, entry: &str) -> wgpu::ComputePipeline {
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: None,
             source: wgpu::ShaderSource::Wgsl(wgsl.into()),
@@ -65,7 +68,7 @@ impl Gpu {
                 label: None,
                 layout: None,
                 module: &module,
-                entry_point: Some("main"),
+                entry_point: Some(entry),
                 compilation_options: wgpu::PipelineCompilationOptions::default(),
                 cache: None,
             })

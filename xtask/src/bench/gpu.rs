@@ -21,7 +21,7 @@ const MANY: u32 = 110;
 const FEW: u32 = 10;
 
 const DOUBLE: &str = include_str!("../../../benches/gpu/double.wgsl");
-const HISTOGRAM: &str = include_str!("../../../benches/gpu/histogram.wgsl");
+const HISTOGRAM: &str = include_str!("../../../functions/histogram/src/histogram.wgsl");
 
 /// One row: the name, what is asked of the function, the shader, and what `bare-gpu` calls it.
 const ROWS: [(&str, &str, &str, &str); 3] = [
@@ -34,7 +34,7 @@ const ROWS: [(&str, &str, &str, &str); 3] = [
     ),
     (
         "histogram of a resident shard of 4 MiB",
-        "shard=0&buffers=1024&workgroups=64,1,1&read=1024",
+        "entry=histogram&shard=0&buffers=1024&workgroups=64,1,1&read=1024",
         HISTOGRAM,
         "shard_us",
     ),
