@@ -58,20 +58,15 @@ impl Device {
         let limits = shader::Limits {
             workgroup_invocations: self.description.max_workgroup_invocations,
             turns: self.description.max_loop_turns,
+            workgroup_bytes: self.description.max_workgroup_bytes.into(),
             ..shader::Limits::default()
         };
         let features = shader::Features {
             f16: self.description.f16,
             subgroups: self.description.subgroups,
         };
-        let kernel = shader::check(&shader.wgsl, &shader.entry, features, &limits)?;
+        let kernel = shader::check(&shader.wgsl, &shader.entry, &shader.constants, features, &limits)?;
         let bindings = kernel.bindings;
-        let constants: Vec<(&str, f64)> = shader
-            .constants
-            .iter()
-            .map(|(name, value)| (name.as_str(), *value))
-            .collect();
-
         let scopes = Scopes::push(&self.device);
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: None,
@@ -92,10 +87,8 @@ impl Device {
                 layout: Some(&pipeline_layout),
                 module: &module,
                 entry_point: Some(&kernel.entry),
-                compilation_options: wgpu::PipelineCompilationOptions {
-                    constants: &constants,
-                    zero_initialize_workgroup_memory: true,
-                },
+                // Of constants nothing is left, and workgroup memory begins as zeros by default.
+                compilation_options: wgpu::PipelineCompilationOptions::default(),
                 cache: None,
             });
         scopes.pop()?;

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use naga::valid::ModuleInfo;
 use naga::{
     AddressSpace, Arena, BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal,
     MemoryDecorations, Module, Range, ResourceBinding, Scalar, Span, Statement, StorageAccess, Type,
@@ -196,6 +197,20 @@ pub(super) fn variable_bytes(module: &Module) -> u64 {
         .map(|(_, variable)| size(variable.ty))
         .fold(0, u64::saturating_add);
     of_functions.fold(private, u64::max)
+}
+
+/// Bytes that a workgroup of an entry point shares.
+pub(super) fn workgroup_bytes(module: &Module, info: &ModuleInfo, entry: usize) -> u64 {
+    let used = info.get_entry_point(entry);
+    let shared = module
+        .global_variables
+        .iter()
+        .filter(|(handle, variable)| variable.space == AddressSpace::WorkGroup && !used[*handle].is_empty());
+    let sizes = shared.map(|(_, variable)| {
+        let size = module.types[variable.ty].inner.try_size(module.to_ctx());
+        size.map_or(u64::MAX, u64::from)
+    });
+    sizes.fold(0, u64::saturating_add)
 }
 
 /// What a module comes to if each call is replaced by what it calls, in expressions and statements: calls of calls grow

@@ -7,6 +7,7 @@ mod bound;
 #[cfg(test)]
 mod tests;
 
+use naga::back::pipeline_constants::process_overrides;
 use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Handle, Module, ShaderStage, SourceLocation, StorageAccess, TypeInner};
 
@@ -32,6 +33,8 @@ pub struct Limits {
     pub expanded: u64,
     /// Invocations of a workgroup: its three sizes multiplied.
     pub workgroup_invocations: u32,
+    /// Bytes that the invocations of a workgroup share: what every WebGPU device has, unless the adapter has more.
+    pub workgroup_bytes: u64,
     /// Turns of all loops of one invocation together, and once more as many of loops that wait for others. A driver may leave
     /// loops sooner without a word, as Mesa's software adapter does after 65,535 turns: there it must be less.
     pub turns: u32,
@@ -48,6 +51,7 @@ impl Default for Limits {
             bindings: 7,
             expanded: 1 << 17,
             workgroup_invocations: 256,
+            workgroup_bytes: 16 << 10,
             turns: 1 << 24,
         }
     }
@@ -66,7 +70,6 @@ pub struct Kernel {
     pub module: Module,
     pub info: ModuleInfo,
     pub entry: String,
-    /// As it stands in the source; constants of a pipeline may change it.
     pub workgroup_size: [u32; 3],
     /// What the entry point uses, by binding.
     pub bindings: Vec<Binding>,
@@ -104,14 +107,20 @@ impl ShaderError {
     }
 }
 
-/// Checks `source` and makes its loops end.
-pub fn check(source: &str, entry: &str, features: Features, limits: &Limits) -> Result<Kernel, ShaderError> {
+/// Checks `source` with values for its `override`s, and makes its loops end.
+pub fn check(
+    source: &str,
+    entry: &str,
+    constants: &[(String, f64)],
+    features: Features,
+    limits: &Limits,
+) -> Result<Kernel, ShaderError> {
     at_most("bytes of source", source.len() as u64, limits.source_bytes as u64)?;
     at_most("nesting", nesting(source) as u64, limits.nesting as u64)?;
     // Parsing is recursive. A thread of its own has the stack for all that the bounds above let through.
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
-        let reading = thread.spawn_scoped(scope, || read(source, entry, features, limits));
+        let reading = thread.spawn_scoped(scope, || read(source, entry, constants, features, limits));
         let reading =
             reading.map_err(|error| ShaderError::invalid(format!("no thread to read it: {error}")))?;
         let ended = reading.join();
@@ -119,8 +128,14 @@ pub fn check(source: &str, entry: &str, features: Features, limits: &Limits) -> 
     })
 }
 
-fn read(source: &str, entry: &str, features: Features, limits: &Limits) -> Result<Kernel, ShaderError> {
-    let mut module = naga::front::wgsl::parse_str(source)
+fn read(
+    source: &str,
+    entry: &str,
+    constants: &[(String, f64)],
+    features: Features,
+    limits: &Limits,
+) -> Result<Kernel, ShaderError> {
+    let module = naga::front::wgsl::parse_str(source)
         .map_err(|error| ShaderError::at(error.location(source), error.message().to_owned()))?;
     at_most(
         "blocks within blocks",
@@ -128,11 +143,13 @@ fn read(source: &str, entry: &str, features: Features, limits: &Limits) -> Resul
         limits.blocks as u64,
     )?;
     let info = validate(&module, features, source)?;
-    at_most(
-        "bytes of variables",
-        bound::variable_bytes(&module),
-        limits.variable_bytes,
-    )?;
+    entry_index(&module, entry)?;
+    // Sizes may depend on them, so what follows looks at the module as it will be.
+    let values = constants.iter().cloned().collect();
+    let point = Some((ShaderStage::Compute, entry));
+    let resolved = process_overrides(&module, &info, point, &values);
+    let (module, info) = resolved.map_err(|error| ShaderError::invalid(chain(&error)))?;
+    let (mut module, info) = (module.into_owned(), info.into_owned());
     let index = entry_index(&module, entry)?;
     let workgroup_size = module.entry_points[index].workgroup_size;
     let invocations: u64 = workgroup_size.iter().map(|size| u64::from(*size)).product();
@@ -145,6 +162,16 @@ fn read(source: &str, entry: &str, features: Features, limits: &Limits) -> Resul
         "expressions and statements with those of what is called",
         bound::expanded(&module),
         limits.expanded,
+    )?;
+    at_most(
+        "bytes of variables",
+        bound::variable_bytes(&module),
+        limits.variable_bytes,
+    )?;
+    at_most(
+        "bytes of workgroup memory",
+        bound::workgroup_bytes(&module, &info, index),
+        limits.workgroup_bytes,
     )?;
     let bindings = bindings(&module, &info, index)?;
     at_most("bindings", bindings.len() as u64, limits.bindings as u64)?;

@@ -13,7 +13,7 @@ const SAXPY: &str = "
     }";
 
 fn checked(source: &str) -> Result<Kernel, ShaderError> {
-    check(source, "main", Features::default(), &Limits::default())
+    check(source, "main", &[], Features::default(), &Limits::default())
 }
 
 fn body(statements: &str) -> String {
@@ -34,13 +34,67 @@ fn rewritten(kernel: &Kernel) -> String {
 
 #[test]
 fn what_a_shader_uses_is_known() {
-    let kernel = check(SAXPY, "saxpy", Features::default(), &Limits::default()).unwrap();
+    let kernel = check(SAXPY, "saxpy", &[], Features::default(), &Limits::default()).unwrap();
     let binding = |binding, access| Binding { binding, access };
     assert_eq!(
         kernel.bindings,
         [binding(0, Access::Read), binding(1, Access::ReadWrite)]
     );
     assert_eq!(kernel.workgroup_size, [64, 1, 1]);
+}
+
+#[test]
+fn what_constants_make_of_a_shader_is_bounded() {
+    let source = "override n: u32 = 4;
+        override side: u32 = 8;
+        var<workgroup> shared_values: array<u32, n>;
+        @group(0) @binding(0) var<storage, read_write> out: array<u32>;
+        @compute @workgroup_size(side, side)
+        fn main(@builtin(local_invocation_index) i: u32) { shared_values[i % n] = i; out[i] = shared_values[0]; }
+        @compute @workgroup_size(1) fn other() {}";
+    let with = |constants: &[(&str, f64)]| {
+        let constants: Vec<_> = constants
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), *value))
+            .collect();
+        check(
+            source,
+            "main",
+            &constants,
+            Features::default(),
+            &Limits::default(),
+        )
+    };
+    assert_eq!(with(&[]).unwrap().workgroup_size, [8, 8, 1]);
+    assert_eq!(
+        with(&[("side", 16.0), ("n", 4096.0)]).unwrap().workgroup_size,
+        [16, 16, 1]
+    );
+    for (constants, of) in [
+        (("side", 17.0), "invocations of a workgroup"),
+        (("side", 4096.0), "invocations of a workgroup"),
+        (("n", 4097.0), "bytes of workgroup memory"),
+        (("n", 4e9), "bytes of workgroup memory"),
+    ] {
+        match with(&[constants]).unwrap_err() {
+            ShaderError::TooMany { what, .. } => assert_eq!(what, of, "{constants:?}"),
+            ShaderError::Invalid { .. } if constants.1 > 1e9 => {}
+            error => panic!("{constants:?}: {error:?}"),
+        }
+    }
+    for constants in [
+        ("n", 0.0),
+        ("n", -1.0),
+        ("n", f64::NAN),
+        ("side", f64::INFINITY),
+        ("side", 0.0),
+        ("m", 1.0),
+    ] {
+        assert!(
+            matches!(with(&[constants]), Err(ShaderError::Invalid { .. })),
+            "{constants:?}"
+        );
+    }
 }
 
 #[test]
@@ -64,7 +118,7 @@ fn errors_have_a_place() {
         matches!(&error, ShaderError::Invalid { line: 1..=3, .. }),
         "{error:?}"
     );
-    let error = check(SAXPY, "other", Features::default(), &Limits::default()).unwrap_err();
+    let error = check(SAXPY, "other", &[], Features::default(), &Limits::default()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "no compute entry point `other`; there is `saxpy`"
