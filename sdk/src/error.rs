@@ -14,7 +14,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// A failure with the HTTP status it becomes, rendered as `application/problem+json` (RFC 9457).
 ///
 /// Errors made here say their text to the client. Errors of others, converted by `?`, are status 500 and may hold
-/// anything, so the client learns only that the function failed, and the log gets the cause.
+/// anything, so the client learns only that the function failed, and the log gets the cause. Of a GPU the client learns what it
+/// can act on: 507 for a limit, 504 for too much time, 503 where another attempt may do.
 ///
 /// ```
 /// use nearfield::{Error, Result};
@@ -66,12 +67,36 @@ impl Error {
 
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
     fn from(cause: E) -> Self {
+        let (status, detail) = known(&cause).unwrap_or((
+            StatusCode::INTERNAL_SERVER_ERROR,
+            Cow::Borrowed("the function failed; its log has the cause"),
+        ));
         Self {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            detail: Cow::Borrowed("the function failed; its log has the cause"),
+            status,
+            detail,
             cause: Some(Box::new(cause)),
         }
     }
+}
+
+/// What the client may learn of a failure that is not the function's own fault.
+#[cfg(feature = "gpu")]
+fn known(cause: &dyn std::any::Any) -> Option<(StatusCode, Cow<'static, str>)> {
+    use crate::gpu::GpuError;
+
+    let error: &GpuError = cause.downcast_ref()?;
+    let status = match error {
+        GpuError::Quota(_) => StatusCode::INSUFFICIENT_STORAGE,
+        GpuError::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+        GpuError::DeviceLost(_) | GpuError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        GpuError::Denied(_) | GpuError::Invalid(_) | GpuError::NotFound(_) => return None,
+    };
+    Some((status, error.to_string().into()))
+}
+
+#[cfg(not(feature = "gpu"))]
+fn known(_: &dyn std::any::Any) -> Option<(StatusCode, Cow<'static, str>)> {
+    None
 }
 
 impl IntoResponse for Error {
@@ -146,5 +171,24 @@ mod tests {
         let (status, problem) = rendered(error);
         assert_eq!(status, 500);
         assert!(!problem.to_string().contains("hunter2"));
+    }
+
+    #[cfg(feature = "gpu")]
+    #[test]
+    fn what_a_gpu_refuses_is_told() {
+        use crate::gpu::GpuError;
+
+        let told = |error: GpuError| {
+            let (status, problem) = rendered(Error::from(error));
+            (status, problem["detail"].as_str().unwrap_or_default().to_owned())
+        };
+        let text = || "8 of 4".to_owned();
+        assert_eq!(told(GpuError::Quota(text())), (507, text()));
+        assert_eq!(told(GpuError::Timeout(text())), (504, text()));
+        assert_eq!(told(GpuError::DeviceLost(text())), (503, text()));
+        assert_eq!(told(GpuError::Unavailable(text())), (503, text()));
+        let (status, detail) = told(GpuError::Invalid(text()));
+        assert_eq!(status, 500);
+        assert!(!detail.contains("8 of 4"));
     }
 }
