@@ -50,18 +50,20 @@ fn counted(bytes: &[u8]) -> Value {
     json!(counts)
 }
 
-/// One of the figures in `nearfield-gpu`.
-fn figure(reply: &Reply, name: &str) -> u64 {
-    let header = reply
-        .header("nearfield-gpu")
-        .unwrap_or_else(|| panic!("no GPU was used: {}", reply.text()));
-    let mut figures = header.split(' ').filter_map(|figure| figure.split_once('='));
-    let found = figures.find(|(known, _)| *known == name);
-    found
-        .unwrap_or_else(|| panic!("{name} in {header}"))
-        .1
-        .parse()
-        .unwrap()
+/// One of the figures of a call's record. Its headers say them only if the answer came at once.
+fn figure(node: &Node, reply: &Reply, name: &str) -> u64 {
+    let path = format!("/v1/calls/{}", reply.header("nearfield-id").unwrap());
+    let mut figures = Value::Null;
+    until("the call is booked", || {
+        let record = node.admin("GET", &path, &[]);
+        if record.status == 200 {
+            figures = record.json()["report"]["gpu"].clone();
+        }
+        record.status == 200
+    });
+    figures[name]
+        .as_u64()
+        .unwrap_or_else(|| panic!("{name} in {figures}"))
 }
 
 /// Puts files of numbers as a dataset; each is a shard.
@@ -102,21 +104,39 @@ fn functions_compute_and_say_what_they_took() {
     node.deploy("saxpy", "saxpy", ANY);
     let reply = node.post("/fn/saxpy", br#"{"a": 2, "x": [1, 2, 3], "y": [10, 20, 30.5]}"#);
     assert_eq!((reply.status, reply.text().as_str()), (200, "[12.0,24.0,36.5]"));
-    assert!(figure(&reply, "ns") > 0 && figure(&reply, "compile_us") > 0);
+    assert!(figure(&node, &reply, "gpu_ns") > 0 && figure(&node, &reply, "compile_us") > 0);
     assert_eq!(
-        (figure(&reply, "uploaded"), figure(&reply, "downloaded")),
+        (
+            figure(&node, &reply, "uploaded_bytes"),
+            figure(&node, &reply, "downloaded_bytes")
+        ),
         (28, 12)
     );
     // Compiled once, whoever asks.
     let again = node.post("/fn/saxpy", br#"{"a": 0.5, "x": [8], "y": [1]}"#);
     assert_eq!(
-        (again.text().as_str(), figure(&again, "compile_us")),
+        (again.text().as_str(), figure(&node, &again, "compile_us")),
         ("[5.0]", 0)
     );
     assert_eq!(
         again.fuel(),
         node.post("/fn/saxpy", br#"{"a": 0.5, "x": [8], "y": [1]}"#)
             .fuel()
+    );
+    // Said with the answer: by a header, or by a trailer if it took longer than it is held back for.
+    let body = r#"{"a": 1, "x": [1], "y": [1]}"#;
+    let raw = node.raw(
+        format!(
+            "POST /fn/saxpy HTTP/1.1\r\nhost: x\r\nte: trailers\r\nconnection: close, te\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .as_bytes(),
+    );
+    let raw = String::from_utf8_lossy(&raw).to_lowercase();
+    assert!(
+        raw.contains("nearfield-gpu: ns=")
+            && raw.contains(" compile_us=0 uploaded=12 downloaded=4 hits=0 misses=0"),
+        "{raw}"
     );
     let id = again.header("nearfield-id").unwrap();
     let explained = String::from_utf8(node.ok(&["explain", id])).unwrap();
@@ -155,9 +175,12 @@ fn a_shard_is_uploaded_once() {
     for (uploads, file) in [(1, 0), (0, 0), (1, 1), (0, 1), (0, 0)] {
         let reply = node.get(&format!("/fn/histogram/{file:02}"));
         assert_eq!(reply.json(), counted(&files[file]), "{file}");
-        assert_eq!(figure(&reply, "uploaded"), uploads << 20, "{file}");
+        assert_eq!(figure(&node, &reply, "uploaded_bytes"), uploads << 20, "{file}");
         assert_eq!(
-            (figure(&reply, "hits"), figure(&reply, "misses")),
+            (
+                figure(&node, &reply, "resident_hits"),
+                figure(&node, &reply, "resident_misses")
+            ),
             (1 - uploads, uploads)
         );
     }
@@ -267,7 +290,10 @@ fn the_nearest_rows_as_a_call_and_as_a_job() {
     let job = node.json(&["run", "nearest", "--over", "embeddings", "--args", &asked]);
     assert_eq!(job["output"], found);
     let again = node.post("/fn/nearest", asked.as_bytes());
-    assert_eq!((again.json(), figure(&again, "misses")), (found, 0));
+    assert_eq!(
+        (again.json(), figure(&node, &again, "resident_misses")),
+        (found, 0)
+    );
 }
 
 #[test]
@@ -395,11 +421,11 @@ fn a_worker_that_is_killed_is_replaced() {
     for round in 0..5 {
         let reply = node.get("/fn/histogram/00");
         assert_eq!(
-            (reply.json(), figure(&reply, "misses")),
+            (reply.json(), figure(&node, &reply, "resident_misses")),
             (counted(&files[0]), 1),
             "{round}"
         );
-        assert_eq!(figure(&node.get("/fn/histogram/00"), "hits"), 1);
+        assert_eq!(figure(&node, &node.get("/fn/histogram/00"), "resident_hits"), 1);
         let worker = worker_of(&node).expect("a worker");
         assert_ne!(before.replace(worker), Some(worker));
         // It has other walls than its parent.
@@ -463,7 +489,7 @@ fn three_times_the_memory_stays_under_the_budget_and_right() {
     for at in order.iter().map(|byte| *byte as usize % files.len()) {
         let reply = node.get(&format!("/fn/histogram/{at:02}"));
         assert_eq!(reply.json(), counted(&files[at]), "{at}");
-        uploads += figure(&reply, "misses");
+        uploads += figure(&node, &reply, "resident_misses");
         let metrics = node.admin("GET", "/metrics", &[]).text();
         let line = metrics
             .lines()
@@ -504,7 +530,7 @@ fn a_call_runs_where_the_shard_is_in_gpu_memory() {
         for _ in 0..10 {
             let reply = gateway.get(&path);
             assert_eq!(reply.header("nearfield-host"), Some(host.as_str()), "{index}");
-            assert_eq!(figure(&reply, "uploaded"), 0);
+            assert_eq!(figure(gateway, &reply, "uploaded_bytes"), 0);
         }
     }
     let ran = gateway.json(&["run", "histogram", "--over", "numbers"]);

@@ -117,7 +117,7 @@ fn budget(setting: &Setting) -> Result<Finding> {
         let at = draw(call) as usize % files.len();
         let answer = node.get(&format!("/fn/histogram/{at:03}"))?;
         ensure!(json_of(&answer)? == counted(&files[at]), "call {call} is wrong");
-        uploads += figure(&answer, "misses")?;
+        uploads += figure(&node, &answer, "resident_misses")?;
         let resident = resident_bytes(&node)?;
         ensure!(
             resident <= BUDGET,
@@ -295,7 +295,7 @@ fn placement(setting: &Setting) -> Result<Finding> {
             homes[at]
         );
         ensure!(
-            figure(&answer, "uploaded")? == 0,
+            figure(&gateway, &answer, "uploaded_bytes")? == 0,
             "call {call} uploaded something"
         );
     }
@@ -420,14 +420,10 @@ fn json_of(answer: &Answer) -> Result<Value> {
     serde_json::from_slice(&answer.body).with_context(|| format!("{}: {}", answer.status, answer.text()))
 }
 
-/// One of the figures in `nearfield-gpu`.
-fn figure(answer: &Answer, name: &str) -> Result<u64> {
-    let header = answer.header("nearfield-gpu").with_context(|| answer.text())?;
-    let mut figures = header.split(' ').filter_map(|figure| figure.split_once('='));
-    let (_, value) = figures
-        .find(|(known, _)| *known == name)
-        .with_context(|| header.to_owned())?;
-    Ok(value.parse()?)
+/// One of the figures of a call's record. Its headers say them only if the answer came at once.
+fn figure(node: &Node, answer: &Answer, name: &str) -> Result<u64> {
+    let record = node.explain(answer)?;
+    record["report"]["gpu"][name].as_u64().with_context(|| record.to_string())
 }
 
 fn resident_bytes(node: &Node) -> Result<u64> {
