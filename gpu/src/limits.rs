@@ -32,8 +32,9 @@ pub const CONSTANTS: usize = 64;
 pub const NAME_BYTES: usize = 256;
 /// Pipelines that stay compiled.
 pub const PIPELINES: usize = 256;
-/// Bytes that writes of submissions take which wait, of all calls together.
+/// Bytes that writes of submissions take which wait, of all calls together, and of those of one function.
 pub const QUEUED_BYTES: u64 = 256 << 20;
+pub const QUEUED_BYTES_OF_ONE: u64 = QUEUED_BYTES / 2;
 /// Units of what is at hand of shards on their way to the GPU, of all calls together: a descriptor each, and one for each
 /// [`BRINGING_UNIT_BYTES`] that had to be copied. So at most 1,024 descriptors, and 256 MiB of copies.
 pub const BRINGING: u32 = 1_024;
@@ -42,8 +43,10 @@ pub const BRINGING_UNIT_BYTES: u64 = 256 << 10;
 pub const LEAST_BUFFER_BYTES: u64 = 64 << 10;
 /// Shaders that were refused, and are refused again without being read.
 pub const REFUSALS: usize = 1_024;
-/// Submissions and builds that wait for the GPU, of all calls together.
-pub const QUEUED: usize = 256;
+/// Submissions and builds that wait for the GPU, of all calls together, and of those of one function: four must agree to keep
+/// others out.
+pub const QUEUED: usize = 512;
+pub const QUEUED_OF_ONE: usize = QUEUED / 4;
 /// Time that a driver has for one pipeline. Drivers compile on our thread, and some shaders keep them busy for minutes.
 pub const BUILD_TIME: Duration = Duration::from_secs(10);
 /// Time to bring one piece of a shard, from a disk that is slow.

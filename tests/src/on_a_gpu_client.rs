@@ -23,6 +23,15 @@ const ENDLESS: &str = "
     @group(0) @binding(0) var<storage, read_write> numbers: array<u32>;
     @compute @workgroup_size(64)
     fn main(@builtin(global_invocation_id) id: vec3<u32>) { loop { numbers[id.x] += 1u; } }";
+/// Some milliseconds for each workgroup.
+const LONG: &str = "
+    @group(0) @binding(0) var<storage, read_write> out: array<u32>;
+    @compute @workgroup_size(64)
+    fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+        var x = id.x;
+        for (var j = 0u; j < 50000u; j++) { x = x * 747796405u + out[(x + j) % 64u]; }
+        out[id.x % 64u] = x;
+    }";
 
 fn gpu(budget_bytes: u64) -> Option<Gpu> {
     if std::env::var_os("NEARFIELD_TEST_GPU").is_some_and(|value| value == "none") {
@@ -206,16 +215,7 @@ async fn a_shard_is_brought_once_however_many_want_it() {
 #[tokio::test]
 async fn who_costs_workers_is_refused_and_others_are_not() {
     let Some(gpu) = gpu(64 << 20) else { return };
-    let long = build(
-        &gpu,
-        "@group(0) @binding(0) var<storage, read_write> out: array<u32>;
-         @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-             var x = id.x;
-             for (var j = 0u; j < 50000u; j++) { x = x * 747796405u + out[(x + j) % 64u]; }
-             out[id.x % 64u] = x;
-         }",
-    )
-    .await;
+    let long = build(&gpu, LONG).await;
     let add = build(&gpu, ADD).await;
     let run = async |who: &str, pipeline: &Pipeline, groups: u32| {
         let account = Account::new(
@@ -244,4 +244,47 @@ async fn who_costs_workers_is_refused_and_others_are_not() {
     );
     assert_eq!(first(&run("modest", &add, 1).await.unwrap()), 1);
     assert_eq!(gpu.restarts(), 3);
+}
+
+#[tokio::test]
+async fn functions_take_turns_however_much_one_asks() {
+    let Some(gpu) = gpu(64 << 20) else { return };
+    let (long, add) = (build(&gpu, LONG).await, build(&gpu, ADD).await);
+    let of = |who: &str| {
+        let minute = Duration::from_secs(60);
+        Account::new(who, minute, Instant::now() + minute)
+    };
+    // Of many calls, until there is no place for more.
+    let mut greedy = Vec::new();
+    let refused = 'all: loop {
+        let account = of("greedy");
+        for _ in 0..4 {
+            let buffer = gpu.zeroed(256);
+            let submission =
+                Submission::new(vec![dispatch(&long, &buffer)], Vec::new(), None, account.clone());
+            match gpu.submit(submission) {
+                Ok(pending) => greedy.push(pending),
+                Err(error) => break 'all error,
+            }
+        }
+    };
+    assert!(
+        matches!(&refused, GpuError::Unavailable(text) if text.contains("of `greedy`")),
+        "{refused}"
+    );
+    let buffer = gpu.zeroed(256);
+    let modest = submit(
+        &gpu,
+        &of("modest"),
+        vec![dispatch(&add, &buffer)],
+        vec![all(&buffer)],
+    )
+    .await;
+    assert_eq!(first(&modest.unwrap()), 1);
+    let asked = greedy.len();
+    greedy.retain_mut(|pending| pending.try_recv().is_err());
+    assert!(greedy.len() > asked / 2, "{} of {asked} still wait", greedy.len());
+    for pending in greedy {
+        pending.await.unwrap().unwrap();
+    }
 }

@@ -7,6 +7,7 @@
 
 mod account;
 mod process;
+mod queue;
 mod strikes;
 mod supervisor;
 mod work;
@@ -14,7 +15,6 @@ mod work;
 use std::collections::HashSet;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use nearfield_protocol::Digest;
@@ -27,6 +27,7 @@ pub use work::{Buffer, Outcome, Pipeline, Slice, Source, Step, Submission};
 use crate::resident::Piece;
 use crate::wire::{Choice, Description, Id, Shader};
 use crate::{GpuError, limits};
+use queue::Queue;
 use work::{BufferInner, Kind, PipelineInner};
 
 /// How a GPU is set up.
@@ -45,7 +46,7 @@ pub struct Gpu {
 }
 
 struct Inner {
-    asks: SyncSender<Ask>,
+    queue: Arc<Queue>,
     next: AtomicU64,
     state: watch::Receiver<State>,
     shared: Arc<Shared>,
@@ -66,10 +67,6 @@ struct Shared {
     restarts: AtomicU64,
     /// Bytes for shards and buffers; 0 before that is known.
     budget_bytes: AtomicU64,
-    /// Bytes of writes that wait.
-    queued_bytes: AtomicU64,
-    /// The thread was asked to let go of what was dropped, and has not begun.
-    tidying: AtomicBool,
     /// The thread is there no more.
     ended: AtomicBool,
 }
@@ -100,8 +97,23 @@ enum Ask {
         place: account::Place,
         reply: oneshot::Sender<Result<Outcome, GpuError>>,
     },
-    /// To let go of what was dropped.
-    Tidy,
+}
+
+impl Ask {
+    fn who(&self) -> &str {
+        match self {
+            Ask::Build { account, .. } => account.who(),
+            Ask::Submit { submission, .. } => submission.account.who(),
+        }
+    }
+
+    /// What it carries.
+    fn bytes(&self) -> u64 {
+        match self {
+            Ask::Build { pipeline, .. } => pipeline.shader.wgsl.len() as u64,
+            Ask::Submit { submission, .. } => submission.write_bytes(),
+        }
+    }
 }
 
 /// A submission that is under way.
@@ -119,16 +131,16 @@ pub fn probe(options: &GpuOptions) -> Result<Description, GpuError> {
 impl Gpu {
     /// Starts the thread, which looks at once what adapter there is.
     pub fn start(options: GpuOptions) -> std::io::Result<Self> {
-        let (asks, inbox) = sync_channel(limits::QUEUED);
+        let queue = Arc::<Queue>::default();
         let (tell, state) = watch::channel(State::Starting);
         let shared = Arc::<Shared>::default();
-        let supervisor = supervisor::Supervisor::new(options, shared.clone(), tell);
+        let supervisor = supervisor::Supervisor::new(options, shared.clone(), queue.clone(), tell);
         std::thread::Builder::new()
             .name("nearfield-gpu".to_owned())
-            .spawn(move || supervisor.run(&inbox))?;
+            .spawn(move || supervisor.run())?;
         Ok(Gpu {
             inner: Arc::new(Inner {
-                asks,
+                queue,
                 next: AtomicU64::new(1),
                 state,
                 shared,
@@ -178,7 +190,7 @@ impl Gpu {
     pub async fn build(&self, shader: Shader, account: &Account) -> Result<Pipeline, GpuError> {
         let pipeline = Arc::new(PipelineInner::new(shader)?);
         let (reply, answer) = oneshot::channel();
-        self.ask(Ask::Build {
+        self.inner.queue.push(Ask::Build {
             pipeline,
             account: account.clone(),
             reply,
@@ -192,7 +204,7 @@ impl Gpu {
             id: self.inner.next.fetch_add(1, Ordering::Relaxed),
             made: AtomicU64::new(0),
             shared: self.inner.shared.clone(),
-            asks: self.inner.asks.clone(),
+            queue: self.inner.queue.clone(),
         };
         Buffer(Arc::new(BufferInner { size, kind }))
     }
@@ -256,37 +268,19 @@ impl Gpu {
     /// Hands over work. It is done even if nobody awaits it, unless its call ended before it began.
     pub fn submit(&self, submission: Submission) -> Result<Pending, GpuError> {
         let place = submission.account.enter()?;
-        let queued = &self.inner.shared.queued_bytes;
-        let bytes = submission.write_bytes();
-        if queued.fetch_add(bytes, Ordering::Relaxed) + bytes > limits::QUEUED_BYTES {
-            queued.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(GpuError::Unavailable(format!(
-                "writes of {} bytes wait for the GPU already",
-                limits::QUEUED_BYTES
-            )));
-        }
         let (reply, pending) = oneshot::channel();
-        let asked = self.ask(Ask::Submit {
+        self.inner.queue.push(Ask::Submit {
             submission: Box::new(submission),
             place,
             reply,
-        });
-        match asked {
-            Ok(()) => Ok(pending),
-            Err(error) => {
-                queued.fetch_sub(bytes, Ordering::Relaxed);
-                Err(error)
-            }
-        }
+        })?;
+        Ok(pending)
     }
+}
 
-    fn ask(&self, ask: Ask) -> Result<(), GpuError> {
-        self.inner.asks.try_send(ask).map_err(|error| match error {
-            TrySendError::Full(_) => {
-                GpuError::Unavailable(format!("{} submissions wait for the GPU already", limits::QUEUED))
-            }
-            TrySendError::Disconnected(_) => gone(),
-        })
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.queue.close();
     }
 }
 

@@ -1,4 +1,4 @@
-//! The thread that works with the worker: one ask at a time, in the order in which they came.
+//! The thread that works with the worker: one ask at a time, functions in turn.
 //!
 //! It owns everything that is known of the worker's memory. A worker that does not answer in time is killed, one that ended is
 //! replaced; either way all that is known of it is forgotten, and whoever waits is served by the next one. What a worker ended
@@ -11,13 +11,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use nearfield_protocol::Digest;
 use tokio::sync::watch;
 
 use super::process::Worker;
+use super::queue::{Next, Queue};
 use super::strikes::Strikes;
 use super::work::{Buffer, Kind, Outcome, Pipeline, PipelineInner, SPOILED, Slice, Step, Submission, UNMADE};
 use super::{Account, Ask, GpuOptions, Shared, State};
@@ -29,6 +29,7 @@ use crate::{GpuError, limits};
 pub(super) struct Supervisor {
     options: GpuOptions,
     shared: Arc<Shared>,
+    queue: Arc<Queue>,
     state: watch::Sender<State>,
     /// What was found first. Another adapter is not taken for it: functions were told what they have.
     first: Option<Arc<Description>>,
@@ -92,10 +93,16 @@ impl Trouble {
 const OWN_IDS: Id = 1 << 63;
 
 impl Supervisor {
-    pub fn new(options: GpuOptions, shared: Arc<Shared>, state: watch::Sender<State>) -> Self {
+    pub fn new(
+        options: GpuOptions,
+        shared: Arc<Shared>,
+        queue: Arc<Queue>,
+        state: watch::Sender<State>,
+    ) -> Self {
         Supervisor {
             options,
             shared,
+            queue,
             state,
             first: None,
             worker: None,
@@ -110,47 +117,46 @@ impl Supervisor {
     }
 
     /// Until nobody can ask any more.
-    pub fn run(mut self, inbox: &Receiver<Ask>) {
-        let _ended = Ended(self.shared.clone());
+    pub fn run(mut self) {
+        let _ended = Ended(self.shared.clone(), self.queue.clone());
         self.look();
         loop {
-            let ask = match inbox.recv_timeout(self.look_again) {
-                Ok(ask) => ask,
-                Err(RecvTimeoutError::Timeout) if matches!(*self.state.borrow(), State::Absent(_)) => {
-                    // Most that have none never will.
-                    self.look_again = (2 * self.look_again).min(limits::LOOK_AGAIN);
-                    self.look();
-                    continue;
-                }
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
+            let next = self.queue.next(self.look_again);
             self.note_dropped();
-            match ask {
-                Ask::Build {
+            match next {
+                Next::Ask(Ask::Build {
                     pipeline,
                     account,
                     reply,
-                } => {
+                }) => {
                     let built = self.build(&pipeline, &account);
+                    // Before whoever asked: it may ask at once for what is there now.
+                    self.tell();
                     // Whoever asked may be gone.
                     let _ = reply.send(built.map(|()| Pipeline(pipeline)));
                 }
-                Ask::Submit {
+                Next::Ask(Ask::Submit {
                     submission,
                     place,
                     reply,
-                } => {
+                }) => {
                     let ended = self.submit(&submission);
-                    self.shared
-                        .queued_bytes
-                        .fetch_sub(submission.write_bytes(), Ordering::Relaxed);
+                    self.tell();
                     drop((submission, place));
                     let _ = reply.send(ended);
                 }
-                Ask::Tidy => self.let_go(),
+                Next::Tidy => {
+                    self.let_go();
+                    self.tell();
+                }
+                Next::Nothing if matches!(*self.state.borrow(), State::Absent(_)) => {
+                    // Most that have none never will.
+                    self.look_again = (2 * self.look_again).min(limits::LOOK_AGAIN);
+                    self.look();
+                }
+                Next::Nothing => {}
+                Next::Closed => return,
             }
-            self.tell();
         }
     }
 
@@ -537,11 +543,12 @@ impl InUse {
 }
 
 /// Says that the thread is there no more, however it ended.
-struct Ended(Arc<Shared>);
+struct Ended(Arc<Shared>, Arc<Queue>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
         self.0.ended.store(true, Ordering::Relaxed);
+        self.1.abandon();
     }
 }
 

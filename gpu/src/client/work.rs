@@ -3,14 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nearfield_protocol::Digest;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Account, Ask, Dropped, Shared, SourceError};
+use super::queue::Queue;
+use super::{Account, Dropped, Shared, SourceError};
 use crate::resident::Piece;
 use crate::wire::{Access, Binding, Id, Shader, Usage};
 use crate::{GpuError, limits};
@@ -40,7 +40,7 @@ pub(super) enum Kind {
         /// The worker that has it; [`UNMADE`] before a submission used it, [`SPOILED`] once one failed that writes it.
         made: AtomicU64,
         shared: Arc<Shared>,
-        asks: SyncSender<Ask>,
+        queue: Arc<Queue>,
     },
     Shard {
         piece: Piece,
@@ -162,7 +162,7 @@ impl Drop for BufferInner {
             id,
             made,
             shared,
-            asks,
+            queue,
         } = &self.kind
         else {
             return;
@@ -181,10 +181,7 @@ impl Drop for BufferInner {
             .lock()
             .expect("no panic under this lock")
             .push(dropped);
-        // A full queue is worked on, and what was dropped is let go of before each ask.
-        if !shared.tidying.swap(true, Ordering::Relaxed) {
-            let _ = asks.try_send(Ask::Tidy);
-        }
+        queue.tidy();
     }
 }
 

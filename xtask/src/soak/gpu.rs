@@ -423,7 +423,9 @@ fn json_of(answer: &Answer) -> Result<Value> {
 /// One of the figures of a call's record. Its headers say them only if the answer came at once.
 fn figure(node: &Node, answer: &Answer, name: &str) -> Result<u64> {
     let record = node.explain(answer)?;
-    record["report"]["gpu"][name].as_u64().with_context(|| record.to_string())
+    record["report"]["gpu"][name]
+        .as_u64()
+        .with_context(|| record.to_string())
 }
 
 fn resident_bytes(node: &Node) -> Result<u64> {

@@ -105,7 +105,13 @@ impl Supervisor {
         self.worker = None;
         self.is_news = true;
         self.shared.restarts.fetch_add(1, Ordering::Relaxed);
-        match self.start() {
+        let mut started = self.start();
+        if started.is_err() && begun.elapsed() < limits::RESTART_WAIT {
+            // Whatever ended the last one may have ended this one before it was ready.
+            self.failed = None;
+            started = self.start();
+        }
+        match started {
             Ok(()) => tracing::warn!(
                 why,
                 recovery_ms = begun.elapsed().as_millis() as u64,
@@ -117,8 +123,6 @@ impl Supervisor {
 
     /// Notes what was dropped since.
     pub(super) fn note_dropped(&mut self) {
-        // Before they are taken: what is dropped from here on asks again.
-        self.shared.tidying.store(false, Ordering::Relaxed);
         let dropped = std::mem::take(&mut *self.shared.dropped.lock().expect("no panic under this lock"));
         let Some(held) = &mut self.worker else { return };
         for buffer in dropped {
