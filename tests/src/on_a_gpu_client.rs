@@ -142,15 +142,19 @@ async fn memory_that_others_use_is_theirs_until_they_let_go() {
     submit(&gpu, &account(), vec![dispatch(&add, &large)], Vec::new())
         .await
         .unwrap();
-    let another = gpu.zeroed(4 << 20);
-    let mine = account();
-    let refused = submit(&gpu, &mine, vec![dispatch(&add, &another)], Vec::new())
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(&refused, GpuError::Unavailable(text) if text.contains("not in use")),
-        "{refused}"
-    );
+    let minute = Duration::from_secs(60);
+    let others = Account::new("g", minute, Instant::now() + minute);
+    // Calls of one function have half together.
+    for (account, text) in [(&others, "not in use"), (&account(), "calls of `f`")] {
+        let another = gpu.zeroed(4 << 20);
+        let refused = submit(&gpu, account, vec![dispatch(&add, &another)], Vec::new())
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&refused, GpuError::Unavailable(said) if said.contains(text)),
+            "{refused}"
+        );
+    }
     let beyond = gpu.zeroed(9 << 20);
     let refused = submit(&gpu, &account(), vec![dispatch(&add, &beyond)], Vec::new())
         .await

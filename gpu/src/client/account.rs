@@ -73,6 +73,11 @@ impl Account {
         }
     }
 
+    /// Whether it is this call's.
+    pub(super) fn is(&self, other: &Account) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(super) fn who(&self) -> &str {
         &self.0.who
     }

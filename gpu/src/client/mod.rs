@@ -6,6 +6,7 @@
 //! `account` is what a call may use and has used.
 
 mod account;
+mod owned;
 mod process;
 mod queue;
 mod strikes;
@@ -75,7 +76,6 @@ struct Dropped {
     buffer: Id,
     /// The worker that had it.
     generation: u64,
-    bytes: u64,
 }
 
 #[derive(Clone)]

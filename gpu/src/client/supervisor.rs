@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use nearfield_protocol::Digest;
 use tokio::sync::watch;
 
+use super::owned::Owned;
 use super::process::Worker;
 use super::queue::{Next, Queue};
 use super::strikes::Strikes;
@@ -54,6 +55,7 @@ pub(super) struct Supervisor {
 struct Held {
     worker: Worker,
     resident: Resident<Id>,
+    owned: Owned,
     pipelines: HashMap<Digest, Ready>,
     /// What it is to let go of with the next messages.
     drop: Vec<Id>,
@@ -65,6 +67,16 @@ struct Ready {
     id: Id,
     bindings: Vec<Binding>,
     used: u64,
+}
+
+impl Held {
+    /// Frees a call's buffer, and its room at once: the worker frees it before it makes anything.
+    fn free(&mut self, buffer: Id) {
+        if let Some(bytes) = self.owned.remove(buffer) {
+            self.drop.push(buffer);
+            self.resident.unclaim(bytes);
+        }
+    }
 }
 
 /// Why an ask was not done.
@@ -298,8 +310,7 @@ impl Supervisor {
             if before == self.generation
                 && let Some(held) = &mut self.worker
             {
-                held.drop.push(*id);
-                held.resident.unclaim(buffer.0.size);
+                held.free(*id);
             }
         }
     }
@@ -326,8 +337,7 @@ impl Supervisor {
                 };
                 made.store(UNMADE, Ordering::Relaxed);
                 if let Some(held) = self.worker.as_mut().filter(|_| is_there) {
-                    held.drop.push(*id);
-                    held.resident.unclaim(buffer.0.size);
+                    held.free(*id);
                 }
             }
         }
@@ -446,7 +456,12 @@ impl Supervisor {
                     there if there == generation => {}
                     UNMADE => {
                         let size = buffer.0.size;
+                        let budget_bytes = self.shared.budget_bytes.load(Ordering::Relaxed);
+                        self.current()?
+                            .owned
+                            .admit(&submission.account, size, budget_bytes)?;
                         self.claim(size)?;
+                        self.current()?.owned.add(*id, &submission.account, size);
                         made.store(generation, Ordering::Relaxed);
                         in_use.made.push(buffer.clone());
                         create.push((*id, size));

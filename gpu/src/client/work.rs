@@ -174,7 +174,6 @@ impl Drop for BufferInner {
         let dropped = Dropped {
             buffer: *id,
             generation,
-            bytes: self.size,
         };
         shared
             .dropped

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nearfield_protocol::Digest;
 
 use super::super::State;
+use super::super::owned::Owned;
 use super::super::process::{Lost, Worker};
 use super::{Held, Supervisor, Trouble};
 use crate::resident::{NoRoom, Piece, Resident};
@@ -74,6 +75,7 @@ impl Supervisor {
         self.worker = Some(Held {
             worker,
             resident: Resident::new(budget_bytes),
+            owned: Owned::default(),
             pipelines: HashMap::new(),
             drop: Vec::new(),
             clock: 0,
@@ -127,8 +129,7 @@ impl Supervisor {
         let Some(held) = &mut self.worker else { return };
         for buffer in dropped {
             if buffer.generation == self.generation {
-                held.resident.unclaim(buffer.bytes);
-                held.drop.push(buffer.buffer);
+                held.free(buffer.buffer);
             }
         }
     }
