@@ -5,6 +5,9 @@ use nearfield::{IntoResponse, Json, Request, RequestExt, Result};
 #[nearfield::http]
 fn squares(mut request: Request) -> Result<impl IntoResponse> {
     let numbers: Vec<f32> = request.json()?;
+    if numbers.is_empty() {
+        return Ok(Json(numbers));
+    }
     let kernel = Kernel::new(include_str!("square.wgsl"), "square")?;
     let buffer = Buffer::zeroed(numbers.len())?;
     let mut batch = Batch::new();
