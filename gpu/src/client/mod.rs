@@ -59,7 +59,7 @@ struct Inner {
 #[derive(Default)]
 struct Shared {
     /// Zeroed buffers that nobody holds any more. The lock is held for one push or for taking all.
-    dropped: Mutex<Vec<Dropped>>,
+    dropped: Mutex<Vec<Id>>,
     /// The blobs of which pieces are in GPU memory.
     residents: watch::Sender<Arc<HashSet<Digest>>>,
     /// The pieces themselves. The lock is held for one exchange or copy of the pointer.
@@ -70,12 +70,6 @@ struct Shared {
     budget_bytes: AtomicU64,
     /// The thread is there no more.
     ended: AtomicBool,
-}
-
-struct Dropped {
-    buffer: Id,
-    /// The worker that had it.
-    generation: u64,
 }
 
 #[derive(Clone)]

@@ -70,7 +70,7 @@ struct Ready {
 }
 
 impl Held {
-    /// Frees a call's buffer, and its room at once: the worker frees it before it makes anything.
+    /// Frees a call's buffer, if this worker has it, and its room at once: the worker frees it before it makes anything.
     fn free(&mut self, buffer: Id) {
         if let Some(bytes) = self.owned.remove(buffer) {
             self.drop.push(buffer);
@@ -306,10 +306,8 @@ impl Supervisor {
             let Kind::Zeroed { id, made, .. } = &buffer.0.kind else {
                 continue;
             };
-            let before = made.swap(SPOILED, Ordering::Relaxed);
-            if before == self.generation
-                && let Some(held) = &mut self.worker
-            {
+            made.store(SPOILED, Ordering::Relaxed);
+            if let Some(held) = &mut self.worker {
                 held.free(*id);
             }
         }
@@ -336,7 +334,7 @@ impl Supervisor {
                     continue;
                 };
                 made.store(UNMADE, Ordering::Relaxed);
-                if let Some(held) = self.worker.as_mut().filter(|_| is_there) {
+                if let Some(held) = &mut self.worker {
                     held.free(*id);
                 }
             }

@@ -10,7 +10,7 @@ use nearfield_protocol::Digest;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::queue::Queue;
-use super::{Account, Dropped, Shared, SourceError};
+use super::{Account, Shared, SourceError};
 use crate::resident::Piece;
 use crate::wire::{Access, Binding, Id, Shader, Usage};
 use crate::{GpuError, limits};
@@ -167,19 +167,10 @@ impl Drop for BufferInner {
         else {
             return;
         };
-        let generation = made.load(Ordering::Relaxed);
-        if matches!(generation, UNMADE | SPOILED) {
+        if matches!(made.load(Ordering::Relaxed), UNMADE | SPOILED) {
             return;
         }
-        let dropped = Dropped {
-            buffer: *id,
-            generation,
-        };
-        shared
-            .dropped
-            .lock()
-            .expect("no panic under this lock")
-            .push(dropped);
+        shared.dropped.lock().expect("no panic under this lock").push(*id);
         queue.tidy();
     }
 }

@@ -127,11 +127,7 @@ impl Supervisor {
     pub(super) fn note_dropped(&mut self) {
         let dropped = std::mem::take(&mut *self.shared.dropped.lock().expect("no panic under this lock"));
         let Some(held) = &mut self.worker else { return };
-        for buffer in dropped {
-            if buffer.generation == self.generation {
-                held.free(buffer.buffer);
-            }
-        }
+        dropped.into_iter().for_each(|buffer| held.free(buffer));
     }
 
     /// Has the worker let go of what nobody needs, when it is asked nothing else.
