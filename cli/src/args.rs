@@ -4,7 +4,7 @@ mod jobs;
 mod nodes;
 mod values;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use nearfield_net::remote::Remote;
 use nearfield_protocol::node::Label;
 use nearfield_protocol::units::{parse_bytes, parse_duration};
-use nearfield_protocol::{CallId, DatasetName, FunctionName, PartName};
+use nearfield_protocol::{DatasetName, FunctionName, PartName};
 
 pub use jobs::{CancelArgs, ReplayArgs, RunArgs, WaitArgs};
 pub use nodes::{DrainArgs, InviteArgs, JoinArgs};
@@ -47,39 +47,70 @@ pub struct Args {
 /// What every verb takes.
 #[derive(Debug, ClapArgs)]
 pub struct Global {
-    /// The node's admin URL
-    #[arg(
-        long,
-        global = true,
-        env = "NEARFIELD_URL",
-        default_value = "http://127.0.0.1:8081"
-    )]
-    pub url: String,
-    /// The token to show; without it the one in DATA-DIR/admin.token
-    #[arg(long, global = true, env = "NEARFIELD_TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
-    /// The node's folder; $XDG_DATA_HOME/nearfield or ~/.local/share/nearfield without it
-    #[arg(long, global = true, env = "NEARFIELD_DATA", value_name = "DIR")]
+    /// The node's admin URL; $NEARFIELD_URL or http://127.0.0.1:8081 without it
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
+    url: Option<String>,
+    /// The token to show; $NEARFIELD_TOKEN or the one in DATA-DIR/admin.token without it
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
+    token: Option<String>,
+    /// The node's folder; $NEARFIELD_DATA, $XDG_DATA_HOME/nearfield or ~/.local/share/nearfield without it
+    #[arg(long, global = true, value_name = "DIR", help_heading = EVERYWHERE)]
     data_dir: Option<PathBuf>,
-    /// Print one JSON value instead of text
-    #[arg(long, global = true)]
+    /// Print one JSON value instead of text; errors, too, on standard error
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub json: bool,
+}
+
+/// Where the help of each verb lists what all of them take.
+const EVERYWHERE: &str = "Options of every command";
+
+/// An address and port; a name, such as localhost, is looked up.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let all: Vec<SocketAddr> = text
+        .to_socket_addrs()
+        .map_err(|error| {
+            format!("{error}; give an address and a port, such as 127.0.0.1:8080 or localhost:8080")
+        })?
+        .collect();
+    // Of a name that has both, most clients mean the first kind.
+    let chosen = all.iter().find(|address| address.is_ipv4()).or(all.first());
+    chosen
+        .copied()
+        .ok_or_else(|| "the name has no address".to_owned())
+}
+
+/// A variable of the environment. An empty one is as good as none: scripts pass on what they were not given.
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 impl Global {
     /// Where the node on this machine keeps everything.
     pub fn data_dir(&self) -> PathBuf {
-        let env = |name| {
+        let path = |name| {
             std::env::var_os(name)
                 .filter(|value| !value.is_empty())
                 .map(PathBuf::from)
         };
-        self.data_dir.clone().unwrap_or_else(|| {
-            env("XDG_DATA_HOME")
-                .or_else(|| Some(env("HOME")?.join(".local/share")))
+        let named = self.data_dir.clone().or_else(|| path("NEARFIELD_DATA"));
+        named.unwrap_or_else(|| {
+            path("XDG_DATA_HOME")
+                .or_else(|| Some(path("HOME")?.join(".local/share")))
                 .unwrap_or_default()
                 .join("nearfield")
         })
+    }
+
+    pub fn url(&self) -> String {
+        let named = self.url.clone().or_else(|| env("NEARFIELD_URL"));
+        named.unwrap_or_else(|| "http://127.0.0.1:8081".to_owned())
+    }
+
+    pub fn token(&self) -> Option<String> {
+        self.token.clone().or_else(|| env("NEARFIELD_TOKEN"))
     }
 }
 
@@ -141,12 +172,23 @@ pub enum Verb {
     Token(TokenArgs),
     /// Say where a call ran and why, what moved and what it cost
     Explain(ExplainArgs),
+    /// Say whether the node is up, what it has and where it answers
+    Status,
     /// Check what this machine has and lacks
     Doctor,
+    /// Print what a shell needs to complete commands
+    #[command(after_help = "\
+Examples:
+  nearfield completions bash > ~/.local/share/bash-completion/completions/nearfield
+  nearfield completions zsh > ~/.zfunc/_nearfield")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     /// A node's compiling child: it limits itself and dies with its input
     #[command(hide = true)]
     CompileComponent {
-        lane: String,
+        target: String,
         input: PathBuf,
         output: PathBuf,
     },
@@ -165,10 +207,10 @@ Examples:
   nearfield up --no-host                     a gateway for other machines' hosts")]
 pub struct UpArgs {
     /// Where functions and bytes are served
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    #[arg(long, value_parser = address, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     pub listen: SocketAddr,
     /// Where the admin API is served
-    #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
+    #[arg(long, value_parser = address, default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
     pub admin: SocketAddr,
     /// Most bytes to keep; all of the disk without it
     #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
@@ -180,10 +222,10 @@ pub struct UpArgs {
     #[arg(long, value_name = "URL")]
     pub allow_source: Vec<Remote>,
     /// Where other nodes reach this one, UDP; port 8082 on all addresses without it, or another one if that is taken
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_parser = address, value_name = "ADDRESS")]
     pub peers: Option<SocketAddr>,
     /// An address at which others reach this node and that it cannot see itself; repeatable
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_parser = address, value_name = "ADDRESS")]
     pub advertise: Vec<SocketAddr>,
     /// Run no functions and hold no shards here: only take requests and decide where they run
     #[arg(long)]
@@ -223,6 +265,7 @@ pub struct UpArgs {
 Examples:
   nearfield put access.log --name logs
   nearfield put photos/ --name photos
+  nearfield put . --name sources --exclude target/ --exclude '*.tmp'
   nearfield put today.log --name logs --append
   nearfield put /var/log/app --name logs --in-place --split lines     with `up --allow-path /var/log`
   nearfield put /var/log/app.log --name logs --part web-1
@@ -256,6 +299,12 @@ pub struct PutArgs {
     /// are not behind a URL
     #[arg(long)]
     pub in_place: bool,
+    /// Leave these files or folders out, written as in a .gitignore; repeatable. A folder's .nearfieldignore holds such lines
+    #[arg(long, value_name = "GLOB", conflicts_with = "in_place")]
+    pub exclude: Vec<String>,
+    /// Leave out what git ignores, and .git
+    #[arg(long, conflicts_with = "in_place")]
+    pub gitignore: bool,
     /// Read a URL also over plain http from elsewhere than this machine
     #[arg(long, conflicts_with = "in_place")]
     pub insecure_source: bool,
@@ -529,8 +578,29 @@ Examples:
         #[arg(long, value_parser = parse_duration, value_name = "TIME")]
         expires: Option<Duration>,
     },
-    /// Make a token useless
-    Revoke { id: String },
+    /// Make a token that may do less than the one given; needs no node and no right but the token
+    #[command(after_help = "\
+Examples:
+  nearfield token narrow $TOKEN --path /public --method GET
+  nearfield token create --function hello | nearfield token narrow - --expires 1h")]
+    Narrow {
+        /// The token, or - to read it from standard input
+        token: String,
+        /// Only this path below the function's route, and what lies below it
+        #[arg(long, value_name = "/PATH")]
+        path: Option<String>,
+        /// Only this method; may be given several times
+        #[arg(long = "method", value_name = "METHOD")]
+        methods: Vec<String>,
+        /// For how long the new token is good
+        #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+        expires: Option<Duration>,
+    },
+    /// Make a token useless, and all that were made of it
+    Revoke {
+        /// The token's id, as `nearfield token ls` lists it
+        id: String,
+    },
     /// List tokens
     Ls,
 }
@@ -538,16 +608,24 @@ Examples:
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Examples:
-  nearfield explain 0192f3a1c5d07b3e9a64c1d2e3f40516     an id is in every response's nearfield-id")]
+  nearfield explain 0192f3a1c5d07b3e9a64c1d2e3f40516     an id is in every response's nearfield-id
+  nearfield explain e3f40516                             `nearfield logs` shows the end of it")]
 pub struct ExplainArgs {
-    /// A call's id
-    pub id: CallId,
+    /// A call's id, or its last six digits or more
+    pub id: String,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn addresses_may_be_names() {
+        assert_eq!(address("127.0.0.1:8080"), Ok(([127, 0, 0, 1], 8080).into()));
+        assert_eq!(address("localhost:8080").map(|address| address.port()), Ok(8080));
+        assert!(address("localhost").is_err() && address("").is_err());
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

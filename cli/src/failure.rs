@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use nearfield_net::remote::{Cause, RemoteError};
 use nearfield_protocol::{Problem, ProblemKind};
+use serde_json::{Value, json};
 
 use crate::project::BadManifest;
 
@@ -119,13 +120,31 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Says it on stderr and returns the exit code.
-pub fn report(error: &anyhow::Error) -> ExitCode {
+/// Says it on stderr, as text or as one JSON value, and returns the exit code.
+pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     if reader_left(error) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("{}", message(error));
+    match json {
+        true => eprintln!("{}", value(error)),
+        false => eprintln!("{}", message(error)),
+    }
     ExitCode::from(Exit::of(error) as u8)
+}
+
+/// `{"error": {"message", "exit"}}`, with `next`, `type` and `limit` where they are known.
+fn value(error: &anyhow::Error) -> Value {
+    let mut said = json!({ "message": format!("{error:#}"), "exit": Exit::of(error) as u8 });
+    if let Some(step) = error.chain().find_map(next_step) {
+        said["next"] = step.into();
+    }
+    if let Some(problem) = error.chain().find_map(|cause| cause.downcast_ref::<Problem>()) {
+        said["type"] = format!("urn:nearfield:problem:{}", problem.kind.slug()).into();
+        if let Some(limit) = &problem.limit {
+            said["limit"] = limit.as_str().into();
+        }
+    }
+    json!({ "error": said })
 }
 
 /// `error: ` with the thing and its causes, then the next step on a line of its own.
@@ -198,6 +217,14 @@ mod tests {
             message(&error),
             "error: putting `logs`: no node answers\n next: start one"
         );
+        let said = value(&error);
+        assert_eq!(said["error"]["exit"], 5);
+        assert_eq!(said["error"]["next"], "start one");
+        let problem = Problem::new(ProblemKind::OutOfFuel, "it stopped").with_limit("fuel = 5");
+        let said = value(&anyhow::Error::new(problem).context("calling `f`"));
+        assert_eq!(said["error"]["type"], "urn:nearfield:problem:out-of-fuel");
+        assert_eq!(said["error"]["limit"], "fuel = 5");
+
         let failure = Failure::new(Exit::NotAllowed, "no right").next("ask");
         let error = anyhow::Error::new(io::Error::other(failure)).context("reading");
         assert_eq!(Exit::of(&error), Exit::NotAllowed);

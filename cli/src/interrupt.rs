@@ -11,6 +11,9 @@ use crate::failure::Exit;
 /// Files and folders to remove if the user interrupts. A mutex, since the watching thread reads it.
 static PARTIAL: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
+/// What the user is told as they interrupt: what goes on without them. A mutex, since the watching thread reads it.
+static FAREWELL: Mutex<Option<String>> = Mutex::new(None);
+
 static LEFT: AtomicBool = AtomicBool::new(false);
 
 /// Starts watching. Not for `up`, which shuts a node down in order instead.
@@ -33,6 +36,10 @@ pub fn watch() -> Result<()> {
                     std::fs::remove_file(path)
                 };
             }
+            let farewell = FAREWELL.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(text) = farewell.as_ref() {
+                eprintln!("\n{text}");
+            }
             std::process::exit(Exit::Interrupted as i32);
         }
     });
@@ -52,6 +59,22 @@ impl Left {
 impl Drop for Left {
     fn drop(&mut self) {
         LEFT.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Says something to whoever interrupts while this lives.
+pub struct Farewell(());
+
+impl Farewell {
+    pub fn new(text: String) -> Self {
+        *FAREWELL.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+        Farewell(())
+    }
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        *FAREWELL.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

@@ -39,10 +39,12 @@ impl Dispatch for LocalHost {
 
     fn check(&self, _host: NodeId, component: Digest) -> Boxed<'_, Result<Surface, Problem>> {
         Box::pin(async move {
-            let inspection = self.host.check(component).await?;
+            let checked = self.host.check(component).await?;
             Ok(Surface {
-                imports: inspection.imports,
-                exports: inspection.exports,
+                imports: checked.inspection.imports,
+                exports: checked.inspection.exports,
+                code_bytes: checked.inspection.code_bytes,
+                compiled_in_ms: checked.compiled_in.map(|took| took.as_millis() as u64),
             })
         })
     }

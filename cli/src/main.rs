@@ -14,6 +14,7 @@ mod interrupt;
 mod local;
 mod output;
 mod project;
+mod sdk;
 mod source;
 mod up;
 
@@ -25,8 +26,10 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match commands::run(args::Args::parse()) {
+    let args = args::Args::parse();
+    let json = args.global.json;
+    match commands::run(args) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::report(&error),
+        Err(error) => failure::report(&error, json),
     }
 }

@@ -46,6 +46,13 @@ impl Output {
         }
     }
 
+    /// What somebody needs for the next step, on standard error wherever that goes. A reader of JSON has it there.
+    pub fn report(&self, text: &str) {
+        if !self.json {
+            eprintln!("{text}");
+        }
+    }
+
     /// Bytes with rate and, if the total is known, the time left.
     pub fn bytes_bar(&self, total: Option<u64>) -> ProgressBar {
         const KNOWN: &str = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left {msg}";

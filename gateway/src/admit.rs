@@ -1,11 +1,11 @@
 //! How much at once, and how much a day: bounds per function and per token.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use nearfield_protocol::records::TokenVersion;
-use nearfield_protocol::{FunctionName, Problem, ProblemKind, limits};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use nearfield_protocol::records::{FunctionVersion, TokenVersion};
+use nearfield_protocol::{FunctionName, Problem, ProblemKind, units};
 
 /// Functions whose counts are kept; the least used are forgotten, which only forgets idle counts.
 const MAX_FUNCTIONS: u64 = 10_000;
@@ -13,7 +13,7 @@ const DAY_MS: u64 = 86_400_000;
 
 /// Counts what runs.
 pub struct Admission {
-    functions: moka::sync::Cache<FunctionName, Arc<Semaphore>>,
+    functions: moka::sync::Cache<FunctionName, Arc<Places>>,
     /// Token id → fuel used on a UTC day. The lock is held for one look-up.
     budgets: Mutex<HashMap<String, DayFuel>>,
 }
@@ -36,9 +36,8 @@ impl Default for Admission {
 
 impl Admission {
     /// A function's places, the same ones for all its versions.
-    pub fn places(&self, function: &FunctionName) -> Arc<Semaphore> {
-        self.functions
-            .get_with_by_ref(function, || Arc::new(Semaphore::new(limits::CALLS_PER_FUNCTION)))
+    pub fn places(&self, function: &FunctionName) -> Arc<Places> {
+        self.functions.get_with_by_ref(function, Arc::default)
     }
 
     /// Whether the token has fuel left today.
@@ -58,7 +57,7 @@ impl Admission {
             ProblemKind::TooManyRequests,
             format!("token {} has used up today's fuel", token.id),
         )
-        .with_limit(format!("fuel per day = {max}")))
+        .with_limit(format!("fuel per day = {}", units::exact_count(max))))
     }
 
     /// Books what a call with the token used.
@@ -78,36 +77,72 @@ impl Admission {
     }
 }
 
+/// How many calls of a function there are. Its versions share the count; the limit is each version's own.
+#[derive(Debug, Default)]
+pub struct Places(AtomicU32);
+
 /// A place among a function's calls at once, held until the call has ended.
-pub fn enter(places: &Arc<Semaphore>, function: &FunctionName) -> Result<OwnedSemaphorePermit, Problem> {
-    places.clone().try_acquire_owned().map_err(|_| {
-        Problem::new(
+#[derive(Debug)]
+pub struct Place(Arc<Places>);
+
+/// Takes a place, unless all that the version's manifest allows are taken.
+pub fn enter(places: &Arc<Places>, function: &FunctionVersion) -> Result<Place, Problem> {
+    let limit = function.manifest.limits.calls;
+    let more = |taken| (taken < limit).then_some(taken + 1);
+    match places
+        .0
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+    {
+        Ok(_) => Ok(Place(places.clone())),
+        Err(_) => Err(Problem::new(
             ProblemKind::Overload,
-            format!("function `{function}` has too many calls at once"),
+            format!(
+                "function `{}` has as many calls at once as it may: try again, or raise `limits.calls` in its nearfield.toml",
+                function.name
+            ),
         )
-        .with_limit(format!(
-            "calls at once per function = {}",
-            limits::CALLS_PER_FUNCTION
-        ))
-    })
+        .with_limit(format!("limits.calls = {limit}"))),
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nearfield_protocol::Digest;
+    use nearfield_protocol::manifest::FunctionManifest;
 
     #[test]
     fn a_function_has_its_places_and_gets_them_back() {
         let admission = Admission::default();
-        let (f, g): (FunctionName, FunctionName) = ("f".parse().unwrap(), "g".parse().unwrap());
-        let held: Vec<_> = (0..limits::CALLS_PER_FUNCTION)
-            .map(|_| enter(&admission.places(&f), &f).unwrap())
-            .collect();
-        let refused = enter(&admission.places(&f), &f).unwrap_err();
+        let version = |name: &str, calls| {
+            let mut manifest = FunctionManifest::default();
+            manifest.limits.calls = calls;
+            FunctionVersion {
+                name: name.parse().unwrap(),
+                version: 1,
+                component: Digest::EMPTY,
+                manifest,
+                deployed_unix_ms: 0,
+                rolled_back_to: None,
+            }
+        };
+        let enter = |function: &FunctionVersion| enter(&admission.places(&function.name), function);
+        let (f, g) = (version("f", 3), version("g", 1));
+        let held: Vec<_> = (0..3).map(|_| enter(&f).unwrap()).collect();
+        let refused = enter(&f).unwrap_err();
         assert_eq!(refused.kind, ProblemKind::Overload);
-        assert!(enter(&admission.places(&g), &g).is_ok(), "others are not held up");
-        drop(held);
-        assert!(enter(&admission.places(&f), &f).is_ok());
+        assert_eq!(refused.limit.as_deref(), Some("limits.calls = 3"));
+        assert!(enter(&g).is_ok(), "others are not held up");
+        let fourth = enter(&version("f", 4)).unwrap();
+        assert!(enter(&f).is_err(), "versions share the count");
+        drop((held, fourth));
+        assert!(enter(&f).is_ok());
     }
 
     #[test]

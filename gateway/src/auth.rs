@@ -1,44 +1,31 @@
 //! Who may do what: one admin token, and function tokens that anybody can narrow.
 //!
-//! A function token is a biscuit signed by this node. Its authority block names the token and the
-//! function; a holder may append checks on `time`, `path` and `method` without asking us. What a
-//! token may do is remembered as long as it cannot change; revocation is looked up every time.
+//! A function token is a biscuit that this network signed (`tokens.rs`). Its authority block names the token and the
+//! function; a holder may append checks on `time`, `path` and `method` without asking us. Signatures are checked once and
+//! remembered. Whether a token was revoked is looked up for every call, before any check that a holder wrote is evaluated.
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
-use biscuit_auth::builder::{Algorithm, Term, date, fact, string};
-use biscuit_auth::{AuthorizerBuilder, AuthorizerLimits, Biscuit, KeyPair, PrivateKey};
+use biscuit_auth::KeyPair;
 use http::{HeaderMap, header};
 use nearfield_net::Records;
 use nearfield_protocol::records::{FunctionVersion, TokenVersion};
-use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind};
+use nearfield_protocol::{Digest, Problem, ProblemKind};
 
-/// Tokens whose verdict is remembered.
-const MAX_VERDICTS: u64 = 10_000;
-/// A token longer than this is none of ours.
-const MAX_TOKEN_BYTES: usize = 8 << 10;
-/// Time, facts and rounds that checking one token may take: checks are anybody's code.
-const LIMITS: AuthorizerLimits = AuthorizerLimits {
-    max_facts: 200,
-    max_iterations: 50,
-    max_time: Duration::from_millis(5),
-};
+use crate::tokens::{self, Facts, Token};
+
+/// Tokens that are remembered, good and bad ones: each has some KiB.
+const MAX_KNOWN: u64 = 4_096;
 
 /// Checks tokens.
 pub struct Auth {
     admin: blake3::Hash,
     keys: KeyPair,
-    /// Digest of a token that only its authority block limits → which token it is.
-    verdicts: moka::sync::Cache<Digest, Verdict>,
-}
-
-/// What the authority block of a token says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Verdict {
-    token_id: String,
-    function: FunctionName,
+    /// Digest of a token's text → the token, or why it is none of ours.
+    known: moka::sync::Cache<Digest, Result<Arc<Token>, Problem>>,
 }
 
 /// Who calls.
@@ -61,11 +48,10 @@ pub struct Asked<'a> {
 impl Auth {
     /// `secret` signs function tokens; whoever has it can make them.
     pub fn new(admin_token: &str, secret: [u8; 32]) -> Result<Self, biscuit_auth::error::Format> {
-        let private = PrivateKey::from_bytes(&secret, Algorithm::Ed25519)?;
         Ok(Auth {
             admin: blake3::hash(admin_token.as_bytes()),
-            keys: KeyPair::from(&private),
-            verdicts: moka::sync::Cache::new(MAX_VERDICTS),
+            keys: tokens::keys(&secret)?,
+            known: moka::sync::Cache::new(MAX_KNOWN),
         })
     }
 
@@ -97,74 +83,32 @@ impl Auth {
         if self.is_admin(token) {
             return Ok(Caller::Admin);
         }
-        if token.len() > MAX_TOKEN_BYTES {
-            return Err(unauthorized("the token is not one of this network"));
-        }
-        let digest = Digest::of(token.as_bytes());
-        let verdict = match self.verdicts.get(&digest) {
-            Some(verdict) => verdict,
-            None => self.judge(token, digest, asked)?,
-        };
+        let read = || tokens::read(token, self.keys.public()).map(Arc::new);
+        let token = self.known.get_with(Digest::of(token.as_bytes()), read)?;
         let issued = records
-            .token(&verdict.token_id)
-            .ok_or_else(|| unauthorized(&format!("token {} was revoked", verdict.token_id)))?;
-        check_grant(issued, asked.function, unix_ms())?;
+            .token(&token.id)
+            .filter(|issued| issued.function == token.function)
+            .ok_or_else(|| unauthorized(&format!("token {} was revoked", token.id)))?;
+        let now = SystemTime::now();
+        check_grant(issued, asked.function, unix_ms(now))?;
+        if !token.is_plain() {
+            token.check(&Facts {
+                now,
+                method: asked.method,
+                path: asked.path,
+            })?;
+        }
         Ok(Caller::Token(issued.clone()))
     }
 
     /// Signs a token for what `grant` says.
     pub fn issue(&self, grant: &TokenVersion) -> Result<String, biscuit_auth::error::Token> {
-        let mut builder = Biscuit::builder()
-            .fact(fact("token", &[string(&grant.id)]))?
-            .fact(fact("function", &[string(grant.function.as_str())]))?;
-        if let Some(expires) = grant.expires_unix_ms {
-            let code = format!("check if time($now), $now < {}", Term::Date(expires / 1000));
-            builder = builder.code(code)?;
-        }
-        builder.build(&self.keys)?.to_base64()
+        tokens::issue(grant, &self.keys)
     }
 
     fn is_admin(&self, token: &str) -> bool {
         // Comparing hashes takes the same time wherever they differ.
         blake3::hash(token.as_bytes()) == self.admin
-    }
-
-    /// Checks signature and checks, and reads the authority block.
-    fn judge(&self, token: &str, digest: Digest, asked: &Asked<'_>) -> Result<Verdict, Problem> {
-        let unknown = |_| unauthorized("the token is not one of this network, or damaged");
-        let biscuit = Biscuit::from_base64(token, self.keys.public()).map_err(unknown)?;
-        let mut authorizer = AuthorizerBuilder::new()
-            .set_limits(LIMITS.clone())
-            .fact(fact("time", &[date(&SystemTime::now())]))
-            .and_then(|builder| builder.fact(fact("method", &[string(asked.method)])))
-            .and_then(|builder| builder.fact(fact("path", &[string(asked.path)])))
-            .and_then(|builder| builder.code("allow if true"))
-            .and_then(|builder| builder.build(&biscuit))
-            .map_err(unknown)?;
-        authorizer.authorize().map_err(|error| {
-            Problem::new(
-                ProblemKind::Forbidden,
-                format!("a check in the token does not hold for this request: {error}"),
-            )
-        })?;
-        // Only the authority block's facts are seen by a query from here.
-        let facts: Vec<(String, String)> = authorizer
-            .query("data($token, $function) <- token($token), function($function)")
-            .map_err(unknown)?;
-        let [(token_id, function)] = facts.as_slice() else {
-            return Err(unauthorized("the token names no function"));
-        };
-        let verdict = Verdict {
-            token_id: token_id.clone(),
-            function: function
-                .parse()
-                .map_err(|_| unauthorized("the token names no function"))?,
-        };
-        // Appended blocks may check the path or the time, so each such call is judged anew.
-        if biscuit.block_count() == 1 {
-            self.verdicts.insert(digest, verdict.clone());
-        }
-        Ok(verdict)
     }
 }
 
@@ -232,9 +176,8 @@ fn unauthorized(detail: &str) -> Problem {
     Problem::new(ProblemKind::Unauthorized, detail)
 }
 
-fn unix_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
+fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_millis() as u64)
 }
 
@@ -273,55 +216,12 @@ mod tests {
         HeaderMap::from_iter([(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap())])
     }
 
-    fn judged(auth: &Auth, token: &str, path: &str) -> Result<Verdict, ProblemKind> {
-        let function = function("f");
-        let asked = Asked {
-            function: &function,
-            method: "GET",
-            path,
-        };
-        auth.judge(token, Digest::of(token.as_bytes()), &asked)
-            .map_err(|problem| problem.kind)
-    }
-
     #[test]
-    fn a_token_names_its_function() {
-        let auth = auth();
-        let token = auth.issue(&grant("f")).unwrap();
-        assert_eq!(judged(&auth, &token, "/").unwrap().function.as_str(), "f");
-        let stranger = Auth::new("admin", [8; 32]).unwrap().issue(&grant("f")).unwrap();
-        assert_eq!(judged(&auth, &stranger, "/"), Err(ProblemKind::Unauthorized));
-        assert_eq!(judged(&auth, "nonsense", "/"), Err(ProblemKind::Unauthorized));
-    }
-
-    #[test]
-    fn a_holder_can_narrow_but_not_widen() {
-        let auth = auth();
-        let token = auth.issue(&grant("f")).unwrap();
-        let biscuit = Biscuit::from_base64(&token, auth.keys.public()).unwrap();
-        let narrow = biscuit_auth::builder::BlockBuilder::new()
-            .code("check if path($path), $path.starts_with(\"/public/\")")
-            .unwrap();
-        let narrow = biscuit.append(narrow).unwrap().to_base64().unwrap();
-        assert!(judged(&auth, &narrow, "/public/x").is_ok());
-        assert_eq!(judged(&auth, &narrow, "/private"), Err(ProblemKind::Forbidden));
-
-        let wide = biscuit_auth::builder::BlockBuilder::new()
-            .code("function(\"g\"); token(\"t2\")")
-            .unwrap();
-        let wide = biscuit.append(wide).unwrap().to_base64().unwrap();
-        assert_eq!(judged(&auth, &wide, "/").unwrap().function.as_str(), "f");
-    }
-
-    #[test]
-    fn expiry_is_in_the_token_and_in_the_record() {
-        let auth = auth();
+    fn expiry_is_in_the_record() {
         let expired = TokenVersion {
             expires_unix_ms: Some(1_000),
             ..grant("f")
         };
-        let token = auth.issue(&expired).unwrap();
-        assert_eq!(judged(&auth, &token, "/"), Err(ProblemKind::Forbidden));
         assert_eq!(
             check_grant(&expired, &function("f"), 2_000).unwrap_err().kind,
             ProblemKind::Unauthorized
@@ -331,6 +231,37 @@ mod tests {
             check_grant(&grant("g"), &function("f"), 0).unwrap_err().kind,
             ProblemKind::Forbidden
         );
+    }
+
+    /// Nothing of a revoked token is evaluated, and a token that is none of ours is looked at once.
+    #[test]
+    fn a_token_that_no_record_names_is_refused_before_its_checks() {
+        let auth = auth();
+        let narrowing = tokens::Narrowing {
+            path: Some("/elsewhere".to_owned()),
+            ..tokens::Narrowing::default()
+        };
+        let token = tokens::narrow(&auth.issue(&grant("f")).unwrap(), &narrowing).unwrap();
+        let (function, records) = (
+            function("f"),
+            Records::new(nearfield_protocol::NodeId::from_bytes([1; 32])),
+        );
+        let asked = Asked {
+            function: &function,
+            method: "GET",
+            path: "/",
+        };
+        for token in [token.as_str(), "nonsense"] {
+            let refused = auth.caller(&headers(token), &asked, &records).unwrap_err();
+            assert_eq!(refused.kind, ProblemKind::Unauthorized);
+        }
+        assert!(
+            auth.caller(&headers(&token), &asked, &records)
+                .unwrap_err()
+                .detail
+                .contains("revoked")
+        );
+        assert!(auth.known.contains_key(&Digest::of(b"nonsense")));
     }
 
     #[test]

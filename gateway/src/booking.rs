@@ -9,8 +9,9 @@ use std::time::Instant;
 use nearfield_protocol::call::{CallReport, OnReport, Stages};
 use nearfield_protocol::gpu::GpuUsage;
 use nearfield_protocol::{CallId, NodeId, Problem};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
+use crate::admit::Place;
 use crate::auth::Caller;
 use crate::body::BodyFault;
 use crate::calls::{CallRecord, Placement};
@@ -34,7 +35,7 @@ pub struct Booking {
     /// Why the gateway answered something else than the guest did.
     pub refused: Arc<OnceLock<Problem>>,
     /// The call's place among its function's, held until it has ended.
-    pub place: OwnedSemaphorePermit,
+    pub place: Place,
 }
 
 impl Booking {

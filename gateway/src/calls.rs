@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::place::{Candidate, Standing};
 
 /// Calls remembered: about two megabytes.
-const MAX_CALLS: usize = 4_096;
+pub const MAX_CALLS: usize = 4_096;
 
 /// One finished call.
 #[derive(Clone)]
@@ -54,9 +54,20 @@ impl Calls {
         recent.push_back(record);
     }
 
-    pub fn get(&self, id: &CallId) -> Option<CallRecord> {
+    /// The call with this id, or the one whose id ends so: logs print ends of ids.
+    pub fn find(&self, id: &str) -> Result<CallRecord, NotFound> {
         let recent = self.recent.lock().expect("no panic under this lock");
-        recent.iter().rev().find(|record| record.id == *id).cloned()
+        let whole = id.parse().ok();
+        let is_end = whole.is_none() && ends_an_id(id);
+        let mut found = recent.iter().rev().filter(|record| match whole {
+            Some(whole) => record.id == whole,
+            None => is_end && record.id.to_string().ends_with(id),
+        });
+        match (found.next(), found.next()) {
+            (None, _) => Err(NotFound::Unknown),
+            (Some(record), None) => Ok(record.clone()),
+            (Some(_), Some(_)) => Err(NotFound::Several),
+        }
     }
 
     /// The newest first, of one function if it is named.
@@ -70,6 +81,22 @@ impl Calls {
             .cloned()
             .collect()
     }
+}
+
+/// Why no call was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotFound {
+    Unknown,
+    /// More than one id ends so.
+    Several,
+}
+
+/// Digits that a shortened id has at least: fewer would soon mean several calls.
+const LEAST_DIGITS: usize = 6;
+
+fn ends_an_id(text: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    text.len() >= LEAST_DIGITS && text.bytes().all(is_digit)
 }
 
 impl Placement {

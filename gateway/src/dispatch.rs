@@ -121,6 +121,12 @@ pub struct Replayed {
 pub struct Surface {
     pub imports: Vec<String>,
     pub exports: Vec<String>,
+    /// Bytes of code in its core modules.
+    #[serde(default)]
+    pub code_bytes: u64,
+    /// How long its host took to compile it, in milliseconds; none if the code was there.
+    #[serde(default)]
+    pub compiled_in_ms: Option<u64>,
 }
 
 /// One line that a function printed.

@@ -110,7 +110,7 @@ async fn prepare(
     if request.body().size_hint().lower() > limits::REQUEST_BODY_BYTES {
         return Err(body::too_large());
     }
-    let place_in_line = admit::enter(&served.places, &function.name)?;
+    let place_in_line = admit::enter(&served.places, function)?;
 
     let inputs = served.inputs.clone()?;
     let located = match &function.manifest.locate {

@@ -30,6 +30,7 @@ mod server;
 #[cfg(test)]
 mod simulation;
 mod stall;
+mod tokens;
 
 pub use admit::Admission;
 pub use auth::{Auth, load_or_create_admin_token};
@@ -44,3 +45,4 @@ pub use metrics::Metrics;
 pub use peer::{Remote, Serving, serve_calls};
 pub use route::Routes;
 pub use server::{DRAIN, Gateway, Peer, Side, serve};
+pub use tokens::{Narrowing, narrow};

@@ -9,9 +9,8 @@ use nearfield_net::Records;
 use nearfield_protocol::manifest::{Input, Route};
 use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind};
-use tokio::sync::Semaphore;
 
-use crate::admit::Admission;
+use crate::admit::{Admission, Places};
 use crate::calls::Placement;
 use crate::metrics::{FunctionMetrics, Metrics};
 
@@ -25,7 +24,7 @@ pub struct Served {
     /// Its inputs, each resolved to a version; or the one that is missing.
     pub inputs: Result<Arc<BTreeMap<String, Digest>>, Problem>,
     /// Its calls at once.
-    pub places: Arc<Semaphore>,
+    pub places: Arc<Places>,
     pub metrics: Arc<FunctionMetrics>,
     /// Where its calls go if it has no inputs. So far there is one host, which never changes.
     pub placement: OnceLock<Arc<Placement>>,

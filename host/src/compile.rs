@@ -2,7 +2,7 @@
 //!
 //! A component of 147 KB can keep the compiler busy for minutes or take all memory, so it never
 //! compiles in the host. The child is this same executable, started with [`CompilerCommand`]; it
-//! limits its own CPU time and address space before it looks at the component. Only what our own
+//! limits its own CPU time and address space, by the component's size, before it looks into the component. Only what our own
 //! child wrote is ever loaded, and only if its hash is still right: native code is trusted code.
 
 use std::ffi::OsString;
@@ -10,18 +10,22 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nearfield_protocol::{Digest, Problem, ProblemKind, limits};
+use nearfield_protocol::{Digest, Problem, ProblemKind, limits, units};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::sync::Semaphore;
 
-use crate::engine::{Lane, compiling_engine};
+use crate::engine::{Target, compiling_engine};
 
-/// Wall time of one compilation: twice its CPU time, for a machine that is busy.
-const WALL: Duration = Duration::from_secs(60);
-/// Compilations at once: each uses all cores.
-const AT_ONCE: usize = 1;
+/// Compilations at once of components that are compiled without inlining, because they are large, and of others. Each uses
+/// all cores, so more would gain nothing; a small one does not wait for a large one.
+const LARGE_AT_ONCE: usize = 1;
+const SMALL_AT_ONCE: usize = 1;
+/// Compilations that run or wait. Beyond that a deployment or a call is told to come again.
+const MAX_WAITING: usize = 64;
+/// How much less urgent a large compilation is than what the host runs meanwhile.
+const LARGE_NICE: i32 = 10;
 /// What of the child's complaint is passed on.
 const MAX_MESSAGE_BYTES: usize = 4 << 10;
 
@@ -37,7 +41,38 @@ pub(crate) struct Compiler {
     command: CompilerCommand,
     /// Only this process writes here.
     dir: PathBuf,
-    at_once: Semaphore,
+    large: Semaphore,
+    small: Semaphore,
+    waiting: Semaphore,
+}
+
+/// What one compilation may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Budget {
+    cpu: Duration,
+    memory_bytes: u64,
+}
+
+impl Budget {
+    fn of(component_bytes: u64) -> Self {
+        let mib = component_bytes.min(limits::COMPONENT_BYTES).div_ceil(1 << 20);
+        Budget {
+            cpu: limits::COMPILE_CPU + limits::COMPILE_CPU_PER_MIB * mib as u32,
+            memory_bytes: limits::COMPILE_MEMORY_BYTES + limits::COMPILE_MEMORY_BYTES_PER_MIB * mib,
+        }
+    }
+
+    /// Twice the CPU time, for a machine that is busy.
+    fn wall(self) -> Duration {
+        self.cpu * 2
+    }
+}
+
+/// A component's native code.
+pub(crate) struct Code {
+    pub path: PathBuf,
+    /// How long the compiler took; none if the code was there.
+    pub compiled_in: Option<Duration>,
 }
 
 impl Compiler {
@@ -46,7 +81,9 @@ impl Compiler {
         Ok(Compiler {
             command,
             dir,
-            at_once: Semaphore::new(AT_ONCE),
+            large: Semaphore::new(LARGE_AT_ONCE),
+            small: Semaphore::new(SMALL_AT_ONCE),
+            waiting: Semaphore::new(MAX_WAITING),
         })
     }
 
@@ -56,35 +93,69 @@ impl Compiler {
         &self,
         digest: Digest,
         component: &[u8],
-        lane: Lane,
+        target: Target,
         key: &str,
-    ) -> Result<PathBuf, Problem> {
-        let code = self.dir.join(format!("{}-{key}.cwasm", digest.to_hex()));
-        let check = code.clone();
-        let whole = tokio::task::spawn_blocking(move || is_whole(&check))
-            .await
-            .unwrap_or(false);
-        if whole {
+    ) -> Result<Code, Problem> {
+        let path = self.dir.join(format!("{}-{key}.cwasm", digest.to_hex()));
+        let there = || {
+            let path = path.clone();
+            async move {
+                let check = path.clone();
+                let whole = tokio::task::spawn_blocking(move || is_whole(&check)).await;
+                whole.unwrap_or(false).then_some(Code {
+                    path,
+                    compiled_in: None,
+                })
+            }
+        };
+        if let Some(code) = there().await {
             return Ok(code);
         }
-        let _permit = self.at_once.acquire().await.map_err(internal)?;
+        let _waiting = self.waiting.try_acquire().map_err(|_| {
+            Problem::new(
+                ProblemKind::Overload,
+                "this host is compiling as many components as it may; try again in a minute",
+            )
+            .with_limit(format!("compilations that run or wait = {MAX_WAITING}"))
+        })?;
+        let turn = match target.inlining {
+            true => &self.small,
+            false => &self.large,
+        };
+        let _turn = turn.acquire().await.map_err(internal)?;
+        // Whoever had the turn before may have compiled the same.
+        if let Some(code) = there().await {
+            return Ok(code);
+        }
+        let started = Instant::now();
         let input = tempfile::NamedTempFile::new_in(&self.dir).map_err(internal)?;
         input.as_file().write_all(component).map_err(internal)?;
         let output = tempfile::NamedTempFile::new_in(&self.dir).map_err(internal)?;
-        self.run_child(lane, input.path(), output.path()).await?;
-        let target = code.clone();
-        tokio::task::spawn_blocking(move || keep(output, &target))
+        let budget = Budget::of(component.len() as u64);
+        self.run_child(target, budget, input.path(), output.path())
+            .await?;
+        let kept = path.clone();
+        tokio::task::spawn_blocking(move || keep(output, &kept))
             .await
             .map_err(internal)?
             .map_err(internal)?;
-        Ok(code)
+        Ok(Code {
+            path,
+            compiled_in: Some(started.elapsed()),
+        })
     }
 
-    async fn run_child(&self, lane: Lane, input: &Path, output: &Path) -> Result<(), Problem> {
+    async fn run_child(
+        &self,
+        target: Target,
+        budget: Budget,
+        input: &Path,
+        output: &Path,
+    ) -> Result<(), Problem> {
         let mut child = tokio::process::Command::new(&self.command.program);
         child
             .args(&self.command.arguments)
-            .arg(lane.name())
+            .arg(target.name())
             .args([input, output])
             .env_clear()
             .stdin(Stdio::null())
@@ -95,14 +166,12 @@ impl Compiler {
         let too_long = || {
             Problem::new(
                 ProblemKind::RefusedComponent,
-                "the component takes too long to compile",
+                "the component takes too long to compile; build it in release mode, strip it, and leave out what it does \
+                 not use",
             )
-            .with_limit(format!(
-                "compile time = {} s of CPU",
-                limits::COMPILE_CPU.as_secs()
-            ))
+            .with_limit(format!("compile time = {} of CPU", units::exact_duration(budget.cpu)))
         };
-        let finished = tokio::time::timeout(WALL, running)
+        let finished = tokio::time::timeout(budget.wall(), running)
             .await
             .map_err(|_| too_long())?
             .map_err(internal)?;
@@ -118,9 +187,10 @@ impl Compiler {
             (Some(SIGXCPU | 9), _) => too_long(),
             (Some(SIGABRT), _) if message.contains("memory") => Problem::new(
                 ProblemKind::RefusedComponent,
-                "the component takes too much memory to compile",
+                "the component takes too much memory to compile; build it in release mode, strip it, and leave out what it \
+                 does not use",
             )
-            .with_limit(format!("compile memory = {} bytes", limits::COMPILE_MEMORY_BYTES)),
+            .with_limit(format!("compile memory = {}", units::exact_bytes(budget.memory_bytes))),
             (None, Some(EXIT_REFUSED)) => {
                 Problem::new(ProblemKind::RefusedComponent, message.trim().to_owned())
             }
@@ -136,17 +206,27 @@ impl Compiler {
 const EXIT_REFUSED: i32 = 3;
 
 /// The child's whole life: limit itself, compile `input`, write `output`. Returns its exit code.
-pub fn compiler_main(lane: &str, input: &Path, output: &Path) -> i32 {
-    let Some(lane) = Lane::from_name(lane) else {
-        eprintln!("`{lane}` is no lane");
+pub fn compiler_main(target: &str, input: &Path, output: &Path) -> i32 {
+    let Some(target) = Target::from_name(target) else {
+        eprintln!("`{target}` is no target");
         return 2;
     };
-    limit(Resource::Cpu, limits::COMPILE_CPU.as_secs());
-    limit(Resource::As, limits::COMPILE_MEMORY_BYTES);
+    let component = match fs::read(input) {
+        Ok(component) => component,
+        Err(error) => {
+            eprintln!("reading the component: {error}");
+            return 1;
+        }
+    };
+    let budget = Budget::of(component.len() as u64);
+    limit(Resource::Cpu, budget.cpu.as_secs());
+    limit(Resource::As, budget.memory_bytes);
     limit(Resource::Core, 0);
-    let compiled = fs::read(input)
-        .map_err(wasmtime::Error::from)
-        .and_then(|component| compiling_engine(lane)?.precompile_component(&component));
+    if !target.inlining {
+        // Only a courtesy to whatever else runs.
+        let _ = rustix::process::nice(LARGE_NICE);
+    }
+    let compiled = compiling_engine(target).and_then(|engine| engine.precompile_component(&component));
     match compiled {
         Ok(code) => match fs::write(output, code) {
             Ok(()) => 0,
@@ -200,4 +280,19 @@ fn keep(output: tempfile::NamedTempFile, code: &Path) -> io::Result<()> {
 
 fn internal(error: impl std::fmt::Display) -> Problem {
     Problem::new(ProblemKind::Internal, format!("compiling: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_grows_with_the_component_up_to_a_limit() {
+        let mib = 1 << 20;
+        assert_eq!(Budget::of(100_000).cpu, Duration::from_secs(34));
+        assert_eq!(Budget::of(19 * mib).cpu, Duration::from_secs(106));
+        assert_eq!(Budget::of(64 * mib).cpu, Duration::from_secs(286));
+        assert_eq!(Budget::of(64 * mib).memory_bytes, 4 << 30);
+        assert_eq!(Budget::of(u64::MAX), Budget::of(64 * mib));
+    }
 }

@@ -2,16 +2,18 @@
 
 use std::borrow::Borrow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nearfield_protocol::{Digest, Problem, ProblemKind};
 use nearfield_store::{ObjectError, SourceError, Store, StoreError};
+use tokio::sync::OnceCell;
 use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime_wasi_http::{p2, p3};
 
 use crate::compile::Compiler;
 use crate::data;
-use crate::engine::{self, Lane};
+use crate::engine::{self, Lane, Target};
 use crate::gpu;
 use crate::guest::Guest;
 use crate::inspect::{Inspection, inspect};
@@ -36,44 +38,49 @@ impl Loaded {
     }
 }
 
-/// Loads components.
-pub(crate) struct Components {
+/// Loads components. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Components(Arc<Inner>);
+
+struct Inner {
     store: Store,
     compiler: Compiler,
-    p2: LaneEngine,
-    p3: LaneEngine,
-    pure: LaneEngine,
+    p2: TargetEngine,
+    p3: TargetEngine,
+    pure: TargetEngine,
+    /// The engines of large components, in the same order: most hosts never have one.
+    large: [OnceCell<TargetEngine>; 3],
     /// moka loads each digest once, however many calls wait for it.
     loaded: moka::future::Cache<Digest, Arc<Loaded>>,
     jobs: moka::future::Cache<Digest, Arc<JobComponent>>,
 }
 
-struct LaneEngine {
-    lane: Lane,
+struct TargetEngine {
+    target: Target,
     engine: Engine,
     linker: Linker<Guest>,
     key: String,
 }
 
-impl LaneEngine {
-    fn new(lane: Lane) -> wasmtime::Result<Self> {
-        let engine = engine::running_engine(lane)?;
+impl TargetEngine {
+    fn new(target: Target) -> wasmtime::Result<Self> {
+        let engine = engine::running_engine(target)?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         p2::add_only_http_to_linker_async(&mut linker)?;
-        if lane == Lane::LiveP3 {
+        if target.lane == Lane::LiveP3 {
             wasmtime_wasi::p3::add_to_linker(&mut linker)?;
             p3::add_to_linker(&mut linker)?;
         }
         data::add_to_linker(&mut linker)?;
         output::add_to_linker(&mut linker)?;
         gpu::add_to_linker(&mut linker)?;
-        if lane == Lane::Pure {
+        if target.lane == Lane::Pure {
             pure::add_to_linker(&mut linker)?;
         }
-        let key = engine::code_key(&engine, lane);
-        Ok(LaneEngine {
-            lane,
+        let key = engine::code_key(&engine, target);
+        Ok(TargetEngine {
+            target,
             engine,
             linker,
             key,
@@ -81,87 +88,161 @@ impl LaneEngine {
     }
 }
 
+/// What was found out about a component before it is deployed.
+pub struct Checked {
+    pub inspection: Inspection,
+    /// How long it took to compile, for calls and for jobs; none if its code was there.
+    pub compiled_in: Option<Duration>,
+}
+
 impl Components {
     pub fn new(store: Store, compiler: Compiler) -> wasmtime::Result<Self> {
-        Ok(Components {
+        let engine = |lane| TargetEngine::new(Target { lane, inlining: true });
+        Ok(Components(Arc::new(Inner {
             store,
             compiler,
-            p2: LaneEngine::new(Lane::LiveP2)?,
-            p3: LaneEngine::new(Lane::LiveP3)?,
-            pure: LaneEngine::new(Lane::Pure)?,
+            p2: engine(Lane::LiveP2)?,
+            p3: engine(Lane::LiveP3)?,
+            pure: engine(Lane::Pure)?,
+            large: Default::default(),
             loaded: moka::future::Cache::new(MAX_LOADED),
             jobs: moka::future::Cache::new(MAX_LOADED),
-        })
+        })))
     }
 
-    /// The component, compiled and linked if it was not.
+    /// The component, compiled and linked if it was not. Who stops waiting stops no compilation: the next one to ask
+    /// finds more of it done.
     pub async fn load(&self, digest: Digest) -> Result<Arc<Loaded>, Problem> {
-        let load = async { self.load_cold(digest).await.map(Arc::new) };
-        self.loaded
-            .try_get_with(digest, load)
-            .await
-            .map_err(|problem| Problem::clone(&problem))
+        if let Some(loaded) = self.0.loaded.get(&digest).await {
+            return Ok(loaded);
+        }
+        let inner = self.0.clone();
+        detached(async move {
+            let load = async { inner.load_call(digest).await.map(|(loaded, _)| loaded) };
+            shared(inner.loaded.try_get_with(digest, load).await)
+        })
+        .await
+    }
+
+    /// The component as jobs run it; likewise.
+    pub async fn load_job(&self, digest: Digest) -> Result<Arc<JobComponent>, Problem> {
+        if let Some(loaded) = self.0.jobs.get(&digest).await {
+            return Ok(loaded);
+        }
+        let inner = self.0.clone();
+        detached(async move {
+            let load = async { inner.load_job(digest).await.map(|(loaded, _)| loaded) };
+            shared(inner.jobs.try_get_with(digest, load).await)
+        })
+        .await
     }
 
     /// Compiles and links, and says what the component imports and exports.
-    pub async fn check(&self, digest: Digest) -> Result<Inspection, Problem> {
+    pub async fn check(&self, digest: Digest) -> Result<Checked, Problem> {
+        let inner = self.0.clone();
+        detached(async move { inner.check(digest).await }).await
+    }
+}
+
+impl Inner {
+    async fn check(&self, digest: Digest) -> Result<Checked, Problem> {
         let bytes = self.store.blob(&digest).await.map_err(store_problem)?;
         let inspection = inspect(&bytes)?;
-        // What only maps is a job's; all else is called.
-        if inspection.job_lane().is_ok() {
-            self.load_job(digest).await?;
-        }
-        if inspection.call_lane().is_ok() || inspection.job_lane().is_err() {
-            self.load(digest).await?;
-        }
-        Ok(inspection)
-    }
-
-    async fn load_cold(&self, digest: Digest) -> Result<Loaded, Problem> {
-        let bytes = self.store.blob(&digest).await.map_err(store_problem)?;
-        let target = match inspect(&bytes)?.call_lane()? {
-            Lane::LiveP3 => &self.p3,
-            _ => &self.p2,
+        let mut compiled_in = None;
+        let mut add = |took: Option<Duration>| {
+            compiled_in = took
+                .map(|took| took + compiled_in.unwrap_or_default())
+                .or(compiled_in);
         };
-        let pre = self.pre(digest, &bytes, target).await?;
-        Ok(match target.lane {
-            Lane::LiveP3 => Loaded::P3(p3::bindings::ServicePre::new(pre).map_err(refused)?),
-            _ => Loaded::P2(p2::bindings::ProxyPre::new(pre).map_err(refused)?),
+        // What only maps is a job's; all else is called.
+        if inspection.job_lane().is_ok() && !self.jobs.contains_key(&digest) {
+            let (component, took) = self.load_job(digest).await?;
+            self.jobs.insert(digest, component).await;
+            add(took);
+        }
+        let is_called = inspection.call_lane().is_ok() || inspection.job_lane().is_err();
+        if is_called && !self.loaded.contains_key(&digest) {
+            let (component, took) = self.load_call(digest).await?;
+            self.loaded.insert(digest, component).await;
+            add(took);
+        }
+        Ok(Checked {
+            inspection,
+            compiled_in,
         })
     }
 
-    /// The component as jobs run it.
-    pub async fn load_job(&self, digest: Digest) -> Result<Arc<JobComponent>, Problem> {
-        let load = async {
-            let bytes = self.store.blob(&digest).await.map_err(store_problem)?;
-            inspect(&bytes)?.job_lane()?;
-            let pre = self.pre(digest, &bytes, &self.pure).await?;
-            JobComponent::new(pre).map(Arc::new)
+    async fn load_call(&self, digest: Digest) -> Result<(Arc<Loaded>, Option<Duration>), Problem> {
+        let bytes = self.store.blob(&digest).await.map_err(store_problem)?;
+        let inspection = inspect(&bytes)?;
+        let target = Target::new(inspection.call_lane()?, inspection.code_bytes);
+        let (pre, took) = self.pre(digest, &bytes, target).await?;
+        let loaded = match target.lane {
+            Lane::LiveP3 => Loaded::P3(p3::bindings::ServicePre::new(pre).map_err(refused)?),
+            _ => Loaded::P2(p2::bindings::ProxyPre::new(pre).map_err(refused)?),
         };
-        self.jobs
-            .try_get_with(digest, load)
-            .await
-            .map_err(|problem| Problem::clone(&problem))
+        Ok((Arc::new(loaded), took))
     }
 
-    /// Compiled for `target` and linked.
+    async fn load_job(&self, digest: Digest) -> Result<(Arc<JobComponent>, Option<Duration>), Problem> {
+        let bytes = self.store.blob(&digest).await.map_err(store_problem)?;
+        let inspection = inspect(&bytes)?;
+        let target = Target::new(inspection.job_lane()?, inspection.code_bytes);
+        let (pre, took) = self.pre(digest, &bytes, target).await?;
+        Ok((Arc::new(JobComponent::new(pre)?), took))
+    }
+
+    /// Compiled for `target` and linked, and how long the compiler took.
     async fn pre(
         &self,
         digest: Digest,
         bytes: &[u8],
-        target: &LaneEngine,
-    ) -> Result<InstancePre<Guest>, Problem> {
+        target: Target,
+    ) -> Result<(InstancePre<Guest>, Option<Duration>), Problem> {
+        let engine = self.engine(target).await?;
         let code = self
             .compiler
-            .code(digest, bytes, target.lane, &target.key)
+            .code(digest, bytes, engine.target, &engine.key)
             .await?;
         // SAFETY: the file was written by our own compiler process for an engine of this very
         // configuration (the key is part of its name), and its hash was checked a moment ago.
-        let component = unsafe { Component::deserialize_file(&target.engine, &code) }.map_err(|error| {
-            Problem::new(ProblemKind::Internal, format!("loading native code: {error:#}"))
-        })?;
-        target.linker.instantiate_pre(&component).map_err(refused)
+        let component =
+            unsafe { Component::deserialize_file(&engine.engine, &code.path) }.map_err(|error| {
+                Problem::new(ProblemKind::Internal, format!("loading native code: {error:#}"))
+            })?;
+        let pre = engine.linker.instantiate_pre(&component).map_err(refused)?;
+        Ok((pre, code.compiled_in))
     }
+
+    async fn engine(&self, target: Target) -> Result<&TargetEngine, Problem> {
+        let (usual, large) = match target.lane {
+            Lane::LiveP2 => (&self.p2, 0),
+            Lane::LiveP3 => (&self.p3, 1),
+            Lane::Pure => (&self.pure, 2),
+        };
+        if target.inlining {
+            return Ok(usual);
+        }
+        let start = || async { TargetEngine::new(target) };
+        self.large[large].get_or_try_init(start).await.map_err(|error| {
+            let text = format!("the engine for large components does not start: {error:#}");
+            Problem::new(ProblemKind::Internal, text)
+        })
+    }
+}
+
+/// Goes on when its caller is dropped.
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::spawn(work).await.unwrap_or_else(|error| {
+        let text = format!("loading a component: {error}");
+        Err(Problem::new(ProblemKind::Internal, text))
+    })
+}
+
+fn shared<T>(loaded: Result<T, Arc<Problem>>) -> Result<T, Problem> {
+    loaded.map_err(|problem| Problem::clone(&problem))
 }
 
 /// What the linker lacks is named by the engine's own message.

@@ -10,14 +10,13 @@ use bytes::Bytes;
 use http_body::Body;
 use nearfield_gpu::client::Gpu;
 use nearfield_protocol::call::{CallReport, CallSpec, OnReport, Stages};
-use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind, limits};
+use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind, limits, units};
 use nearfield_store::{Remembered, Store};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::compile::{Compiler, CompilerCommand};
-use crate::components::{Components, Loaded};
+use crate::components::{Checked, Components, Loaded};
 use crate::engine::CALLS_AT_ONCE;
-use crate::inspect::Inspection;
 use crate::instances::InstancePool;
 use crate::invoke::{GuestBody, Invocation};
 use crate::logs::Logs;
@@ -146,7 +145,7 @@ impl Host {
     }
 
     /// Compiles and links a component, and says what it imports and exports.
-    pub async fn check(&self, component: Digest) -> Result<Inspection, Problem> {
+    pub async fn check(&self, component: Digest) -> Result<Checked, Problem> {
         self.inner.components.check(component).await
     }
 
@@ -182,7 +181,15 @@ impl Host {
             Some(ready) => (ready, false),
             None => {
                 let loading = Instant::now();
-                let loaded = self.load(key, &spec).await;
+                let left = spec
+                    .function
+                    .manifest
+                    .limits
+                    .timeout
+                    .0
+                    .saturating_sub(started.elapsed());
+                let loaded = tokio::time::timeout(left, self.load(key, &spec)).await;
+                let loaded = loaded.unwrap_or_else(|_| Err(still_compiling(&spec)));
                 stages.load_us = loading.elapsed().as_micros() as u64;
                 (loaded.map_err(|problem| (problem, stages))?, true)
             }
@@ -231,10 +238,25 @@ impl Host {
             Ok(Ok(place)) => Ok((place, asked.elapsed())),
             _ => full(
                 "this host had no place in time",
-                format!("queue wait = {} s", limits::QUEUE_WAIT.as_secs()),
+                format!("queue wait = {}", units::exact_duration(limits::QUEUE_WAIT)),
             ),
         }
     }
+}
+
+/// A call whose time went by before its component was ready. The compiler goes on.
+fn still_compiling(spec: &CallSpec) -> Problem {
+    Problem::new(
+        ProblemKind::Timeout,
+        format!(
+            "this host is still compiling the component of `{}`: call again in a while",
+            spec.function.name
+        ),
+    )
+    .with_limit(format!(
+        "limits.timeout = {}",
+        units::exact_duration(spec.function.manifest.limits.timeout.0)
+    ))
 }
 
 /// Counts a waiting call while it waits.

@@ -1,6 +1,6 @@
 //! What a component says of itself, read from its binary without compiling it.
 
-use nearfield_protocol::{Problem, ProblemKind, limits};
+use nearfield_protocol::{Problem, ProblemKind, limits, units};
 use serde::{Deserialize, Serialize};
 use wasmparser::{Encoding, Parser, Payload};
 
@@ -12,6 +12,8 @@ use crate::pure::MAPPER;
 pub struct Inspection {
     pub imports: Vec<String>,
     pub exports: Vec<String>,
+    /// Bytes of code in all of its core modules.
+    pub code_bytes: u64,
 }
 
 /// Reads imports and exports. Refuses what is no component, with what it is instead.
@@ -19,12 +21,15 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, Problem> {
     let refused = |detail: String| Problem::new(ProblemKind::RefusedComponent, detail);
     if bytes.len() as u64 > limits::COMPONENT_BYTES {
         return Err(refused(format!(
-            "the component has {} bytes; build it in release mode and strip it",
-            bytes.len()
+            "the component has {}; build it in release mode and strip it",
+            units::format_bytes(bytes.len() as u64)
         ))
-        .with_limit(format!("component size = {} bytes", limits::COMPONENT_BYTES)));
+        .with_limit(format!(
+            "component size = {}",
+            units::exact_bytes(limits::COMPONENT_BYTES)
+        )));
     }
-    let (mut imports, mut exports, mut depth) = (Vec::new(), Vec::new(), 0usize);
+    let (mut imports, mut exports, mut depth, mut code_bytes) = (Vec::new(), Vec::new(), 0usize, 0u64);
     for payload in Parser::new(0).parse_all(bytes) {
         let malformed = |error: wasmparser::BinaryReaderError| {
             refused(format!("this is no valid WebAssembly component: {error}"))
@@ -41,6 +46,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, Problem> {
                 ));
             }
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::CodeSectionStart { size, .. } => code_bytes += u64::from(size),
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 0 => {
                 for import in section {
@@ -55,7 +61,11 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, Problem> {
             _ => {}
         }
     }
-    Ok(Inspection { imports, exports })
+    Ok(Inspection {
+        imports,
+        exports,
+        code_bytes,
+    })
 }
 
 impl Inspection {

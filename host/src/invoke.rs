@@ -178,8 +178,15 @@ impl Invocation {
             fuel = limits.fuel.saturating_sub(left) + guest.settled_fuel();
             figures = Figures::of(guest);
             problem = ended.problem(&spec, guest);
+            // What a panic said stands in the log already.
+            if let Some(problem) = problem
+                .as_ref()
+                .filter(|problem| problem.kind != ProblemKind::Trap)
+            {
+                guest.log.note(&told(problem));
+            }
         } else if let Ended::Trapped(error) = &ended {
-            problem = Some(trap_problem(&spec, error));
+            problem = Some(trap_problem(&spec, error, None));
         }
         // A guest that failed or was stopped is dropped whole, and with it what its body still waits for.
         let reuse = matches!(ended, Ended::Well) && spec.function.manifest.instances == Instances::Reuse;
@@ -307,22 +314,39 @@ impl Ended {
         match self {
             Ended::Well | Ended::Cancelled => None,
             Ended::TimedOut => Some(
-                Problem::new(ProblemKind::Timeout, format!("function `{name}` ran out of time"))
-                    .with_limit(format!("limits.timeout = {}ms", limits.timeout.0.as_millis())),
+                Problem::new(
+                    ProblemKind::Timeout,
+                    format!(
+                        "function `{name}` ran out of time: do less in one call, or raise `limits.timeout` in its \
+                         nearfield.toml"
+                    ),
+                )
+                .with_limit(format!(
+                    "limits.timeout = {}",
+                    units::exact_duration(limits.timeout.0)
+                )),
             ),
             // A guest that is refused memory traps in its own allocator, so the refusal is the cause.
             Ended::Trapped(_) if guest.limiter.memory_refused => Some(
                 Problem::new(
                     ProblemKind::OutOfMemory,
-                    format!("function `{name}` needed more memory than its limit"),
+                    format!(
+                        "function `{name}` needed more memory than its limit: keep less at once, or raise \
+                         `limits.memory` in its nearfield.toml"
+                    ),
                 )
-                .with_limit(format!(
-                    "limits.memory = {}",
-                    units::format_bytes(limits.memory.0)
-                )),
+                .with_limit(format!("limits.memory = {}", units::exact_bytes(limits.memory.0))),
             ),
-            Ended::Trapped(error) => Some(trap_problem(spec, error)),
+            Ended::Trapped(error) => Some(trap_problem(spec, error, guest.log.panic())),
         }
+    }
+}
+
+/// A problem as a line of its function's log.
+pub(crate) fn told(problem: &Problem) -> String {
+    match &problem.limit {
+        Some(limit) => format!("{} ({limit})", problem.detail),
+        None => problem.detail.clone(),
     }
 }
 
@@ -344,12 +368,19 @@ fn refused(name: &FunctionName, code: &str) -> Problem {
 fn out_of_fuel(function: &FunctionVersion) -> Problem {
     Problem::new(
         ProblemKind::OutOfFuel,
-        format!("function `{}` used up its fuel", function.name),
+        format!(
+            "function `{}` used up its fuel: do less in one call, or raise `limits.fuel` in its nearfield.toml",
+            function.name
+        ),
     )
-    .with_limit(format!("limits.fuel = {}", function.manifest.limits.fuel))
+    .with_limit(format!(
+        "limits.fuel = {}",
+        units::exact_count(function.manifest.limits.fuel)
+    ))
 }
 
-fn trap_problem(spec: &CallSpec, error: &wasmtime::Error) -> Problem {
+/// `panic` is what the guest said of it, if it is Rust.
+fn trap_problem(spec: &CallSpec, error: &wasmtime::Error, panic: Option<String>) -> Problem {
     let name = &spec.function.name;
     if error.downcast_ref::<Trap>() == Some(&Trap::OutOfFuel) {
         return out_of_fuel(&spec.function);
@@ -382,13 +413,17 @@ fn trap_problem(spec: &CallSpec, error: &wasmtime::Error) -> Problem {
             format!("function `{name}` passed more to one host call than may be copied"),
         )
         .with_limit(format!(
-            "host-call copy = {} bytes",
-            nearfield_protocol::limits::HOST_CALL_COPY_BYTES
+            "host-call copy = {}",
+            units::exact_bytes(nearfield_protocol::limits::HOST_CALL_COPY_BYTES as u64)
         ));
     }
+    let what = match panic {
+        Some(panic) => format!("panicked at {panic}"),
+        None => format!("trapped: {cause}"),
+    };
     Problem::new(
         ProblemKind::Trap,
-        format!("function `{name}` trapped: {cause}; see `nearfield logs {name}`"),
+        format!("function `{name}` {what}; see `nearfield logs {name}`"),
     )
 }
 

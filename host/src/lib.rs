@@ -21,6 +21,7 @@ mod output;
 mod pure;
 
 pub use compile::{CompilerCommand, compiler_main};
+pub use components::Checked;
 pub use engine::Lane;
 pub use host::{Host, HostError, HostOptions};
 pub use inspect::{Inspection, inspect};

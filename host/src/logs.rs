@@ -193,6 +193,41 @@ struct CallLogState {
     /// The line that has not ended yet.
     partial: Vec<u8>,
     left_bytes: usize,
+    panic: Option<PanicText>,
+}
+
+/// What Rust prints when a guest panics: its place, then its message, then advice that is of no use here.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct PanicText {
+    place: String,
+    message: String,
+    ended: bool,
+}
+
+/// What of a panic's message is kept for the answer. The log has all of it.
+const PANIC_CHARS: usize = 1_000;
+
+impl PanicText {
+    /// `thread 'main' panicked at src/lib.rs:7:5:` begins one.
+    fn begun_by(line: &str) -> Option<Self> {
+        let (_, place) = line.split_once(" panicked at ")?;
+        Some(PanicText {
+            place: place.trim_end_matches(':').chars().take(PANIC_CHARS).collect(),
+            ..PanicText::default()
+        })
+    }
+
+    /// Takes the next line in. Whether it is worth keeping in the log.
+    fn goes_on_with(&mut self, line: &str) -> bool {
+        let advice = line.starts_with("note: run with `RUST_BACKTRACE=1`");
+        self.ended |= advice;
+        if !self.ended && self.message.len() < PANIC_CHARS {
+            let space = if self.message.is_empty() { "" } else { " " };
+            self.message.push_str(space);
+            self.message.extend(line.chars().take(PANIC_CHARS));
+        }
+        !advice
+    }
 }
 
 /// Where a call's lines go.
@@ -221,6 +256,7 @@ impl CallLog {
             to,
             partial: Vec::new(),
             left_bytes: limits::LOG_BYTES_PER_CALL,
+            panic: None,
         };
         CallLog {
             state: Arc::new(Mutex::new(state)),
@@ -240,6 +276,7 @@ impl CallLog {
         let mut state = self.state.lock().expect("no panic under this lock");
         state.end_line();
         state.left_bytes = limits::LOG_BYTES_PER_CALL;
+        state.panic = None;
         if let Target::Log { call, .. } = &mut state.to {
             *call = next;
         }
@@ -250,6 +287,17 @@ impl CallLog {
         let mut state = self.state.lock().expect("no panic under this lock");
         state.end_line();
         state.write(format!("nearfield: {text}\n").as_bytes());
+    }
+
+    /// Where the guest panicked and what it said, if it did.
+    pub fn panic(&self) -> Option<String> {
+        let mut state = self.state.lock().expect("no panic under this lock");
+        state.end_line();
+        let panic = state.panic.as_ref()?;
+        Some(match panic.message.is_empty() {
+            true => panic.place.clone(),
+            false => format!("{}: {}", panic.place, panic.message),
+        })
     }
 
     /// Writes what has no line end yet.
@@ -290,6 +338,15 @@ impl CallLogState {
         }
         let bytes = std::mem::take(&mut self.partial);
         let text = String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(&bytes)).into_owned();
+        if let Some(panic) = PanicText::begun_by(&text) {
+            self.panic = Some(panic);
+        } else if self
+            .panic
+            .as_mut()
+            .is_some_and(|panic| !panic.goes_on_with(&text))
+        {
+            return;
+        }
         self.push(text);
     }
 
@@ -362,6 +419,20 @@ impl Pollable for CallLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_is_told_with_its_place() {
+        let log = CallLog::apart();
+        assert_eq!(log.panic(), None);
+        log.write(b"before\n\nthread '<unnamed>' panicked at src/lib.rs:7:5:\nindex out of");
+        log.write(b" bounds\nlen 3\nnote: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n");
+        log.write(b"after\n");
+        let told = "src/lib.rs:7:5: index out of bounds len 3";
+        assert_eq!(log.panic().as_deref(), Some(told));
+        assert_eq!(log.take().len(), 6, "all but the advice");
+        log.write(&vec![b'x'; 100_000]);
+        assert!(log.panic().unwrap().len() < 2 * PANIC_CHARS);
+    }
 
     #[tokio::test]
     async fn a_flood_is_cut_and_the_rest_is_kept() {

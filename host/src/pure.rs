@@ -15,7 +15,7 @@ use nearfield_protocol::job::{PureReport, PureSpec, ResultKey, Work};
 use nearfield_protocol::{Digest, Problem, ProblemKind, cost, units};
 use nearfield_store::{Store as BlobStore, StoreError};
 use rand_core::TryRng;
-use wasmtime::component::{ComponentExportIndex, Instance, InstancePre, Linker, Resource, WasmList};
+use wasmtime::component::{ComponentExportIndex, Instance, InstancePre, Linker, Resource};
 use wasmtime::{AsContextMut, Store, StoreContextMut, Trap};
 use wasmtime_wasi::clocks::{HostMonotonicClock, HostWallClock, WasiClocksView};
 use wasmtime_wasi::p2::bindings::clocks::monotonic_clock::Host as _;
@@ -26,6 +26,7 @@ use wasmtime_wasi_http::p2::types::{HostFutureIncomingResponse, HostOutgoingRequ
 use crate::components::store_problem;
 use crate::data::ShardHandle;
 use crate::guest::Guest;
+use crate::invoke::told;
 use crate::logs::CallLog;
 
 /// What a job's component exports.
@@ -226,7 +227,13 @@ impl PureRun {
         let output = match ended {
             Ok(Ok(Ok(output))) => output,
             Ok(Ok(Err(message))) => return Err((said(&spec, &message), fuel)),
-            Ok(Err(error)) => return Err((problem(&spec, guest, &error), fuel)),
+            Ok(Err(error)) => {
+                let problem = problem(&spec, guest, &error);
+                if problem.kind != ProblemKind::Trap {
+                    guest.log.note(&told(&problem));
+                }
+                return Err((problem, fuel));
+            }
             // Not the guest's fault, so never a reason to leave the shard out.
             Err(_) if guest.data.waited() > limits.timeout / 2 => {
                 let detail = format!(
@@ -241,7 +248,11 @@ impl PureRun {
                 let detail = format!("{subject} took {waited} s of waiting for the GPU");
                 return Err((Problem::new(ProblemKind::NoGpu, detail), fuel));
             }
-            Err(_) => return Err((timed_out(&spec), fuel)),
+            Err(_) => {
+                let problem = timed_out(&spec);
+                guest.log.note(&told(&problem));
+                return Err((problem, fuel));
+            }
         };
         fuel += cost::bytes(output.len() as u64);
         if fuel > limits.fuel {
@@ -311,18 +322,15 @@ async fn invoke<P>(
 where
     P: wasmtime::component::ComponentNamedList + wasmtime::component::Lower + Send + Sync,
 {
-    let function =
-        instance.get_typed_func::<P, (Result<WasmList<u8>, String>,)>(store.as_context_mut(), export)?;
+    // Owned bytes, lifted within the call: the guest frees its list before the call returns.
+    let function = instance.get_typed_func::<P, (Result<Bytes, String>,)>(store.as_context_mut(), export)?;
     let (answer,) = function.call_async(&mut *store, parameters).await?;
-    let list = match answer {
-        Ok(list) => list,
-        Err(message) => return Ok(Err(message)),
-    };
-    let bytes = list.as_le_slice(&*store);
-    Ok(Ok(match bytes.len() <= HELD_RESULT_BYTES {
-        true => Bytes::copy_from_slice(bytes),
-        false => tokio::task::block_in_place(|| blobs.set_aside(bytes))?,
-    }))
+    Ok(match answer {
+        Ok(bytes) if bytes.len() > HELD_RESULT_BYTES => {
+            Ok(tokio::task::block_in_place(|| blobs.set_aside(&bytes))?)
+        }
+        answer => answer,
+    })
 }
 
 /// What the run is about, in words.
@@ -346,14 +354,14 @@ fn timed_out(spec: &PureSpec) -> Problem {
     Problem::new(
         ProblemKind::Timeout,
         format!(
-            "`{}` ran out of time {}",
+            "`{}` ran out of time {}: put the data in smaller shards",
             spec.setting.function,
             subject_name(spec)
         ),
     )
     .with_limit(format!(
-        "time per shard = {} s",
-        spec.setting.limits.timeout.as_secs()
+        "time per shard = {}",
+        units::exact_duration(spec.setting.limits.timeout)
     ))
 }
 
@@ -361,12 +369,15 @@ pub(crate) fn out_of_fuel(spec: &PureSpec) -> Problem {
     Problem::new(
         ProblemKind::OutOfFuel,
         format!(
-            "`{}` used up its fuel {}",
+            "`{}` used up its fuel {}: raise `limits.fuel` in its nearfield.toml, or put the data in smaller shards",
             spec.setting.function,
             subject_name(spec)
         ),
     )
-    .with_limit(format!("limits.fuel = {}", spec.setting.limits.fuel))
+    .with_limit(format!(
+        "limits.fuel = {}",
+        units::exact_count(spec.setting.limits.fuel)
+    ))
 }
 
 fn problem(spec: &PureSpec, guest: &Guest, error: &wasmtime::Error) -> Problem {
@@ -383,15 +394,19 @@ fn problem(spec: &PureSpec, guest: &Guest, error: &wasmtime::Error) -> Problem {
     if guest.limiter.memory_refused {
         return Problem::new(
             ProblemKind::OutOfMemory,
-            format!("`{function}` needed more memory than its limit {subject}"),
+            format!(
+                "`{function}` needed more memory than its limit {subject}: raise `limits.memory` in its nearfield.toml, \
+                 or put the data in smaller shards"
+            ),
         )
         .with_limit(format!(
             "limits.memory = {}",
-            units::format_bytes(spec.setting.limits.memory_bytes)
+            units::exact_bytes(spec.setting.limits.memory_bytes)
         ));
     }
-    Problem::new(
-        ProblemKind::Trap,
-        format!("`{function}` trapped {subject}: {}", error.root_cause()),
-    )
+    let what = match guest.log.panic() {
+        Some(panic) => format!("panicked {subject}, at {panic}"),
+        None => format!("trapped {subject}: {}", error.root_cause()),
+    };
+    Problem::new(ProblemKind::Trap, format!("`{function}` {what}"))
 }

@@ -88,6 +88,58 @@ pub fn format_count(count: u64) -> String {
     scaled(count, 1000.0, &UNITS).trim_end().to_owned()
 }
 
+/// Bytes as a manifest or a flag takes them, exactly: `256MiB`, `1000`.
+pub fn exact_bytes(bytes: u64) -> String {
+    exact(
+        bytes,
+        &[
+            ("TiB", 1 << 40),
+            ("GiB", 1 << 30),
+            ("MiB", 1 << 20),
+            ("KiB", 1 << 10),
+        ],
+    )
+}
+
+/// A count as a manifest or a flag takes it, exactly: `10G`, `5500M`, `1`.
+pub fn exact_count(count: u64) -> String {
+    exact(
+        count,
+        &[
+            ("T", 1000_u64.pow(4)),
+            ("G", 1000_u64.pow(3)),
+            ("M", 1000_u64.pow(2)),
+            ("K", 1000),
+        ],
+    )
+}
+
+/// A time as a manifest or a flag takes it, exactly: `30s`, `1500ms`.
+pub fn exact_duration(duration: Duration) -> String {
+    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    match ms {
+        0 => "0s".to_owned(),
+        ms => exact(
+            ms,
+            &[
+                ("d", 86_400_000),
+                ("h", 3_600_000),
+                ("m", 60_000),
+                ("s", 1000),
+                ("ms", 1),
+            ],
+        ),
+    }
+}
+
+/// The value in the largest unit that it is a multiple of.
+fn exact(value: u64, units: &[(&str, u64)]) -> String {
+    match units.iter().find(|(_, factor)| value > 0 && value % factor == 0) {
+        Some((unit, factor)) => format!("{}{unit}", value / factor),
+        None => value.to_string(),
+    }
+}
+
 fn scaled(value: u64, base: f64, units: &[&str]) -> String {
     let mut scaled = value as f64;
     let mut unit = 0;
@@ -118,6 +170,29 @@ mod tests {
             assert!(parse_bytes(bad).is_err(), "{bad}");
         }
         assert!(parse_duration("30").is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn exact_notations_are_read_back(value: u64, small in 0u64..10_000, zeros in 0u32..4) {
+            for value in [value >> 20, small, small * 1000_u64.pow(zeros), small << (10 * zeros)] {
+                proptest::prop_assert_eq!(parse_bytes(&exact_bytes(value)), Ok(value));
+                proptest::prop_assert_eq!(parse_count(&exact_count(value)), Ok(value));
+                let duration = Duration::from_millis(value);
+                proptest::prop_assert_eq!(parse_duration(&exact_duration(duration)), Ok(duration));
+            }
+        }
+    }
+
+    #[test]
+    fn exact_notations_are_short() {
+        assert_eq!(exact_bytes(256 << 20), "256MiB");
+        assert_eq!(exact_count(10_000_000_000), "10G");
+        assert_eq!(exact_count(5_500_000), "5500K");
+        assert_eq!(exact_duration(Duration::from_millis(1_500)), "1500ms");
+        assert_eq!(exact_duration(Duration::from_secs(90)), "90s");
+        assert_eq!(exact_duration(Duration::from_secs(300)), "5m");
+        assert_eq!((exact_bytes(0), exact_count(0)), ("0".to_owned(), "0".to_owned()));
     }
 
     #[test]

@@ -53,8 +53,8 @@
 //! `serde_bytes::ByteBuf`: a `Vec<u8>` travels as numbers. Without a `reduce`, `A` is `()`: such a job only writes
 //! [`output`](crate::output). Without a `finish`, the result is the last `A` as JSON.
 //!
-//! **Arguments.** `map` and `finish` may take a second parameter, read from the job's JSON. Where none were given it
-//! is read from `null`, else from `{}`, so that `Option`s and structs with defaults work.
+//! **Arguments.** `map` and `finish` may take a second parameter, read from the job's JSON. No arguments are the same
+//! as `{}`; a type that does not take `{}` is read from `null`, so that structs with defaults and `Option`s work.
 //!
 //! **Order.** Parts are reduced in the order of their shards, but grouped as the host likes, so `reduce` must be
 //! associative: `(a + b) + c` is `a + (b + c)`.
@@ -214,16 +214,14 @@ pub mod glue {
         result.map_err(|error| error.to_string())
     }
 
-    /// The job's arguments. None are `null`, which a struct does not take: it is offered `{}` then, and what is wrong
-    /// with that is what the author's user wants to read ("missing field `q`").
+    /// The job's arguments. None are `{}`, which an `Option` or a list does not take: it is offered `null` then. What is
+    /// wrong with `{}` is what the author's user wants to read ("missing field `q`").
     fn arguments<Args: DeserializeOwned>(json: &[u8]) -> Result<Args> {
-        let json = if json.is_empty() { b"null" } else { json };
-        serde_json::from_slice(json)
-            .or_else(|error| match json {
-                b"null" => serde_json::from_slice(b"{}"),
-                _ => Err(error),
-            })
-            .map_err(|error| Error::bad_request(format!("the job's arguments: {error}")))
+        let read = serde_json::from_slice(json).or_else(|error| match json {
+            b"{}" => serde_json::from_slice(b"null").map_err(|_| error),
+            _ => Err(error),
+        });
+        read.map_err(|error| Error::bad_request(format!("the job's arguments: {error}")))
     }
 
     /// Self-describing, so that every serde type comes back as it was.

@@ -462,7 +462,7 @@ fn the_semantics_are_those_of_their_epoch() {
     put(&node, "text", b"one shard\n");
     let done = run(&node, &["golden", "--over", "text", "--args", "[1]"]);
     let told = (number(&done["fuel"]), done["digest"].as_str().unwrap());
-    assert_eq!(nearfield_protocol::job::SEMANTICS_EPOCH, 1);
-    let digest = "b3:2ab609adaac9193f542832ee1c48b71c2671ef35dc3591394b63bd2b2774b873";
+    assert_eq!(nearfield_protocol::job::SEMANTICS_EPOCH, 2);
+    let digest = "b3:14a49057029ea73ca32030c7052cd279b1a9d88619abe757ef86ba2c9983c9eb";
     assert_eq!(told, (1_529_621, digest));
 }

@@ -6,6 +6,7 @@
 mod bad_input;
 mod calls;
 mod data;
+mod differential;
 mod full_disk;
 mod growth;
 mod harness;

@@ -6,10 +6,12 @@ mod demo;
 mod gpu;
 mod guests;
 mod node;
+mod readme;
 mod registry;
 mod report;
 mod soak;
 mod test;
+mod text;
 mod workspace;
 
 use std::process::ExitCode;
@@ -20,12 +22,13 @@ const USAGE: &str = "\
 usage: cargo xtask demo [--keep] [--release]      the whole path on real data, with a report
        cargo xtask demo --hosts 3 [--release]     the same over a network, and a host is killed
        cargo xtask test                           builds the functions and tests everything
+       cargo xtask readme                         runs the README's commands in their order
        cargo xtask bench http [--seconds 5] [--json]    calls, side by side with bare and other servers
        cargo xtask bench data [--json]            what put and get reach
        cargo xtask bench jobs [--json]            word count over our dependencies' sources, beside others
        cargo xtask bench gpu [--json]             the way to the GPU, beside plain wgpu
        cargo xtask soak [--quick] [--debug] [PART…]    the long checks: crash memory bytes fsync startup jobs
-                                                  keyed sources in-place writers network
+                                                  differential keyed sources in-place writers network
                                                   corruption simulation gpu
 
 What was built before is taken from NEARFIELD_BIN, NEARFIELD_FUNCTIONS and NEARFIELD_BARE_GPU, where those are set.";
@@ -46,6 +49,7 @@ fn run(arguments: &[&str]) -> Result<()> {
     match arguments {
         ["demo", rest @ ..] => demo::run(&demo::Options::parse(rest)?),
         ["test"] => test::run(),
+        ["readme"] => readme::run(),
         ["bench", "http", rest @ ..] => bench::http::run(&bench::http::Options::parse(rest)?),
         ["bench", "data", rest @ ..] => bench::data::run(bench::data::parse(rest)?),
         ["bench", "gpu"] => bench::gpu::run(false),

@@ -79,31 +79,6 @@ pub fn describe(folder: &Path, csv: &Path) -> Result<Facts> {
     Ok(facts)
 }
 
-/// Writes all Rust sources one after another. Returns how many bytes these are.
-pub fn text(out: &Path) -> Result<u64> {
-    let mut text = BufWriter::new(File::create(out)?);
-    let mut bytes = 0;
-    for entry in WalkDir::new(folder()?).sort_by_file_name() {
-        let entry = entry?;
-        if entry.path().extension().is_none_or(|extension| extension != "rs") || !entry.file_type().is_file()
-        {
-            continue;
-        }
-        let mut content = fs::read(entry.path())?;
-        // A text for all who read it, one file a line's end from the next.
-        if std::str::from_utf8(&content).is_err() || content.contains(&0) {
-            continue;
-        }
-        if content.last().is_some_and(|last| *last != b'\n') {
-            content.push(b'\n');
-        }
-        text.write_all(&content)?;
-        bytes += content.len() as u64;
-    }
-    text.flush()?;
-    Ok(bytes)
-}
-
 /// Makes `to` a copy of `from` whose files share their bytes where the disk allows it.
 pub fn linked_copy(from: &Path, to: &Path) -> Result<()> {
     for entry in WalkDir::new(from) {

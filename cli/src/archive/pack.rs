@@ -10,11 +10,15 @@ use anyhow::{Context, Result, bail, ensure};
 use tar::{Builder, EntryType, Header};
 use walkdir::WalkDir;
 
+use super::left_out::{Excludes, Rules};
+
 /// A folder's entries, checked and sorted; nothing of their content is read yet.
 pub struct Folder<C = OnDisk> {
     contents: C,
     /// In byte order of the full path: `a`, `a.txt`, `a/b`. A folder's digest must not depend on who sends it.
     entries: Vec<Entry>,
+    /// Files and whole folders that the put leaves out, in the order in which they were found.
+    pub left_out: Vec<String>,
 }
 
 /// Where the bytes of a folder's files come from.
@@ -48,11 +52,22 @@ pub enum Kind {
 
 impl Folder {
     /// Walks `root`, following no symlinks but `root` itself.
-    pub fn read(root: &Path) -> Result<Self> {
-        let mut entries = Vec::new();
+    pub fn read(root: &Path, excludes: &Excludes) -> Result<Self> {
+        let mut rules = Rules::read(root, excludes)?;
+        let (mut entries, mut left_out) = (Vec::new(), Vec::new());
         let mut with_children = HashSet::new();
-        for found in WalkDir::new(root).follow_links(false).min_depth(1) {
-            let found = found.context("reading the folder")?;
+        let mut walk = WalkDir::new(root).follow_links(false).min_depth(1).into_iter();
+        while let Some(found) = walk.next() {
+            let found = found.context("reading the folder; leave out what cannot be read with --exclude")?;
+            let is_dir = found.file_type().is_dir();
+            if rules.leave_out(found.path(), is_dir)? {
+                let path = found.path().strip_prefix(root).unwrap_or(found.path());
+                left_out.push(format!("{}{}", path.display(), if is_dir { "/" } else { "" }));
+                if is_dir {
+                    walk.skip_current_dir();
+                }
+                continue;
+            }
             let path = relative(root, found.path())?;
             let metadata = found
                 .metadata()
@@ -63,14 +78,21 @@ impl Folder {
         }
         entries.retain(|entry| entry.kind != Kind::EmptyDir || !with_children.contains(&entry.path));
         entries.sort_unstable_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
-        Ok(Folder::of(entries, OnDisk(root.to_owned())))
+        Ok(Folder {
+            left_out,
+            ..Folder::of(entries, OnDisk(root.to_owned()))
+        })
     }
 }
 
 impl<C: Contents> Folder<C> {
     /// `entries` are checked and sorted already.
     pub fn of(entries: Vec<Entry>, contents: C) -> Self {
-        Folder { contents, entries }
+        Folder {
+            contents,
+            entries,
+            left_out: Vec::new(),
+        }
     }
 
     /// Of the tar stream, but for the rare headers that long names add.
@@ -117,7 +139,9 @@ fn append(tar: &mut Builder<impl io::Write>, entry: &Entry, contents: &mut impl 
             header.set_mode(if *executable { 0o755 } else { 0o644 });
             header.set_size(*size_bytes);
             let content = Exactly {
-                content: contents.open(&entry.path)?,
+                content: contents
+                    .open(&entry.path)
+                    .map_err(|error| unreadable(&entry.path, error))?,
                 left: *size_bytes,
             };
             tar.append_data(&mut header, &entry.path, content)?;
@@ -162,6 +186,20 @@ impl Read for Packed {
     }
 }
 
+const SHORTER: &str = "it became shorter while it was read: put the folder when nothing writes to it, or leave the file \
+                       out with --exclude";
+
+/// Why a file that was there a moment ago cannot be read, and what helps.
+fn unreadable(path: &str, error: io::Error) -> anyhow::Error {
+    let what = match error.kind() {
+        io::ErrorKind::NotFound => {
+            "it vanished while the folder was put: put the folder when nothing writes to it".to_owned()
+        }
+        _ => format!("it cannot be read ({error})"),
+    };
+    anyhow::anyhow!("{what}; or leave it out with --exclude '/{path}'")
+}
+
 /// As many bytes as the header promised: a file that changes meanwhile must not shift what follows it.
 struct Exactly<R> {
     content: R,
@@ -173,7 +211,7 @@ impl<R: Read> Read for Exactly<R> {
         let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let read = self.content.read(&mut buffer[..wanted])?;
         if read == 0 && wanted > 0 {
-            return Err(io::Error::other("it became shorter while it was read"));
+            return Err(io::Error::other(SHORTER));
         }
         self.left -= read as u64;
         Ok(read)
@@ -221,7 +259,7 @@ mod tests {
 
     fn packed(root: &Path) -> Vec<u8> {
         let mut tar = Vec::new();
-        Folder::read(root)
+        Folder::read(root, &Excludes::default())
             .unwrap()
             .pack()
             .unwrap()
@@ -274,15 +312,91 @@ mod tests {
     fn what_cannot_be_kept_is_named() {
         let root = tempfile::tempdir().unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(root.path().join("talk")).unwrap();
-        let error = Folder::read(root.path()).err().unwrap().to_string();
+        let error = Folder::read(root.path(), &Excludes::default())
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("talk is a socket"), "{error}");
+    }
+
+    #[test]
+    fn what_is_left_out_is_told_and_nothing_else_is() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        for folder in ["target/debug", "src/target", ".git", "deep"] {
+            std::fs::create_dir_all(at(folder)).unwrap();
+        }
+        for file in [
+            "target/debug/a",
+            "src/target/b",
+            "src/lib.rs",
+            "notes.tmp",
+            "keep.tmp",
+            ".git/HEAD",
+            "deep/x.log",
+            "deep/y.txt",
+        ] {
+            std::fs::write(at(file), file).unwrap();
+        }
+        let read = |globs: &[&str], git| {
+            let excludes = Excludes {
+                globs: globs.iter().map(|glob| (*glob).to_owned()).collect(),
+                git,
+            };
+            let folder = Folder::read(root.path(), &excludes).unwrap();
+            let mut left_out = folder.left_out.clone();
+            left_out.sort();
+            let paths: Vec<_> = folder.entries.into_iter().map(|entry| entry.path).collect();
+            (paths, left_out)
+        };
+        let (all, none) = read(&[], false);
+        assert_eq!(
+            (all.len(), none.len()),
+            (8, 0),
+            "nothing is left out unless it is asked for"
+        );
+
+        let (kept, left_out) = read(&["target/", "*.tmp", "!keep.tmp", "/.git"], false);
+        assert_eq!(left_out, [".git/", "notes.tmp", "src/target/", "target/"]);
+        assert_eq!(kept, ["deep/x.log", "deep/y.txt", "keep.tmp", "src/lib.rs"]);
+
+        std::fs::write(at(".gitignore"), "/target\n*.tmp\n").unwrap();
+        std::fs::write(at("deep/.gitignore"), "*.log\n!*.tmp\n").unwrap();
+        let (_, left_out) = read(&[], true);
+        assert_eq!(
+            left_out,
+            [".git/", "deep/x.log", "keep.tmp", "notes.tmp", "target/"]
+        );
+        assert!(read(&[], false).1.is_empty(), "data is often what git leaves out");
+
+        std::fs::write(at(".nearfieldignore"), "target\n!/keep.tmp\n").unwrap();
+        assert_eq!(read(&[], false).1, ["src/target/", "target/"]);
+        let (kept, _) = read(&[], true);
+        assert!(
+            kept.contains(&"keep.tmp".to_owned()),
+            "the folder's own list goes before git's"
+        );
+    }
+
+    #[test]
+    fn a_file_that_vanishes_names_the_remedy() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("log"), "here").unwrap();
+        let folder = Folder::read(root.path(), &Excludes::default()).unwrap();
+        std::fs::remove_file(root.path().join("log")).unwrap();
+        let error = folder.pack().unwrap().read_to_end(&mut Vec::new()).unwrap_err();
+        let error = format!("{:#}", anyhow::Error::new(error));
+        assert!(
+            error.contains("vanished") && error.contains("--exclude '/log'"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_file_that_shrinks_ends_the_stream_with_an_error() {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("log"), vec![7; 4096]).unwrap();
-        let folder = Folder::read(root.path()).unwrap();
+        let folder = Folder::read(root.path(), &Excludes::default()).unwrap();
         std::fs::write(root.path().join("log"), "short").unwrap();
         let error = folder.pack().unwrap().read_to_end(&mut Vec::new()).unwrap_err();
         let error = format!("{:#}", anyhow::Error::new(error));

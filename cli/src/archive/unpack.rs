@@ -171,7 +171,7 @@ impl<R: Read> Read for Watched<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::Folder;
+    use crate::archive::{Excludes, Folder};
     use tar::{Builder, Header};
 
     /// A tar of entries whose paths no honest writer would produce.
@@ -203,7 +203,11 @@ mod tests {
         symlink("../../../etc/passwd", from.join("link")).unwrap();
 
         let to = home.path().join("to");
-        unpack(Folder::read(&from).unwrap().pack().unwrap(), &to).unwrap();
+        unpack(
+            Folder::read(&from, &Excludes::default()).unwrap().pack().unwrap(),
+            &to,
+        )
+        .unwrap();
         assert_eq!(fs::read(to.join("a/run")).unwrap(), b"#!");
         assert_eq!(
             fs::metadata(to.join("a/run")).unwrap().permissions().mode() & 0o777,

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::Session;
 use crate::args::{CrateArgs, TestArgs};
 use crate::failure::{Exit, Failure};
-use crate::guest;
+use crate::{guest, sdk};
 
 pub fn run(session: &Session, args: CrateArgs) -> Result<()> {
     let component = component(session, &args.path)?;
@@ -19,6 +19,7 @@ pub fn run(session: &Session, args: CrateArgs) -> Result<()> {
 /// Natively: the SDK's mock host stands in for a node, so that a debugger works and nothing has to run.
 pub fn test(args: TestArgs) -> Result<()> {
     require_crate(&args.path)?;
+    sdk::provide(&args.path)?;
     let status = Command::new("cargo")
         .arg("test")
         .current_dir(&args.path)
@@ -46,6 +47,7 @@ pub fn watched(
     build: impl FnOnce(&Path, &mut dyn FnMut(&str)) -> Result<PathBuf>,
 ) -> Result<PathBuf> {
     require_crate(dir)?;
+    sdk::provide(dir)?;
     let spinner = session.out.spinner();
     let mut lines = Vec::new();
     let built = build(dir, &mut |line| {

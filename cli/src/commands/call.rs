@@ -1,4 +1,4 @@
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -6,6 +6,7 @@ use nearfield_protocol::call::CallReport;
 use nearfield_protocol::units::format_count;
 use serde_json::{Map, Value, json};
 use ureq::http::header::HeaderMap;
+use ureq::http::response::Parts;
 use ureq::{Body, SendBody};
 
 use super::Session;
@@ -48,6 +49,8 @@ pub fn run(session: &Session, args: CallArgs) -> Result<()> {
         body.read_to_end(&mut text)
             .map_err(|error| cut_short(session, &parts.headers, error))?;
         let value = json!({
+            "id": header(&parts.headers, "nearfield-id"),
+            "host": header(&parts.headers, "nearfield-host"),
             "status": status,
             "headers": fields(&parts.headers),
             "fuel": cost(session, &parts.headers).0,
@@ -59,18 +62,10 @@ pub fn run(session: &Session, args: CallArgs) -> Result<()> {
         io::copy(&mut body, &mut stdout).map_err(|error| cut_short(session, &parts.headers, error))?;
         stdout.flush()?;
     }
-    if io::stderr().is_terminal() {
-        let (fuel, timing) = cost(session, &parts.headers);
-        let fuel = fuel
-            .map(|fuel| format!(", {} fuel", format_count(fuel)))
-            .unwrap_or_default();
-        let timing = timing.map(|timing| format!(" ({timing})")).unwrap_or_default();
-        session.out.notice(&format!(
-            "{}{fuel}, {} ms{timing}",
-            parts.status,
-            started.elapsed().as_millis()
-        ));
-    }
+    let (fuel, timing) = cost(session, &parts.headers);
+    session
+        .out
+        .report(&summary(&parts, fuel, timing.as_deref(), started.elapsed()));
     match problem {
         Some(problem) => Err(anyhow::Error::new(problem).context(format!("calling `{}`", args.function))),
         None if status >= 500 => {
@@ -81,6 +76,17 @@ pub fn run(session: &Session, args: CallArgs) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// One line: how it ended, what it cost, where it ran and its id, for `explain`.
+fn summary(parts: &Parts, fuel: Option<u64>, timing: Option<&str>, took: Duration) -> String {
+    let mut said = vec![parts.status.to_string()];
+    said.extend(fuel.map(|fuel| format!("{} fuel", format_count(fuel))));
+    let timing = timing.map(|timing| format!(" ({timing})")).unwrap_or_default();
+    said.push(format!("{} ms{timing}", took.as_millis()));
+    said.extend(header(&parts.headers, "nearfield-host").map(|host| format!("host {host}")));
+    said.extend(header(&parts.headers, "nearfield-id").map(|id| format!("id {id}")));
+    said.join(", ")
 }
 
 fn send(session: &Session, url: &str, args: &CallArgs) -> Result<ureq::http::Response<Body>> {

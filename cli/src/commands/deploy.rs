@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nearfield_protocol::manifest::{ComponentSource, FunctionManifest};
 use nearfield_protocol::records::FunctionVersion;
+use nearfield_protocol::units::format_bytes;
 use nearfield_protocol::{Digest, FunctionName};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,9 +19,10 @@ use crate::project;
 
 pub fn run(session: &Session, args: DeployArgs) -> Result<()> {
     let functions = functions(&args)?;
+    let make = if args.dry_run { Make::Never } else { Make::Always };
     let deployed: Vec<Deployed> = functions
         .into_iter()
-        .map(|function| deploy(session, function, args.dry_run))
+        .map(|function| deploy(session, function, make))
         .collect::<Result<_>>()?;
     let mut values: Vec<Value> = deployed.iter().map(Deployed::to_json).collect();
     let value = if values.len() == 1 {
@@ -47,6 +50,9 @@ enum Source {
     Component(PathBuf),
 }
 
+/// How often the spinner turns while a node compiles.
+const SPIN: Duration = Duration::from_millis(100);
+
 /// Which functions `deploy` means: those of a manifest, or the one component.
 pub fn functions(args: &DeployArgs) -> Result<Vec<Function>> {
     let mut functions = match args.path.extension() {
@@ -59,8 +65,18 @@ pub fn functions(args: &DeployArgs) -> Result<Vec<Function>> {
     Ok(functions)
 }
 
+/// When a deployment makes a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Make {
+    Always,
+    /// Not if the newest version has the same component and manifest.
+    IfChanged,
+    /// Everything is checked, and nothing changes.
+    Never,
+}
+
 /// Builds and uploads the component, and puts the function into service.
-pub fn deploy(session: &Session, function: Function, dry_run: bool) -> Result<Deployed> {
+pub fn deploy(session: &Session, function: Function, make: Make) -> Result<Deployed> {
     let name = function.name;
     let component = match &function.source {
         Source::Crate(dir) => build::component(session, dir)?,
@@ -68,6 +84,14 @@ pub fn deploy(session: &Session, function: Function, dry_run: bool) -> Result<De
     };
     let bytes = fs::read(&component).with_context(|| format!("reading {}", component.display()))?;
     let put = || -> Result<Reply> {
+        if make == Make::IfChanged
+            && let Some(reply) = newest(session, &name)
+            && reply.component == Digest::of(&bytes)
+            && let Some(newest) = &reply.previous
+            && newest.manifest == function.manifest
+        {
+            return Ok(reply);
+        }
         let stored = session.client.send(
             Call::new("POST", "/v1/blobs").header("content-type", "application/wasm"),
             bytes.as_slice(),
@@ -76,17 +100,48 @@ pub fn deploy(session: &Session, function: Function, dry_run: bool) -> Result<De
             .into_body()
             .read_json()
             .context("reading the component's digest")?;
-        let body = json!({ "component": digest, "manifest": function.manifest, "dry_run": dry_run });
-        let reply =
-            session
-                .client
-                .change("PUT", format!("/v1/functions/{}", segment(name.as_str())), &body)?;
+        let body =
+            json!({ "component": digest, "manifest": function.manifest, "dry_run": make == Make::Never });
+        let spinner = session.out.spinner();
+        spinner.set_message(format!(
+            "{name}: checking and compiling {}",
+            format_bytes(bytes.len() as u64)
+        ));
+        spinner.enable_steady_tick(SPIN);
+        let reply = session
+            .client
+            .change("PUT", format!("/v1/functions/{}", segment(name.as_str())), &body);
+        spinner.finish_and_clear();
+        let reply = reply?;
         serde_json::from_value(reply).context("reading what became of the function")
     };
     let reply = put().with_context(|| format!("deploying `{name}`"))?;
     Ok(Deployed {
         reply,
         manifest: function.manifest,
+    })
+}
+
+/// The newest version as if it had just been deployed. Whatever keeps it from being read is for the deployment to say.
+fn newest(session: &Session, name: &FunctionName) -> Option<Reply> {
+    #[derive(Deserialize)]
+    struct Described {
+        current: FunctionVersion,
+        url: String,
+    }
+    let value = session
+        .client
+        .get(format!("/v1/functions/{}", segment(name.as_str())));
+    let Described { current, url } = serde_json::from_value(value.ok()?).ok()?;
+    Some(Reply {
+        name: current.name.clone(),
+        version: current.version,
+        component: current.component,
+        url,
+        imports: Vec::new(),
+        code_bytes: 0,
+        compiled_in_ms: None,
+        previous: Some(current),
     })
 }
 
@@ -109,6 +164,10 @@ pub struct Reply {
     pub component: Digest,
     pub url: String,
     imports: Vec<String>,
+    #[serde(default)]
+    code_bytes: u64,
+    #[serde(default)]
+    compiled_in_ms: Option<u64>,
     previous: Option<FunctionVersion>,
 }
 
@@ -119,9 +178,18 @@ impl Deployed {
             version,
             component,
             url,
+            code_bytes,
+            compiled_in_ms,
             ..
         } = &self.reply;
-        json!({ "name": name, "version": version, "component": component, "url": url })
+        json!({
+            "name": name,
+            "version": version,
+            "component": component,
+            "url": url,
+            "code_bytes": code_bytes,
+            "compiled_in_ms": compiled_in_ms,
+        })
     }
 
     /// What it may do, what that changes, and where it is.
@@ -132,6 +200,8 @@ impl Deployed {
             component,
             url,
             imports,
+            code_bytes,
+            compiled_in_ms,
             previous,
         } = &self.reply;
         let granted = project::grants(&self.manifest);
@@ -156,6 +226,11 @@ impl Deployed {
                     indented(&changes)
                 ));
             }
+        }
+        // What takes no time is not worth a line.
+        if let Some(ms) = compiled_in_ms.as_ref().filter(|ms| **ms >= 1_000) {
+            let (code, seconds) = (format_bytes(*code_bytes), *ms as f64 / 1e3);
+            lines.push(format!("compiled {code} of code in {seconds:.1} s"));
         }
         let would = if dry_run { "would be " } else { "" };
         lines.push(format!("{would}{name} v{version} at {url}"));

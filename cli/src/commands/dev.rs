@@ -51,7 +51,7 @@ fn deploy_all(session: &Session, args: &DeployArgs) -> Result<Vec<deploy::Reply>
     let functions = deploy::functions(args)?;
     functions
         .into_iter()
-        .map(|function| Ok(deploy::deploy(session, function, false)?.reply))
+        .map(|function| Ok(deploy::deploy(session, function, deploy::Make::IfChanged)?.reply))
         .collect()
 }
 

@@ -1,10 +1,11 @@
 use anyhow::{Context, Result};
+use nearfield_protocol::Digest;
 use nearfield_protocol::call::CallReport;
 use nearfield_protocol::units::{format_bytes, format_count};
-use nearfield_protocol::{CallId, Digest};
 use serde::Deserialize;
 
 use super::Session;
+use crate::client::segment;
 use crate::output::utc;
 
 #[derive(Deserialize)]
@@ -36,10 +37,10 @@ struct Candidate {
     reason: String,
 }
 
-pub fn run(session: &Session, id: CallId) -> Result<()> {
+pub fn run(session: &Session, id: &str) -> Result<()> {
     let record = session
         .client
-        .get(format!("/v1/calls/{id}"))
+        .get(format!("/v1/calls/{}", segment(id)))
         .with_context(|| format!("explaining call {id}"))?;
     session.out.show(&record, |record: Record| text(&record))
 }

@@ -13,6 +13,7 @@ use crate::args::RunArgs;
 use crate::client::Call;
 use crate::events;
 use crate::failure::{Exit, Failure};
+use crate::interrupt::Farewell;
 use crate::output::{counted, table, utc_minute};
 
 /// Outputs up to this size are part of `--json`'s value; larger ones are fetched with `get`-like curl.
@@ -118,9 +119,7 @@ pub fn run(session: &Session, args: RunArgs) -> Result<()> {
         let reply = json!({ "job": id });
         return session.out.show_as(&reply, || id.to_owned());
     }
-    session.out.notice(&format!(
-        "job {id}; Ctrl-C leaves it running, `nearfield cancel {id}` stops it"
-    ));
+    session.out.notice(&format!("job {id}"));
     wait(session, id.parse()?)
 }
 
@@ -130,7 +129,10 @@ pub fn wait(session: &Session, job: JobId) -> Result<()> {
     match &record.state {
         State::Done(report) => show(session, &record, report),
         State::Failed { problem, failures } => {
-            list_failures(session, &record, failures);
+            // The problem itself names the first one.
+            if failures.len() > 1 {
+                list_failures(session, &record, failures);
+            }
             Err(anyhow::Error::from(problem.clone()).context(format!("job {} failed", record.id)))
         }
         State::Cancelled => Err(Failure::new(Exit::Failed, format!("job {job} was cancelled"))
@@ -150,6 +152,9 @@ fn follow(session: &Session, job: JobId) -> Result<Record> {
         .client
         .send(Call::get(format!("/v1/jobs/{job}/events")), ())
         .with_context(|| format!("following job {job}"))?;
+    let _farewell = Farewell::new(format!(
+        "job {job} goes on: `nearfield wait {job}` follows it, `nearfield cancel {job}` stops it"
+    ));
     let bar = session.out.bytes_bar(Some(0));
     let ended = events::follow(response, |event, data| match event {
         "progress" => {

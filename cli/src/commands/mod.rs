@@ -17,9 +17,11 @@ mod new;
 mod nodes;
 mod put;
 mod replay;
+mod status;
 mod token;
 
 use anyhow::Result;
+use clap::CommandFactory;
 
 use crate::args::{Args, Verb};
 use crate::client::Client;
@@ -44,19 +46,30 @@ pub fn run(args: Args) -> Result<()> {
             };
             return up::join(args, up, global.json);
         }
-        Verb::CompileComponent { lane, input, output } => {
-            std::process::exit(nearfield_host::compiler_main(&lane, &input, &output))
+        Verb::CompileComponent {
+            target,
+            input,
+            output,
+        } => std::process::exit(nearfield_host::compiler_main(&target, &input, &output)),
+        Verb::Completions { shell } => {
+            let mut command = Args::command();
+            clap_complete::generate(shell, &mut command, "nearfield", &mut std::io::stdout());
+            return Ok(());
         }
         Verb::GpuWorker => std::process::exit(nearfield_gpu::worker_main()),
         verb => verb,
     };
     interrupt::watch()?;
     let session = Session {
-        client: Client::new(&global.url, global.token, &data_dir),
+        client: Client::new(&global.url(), global.token(), &data_dir),
         out: Output { json: global.json },
     };
     match verb {
-        Verb::Up(_) | Verb::Join(_) | Verb::CompileComponent { .. } | Verb::GpuWorker => {
+        Verb::Up(_)
+        | Verb::Join(_)
+        | Verb::Completions { .. }
+        | Verb::CompileComponent { .. }
+        | Verb::GpuWorker => {
             unreachable!("ran above")
         }
         Verb::Invite(args) => nodes::invite(&session, args),
@@ -84,7 +97,8 @@ pub fn run(args: Args) -> Result<()> {
         Verb::Prune(args) => manage::prune(&session, args),
         Verb::Du => du::run(&session),
         Verb::Token(args) => token::run(&session, args.verb),
-        Verb::Explain(args) => explain::run(&session, args.id),
+        Verb::Explain(args) => explain::run(&session, &args.id),
+        Verb::Status => status::run(&session),
         Verb::Doctor => doctor::run(&session, &data_dir),
     }
 }

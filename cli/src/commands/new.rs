@@ -8,6 +8,7 @@ use super::Session;
 use crate::args::{NewArgs, Template};
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Partial;
+use crate::sdk;
 
 /// Path and text of each file; `{{name}}`, `{{sdk}}` and `{{sdk-gpu}}` are filled in.
 const HTTP: &[(&str, &str)] = &[
@@ -59,9 +60,14 @@ pub fn run(session: &Session, args: NewArgs) -> Result<()> {
         Template::Gpu => GPU,
     };
     let dir = PathBuf::from(name);
+    if dir.exists() {
+        let failure = Failure::new(Exit::Failed, format!("there is a `{name}` here already"));
+        return Err(failure.next("choose another name, or remove it first").into());
+    }
     fs::create_dir(&dir).with_context(|| format!("making the folder {name}"))?;
     let partial = Partial::new(&dir);
     write(&dir, files, name)?;
+    sdk::provide(&dir)?;
     drop(partial);
 
     let text = format!("{name}: next, `cd {name}`, then `nearfield test` and `nearfield dev`");
@@ -71,7 +77,8 @@ pub fn run(session: &Session, args: NewArgs) -> Result<()> {
 }
 
 fn write(dir: &Path, files: &[(&str, &str)], name: &str) -> Result<()> {
-    let (sdk, sdk_gpu) = (sdk(false), sdk(true));
+    let sdk = format!("\"{}\"", sdk::VERSION);
+    let sdk_gpu = format!("{{ version = {sdk}, features = [\"gpu\"] }}");
     for (path, text) in files {
         let path = dir.join(path);
         if let Some(parent) = path.parent() {
@@ -82,19 +89,6 @@ fn write(dir: &Path, files: &[(&str, &str)], name: &str) -> Result<()> {
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
-}
-
-/// The SDK as a dependency: beside this crate while it runs where it was built, else by version.
-fn sdk(gpu: bool) -> String {
-    let features = if gpu { ", features = [\"gpu\"]" } else { "" };
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk");
-    match beside.canonicalize() {
-        Ok(path) => format!(
-            "{{ path = {}{features} }}",
-            toml::Value::from(path.to_string_lossy().into_owned())
-        ),
-        Err(_) => format!("{{ version = \"{}\"{features} }}", env!("CARGO_PKG_VERSION")),
-    }
 }
 
 #[cfg(test)]
@@ -116,12 +110,9 @@ mod tests {
             .parse()
             .unwrap();
         assert_eq!(cargo["package"]["name"].as_str(), Some("hello"));
-        assert!(
-            cargo["dependencies"]["nearfield"]["path"]
-                .as_str()
-                .unwrap()
-                .ends_with("/sdk")
-        );
+        let sdk = &cargo["dependencies"]["nearfield"];
+        let version = sdk.as_str().or_else(|| sdk["version"].as_str());
+        assert_eq!(version, Some(sdk::VERSION), "no path into a checkout");
         let manifest = crate::project::read(home.path()).unwrap();
         assert!(manifest.function.contains_key(&"hello".parse().unwrap()));
         let source = fs::read_to_string(home.path().join("src/lib.rs")).unwrap();

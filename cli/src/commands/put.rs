@@ -9,6 +9,7 @@ use ureq::SendBody;
 use ureq::http::header::{ACCEPT, CONTENT_TYPE};
 
 use super::Session;
+use crate::archive::Excludes;
 use crate::args::PutArgs;
 use crate::client::{Call, header, json, segment};
 use crate::events;
@@ -66,7 +67,7 @@ pub fn run(session: &Session, args: PutArgs) -> Result<()> {
     }
     let stored = match args.in_place {
         true => in_place(session, &args.source, path),
-        false => upload(session, &args.source, args.insecure_source, path),
+        false => upload(session, &args, path),
     };
     let stored = stored.with_context(|| format!("putting {} as `{}`", args.source, args.name))?;
     session.out.show(&stored, |stored: Stored| {
@@ -89,13 +90,33 @@ pub fn run(session: &Session, args: PutArgs) -> Result<()> {
     })
 }
 
-fn upload(session: &Session, source: &Source, insecure: bool, mut path: String) -> Result<Value> {
-    let input = source.open(insecure)?;
+fn upload(session: &Session, args: &PutArgs, mut path: String) -> Result<Value> {
+    let excludes = Excludes {
+        globs: args.exclude.clone(),
+        git: args.gitignore,
+    };
+    let input = args.source.open(args.insecure_source, &excludes)?;
+    if let Some(text) = left_out(&input.left_out) {
+        session.out.report(&text);
+    }
     path.push_str(&format!("&folder={}", input.folder));
     let bar = session.out.bytes_bar(input.bytes);
     let stored = session.client.upload(path, bar.wrap_read(input.read));
     bar.finish_and_clear();
     stored
+}
+
+/// What a folder's put leaves out, the first few by name.
+fn left_out(paths: &[String]) -> Option<String> {
+    const NAMED: usize = 5;
+    let named = paths
+        .get(..NAMED.min(paths.len()))
+        .filter(|named| !named.is_empty())?;
+    let more = match paths.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!("left out: {}{more}", named.join(", ")))
 }
 
 /// Only the path or URL goes to the node, which reads it itself.

@@ -1,11 +1,18 @@
+use std::io::Read;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::json;
 
+use nearfield_gateway::Narrowing;
+
 use super::{Session, ls, manage};
 use crate::args::{Listing, Thing, TokenScope, TokenVerb};
+use crate::failure::{Exit, Failure};
+
+/// More than any token has.
+const MAX_TOKEN_TEXT: u64 = 64 << 10;
 
 pub fn run(session: &Session, verb: TokenVerb) -> Result<()> {
     match verb {
@@ -14,6 +21,19 @@ pub fn run(session: &Session, verb: TokenVerb) -> Result<()> {
             max_fuel,
             expires,
         } => create(session, function, max_fuel, expires),
+        TokenVerb::Narrow {
+            token,
+            path,
+            methods,
+            expires,
+        } => {
+            let narrowing = Narrowing {
+                path,
+                methods,
+                expires: expires.map(|expires| SystemTime::now() + expires),
+            };
+            narrow(session, &token, &narrowing)
+        }
         TokenVerb::Revoke { id } => manage::rm(session, Thing::Token(id), false),
         TokenVerb::Ls => ls::run(session, Listing::Tokens),
     }
@@ -52,6 +72,30 @@ fn create(
         ));
         created.token
     })
+}
+
+fn narrow(session: &Session, token: &str, narrowing: &Narrowing) -> Result<()> {
+    if *narrowing == Narrowing::default() {
+        let failure = Failure::new(Exit::Usage, "nothing says how to narrow the token");
+        return Err(failure.next("give --path, --method or --expires").into());
+    }
+    if narrowing.path.as_ref().is_some_and(|path| !path.starts_with('/')) {
+        let failure = Failure::new(Exit::Usage, "--path names no path below the function's route");
+        return Err(failure.next("begin it with a /").into());
+    }
+    let token = match token {
+        "-" => {
+            let mut text = String::new();
+            std::io::stdin()
+                .take(MAX_TOKEN_TEXT)
+                .read_to_string(&mut text)
+                .context("reading the token")?;
+            text
+        }
+        token => token.to_owned(),
+    };
+    let token = nearfield_gateway::narrow(&token, narrowing).context("narrowing the token")?;
+    session.out.show_as(&json!({ "token": token }), || token.clone())
 }
 
 fn unix_ms(time: SystemTime) -> Result<u64> {

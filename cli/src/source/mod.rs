@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nearfield_net::remote::{Remote, has_scheme};
 
-use crate::archive::Folder;
+use crate::archive::{Excludes, Folder};
 use crate::failure::{Exit, Failure};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Input {
     pub bytes: Option<u64>,
     /// The stream is a tar of it.
     pub folder: bool,
+    /// What of a folder is not in it.
+    pub left_out: Vec<String>,
 }
 
 impl Source {
@@ -54,15 +56,16 @@ impl Source {
         }
     }
 
-    /// Starts reading it. `insecure`: plain http may be used wherever it leads.
-    pub fn open(&self, insecure: bool) -> Result<Input> {
+    /// Starts reading it. `insecure`: plain http may be used wherever it leads. `excludes`: what of a folder stays out.
+    pub fn open(&self, insecure: bool, excludes: &Excludes) -> Result<Input> {
         match self {
             Source::Stdin => Ok(Input {
                 read: Box::new(io::stdin()),
                 bytes: None,
                 folder: false,
+                left_out: Vec::new(),
             }),
-            Source::Path(path) => open_path(path),
+            Source::Path(path) => open_path(path, excludes),
             Source::Remote(remote) => remote::open(remote, insecure),
         }
     }
@@ -78,7 +81,7 @@ impl fmt::Display for Source {
     }
 }
 
-fn open_path(path: &Path) -> Result<Input> {
+fn open_path(path: &Path, excludes: &Excludes) -> Result<Input> {
     let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
             Failure::new(Exit::NotFound, format!("there is no {}", path.display())).into()
@@ -86,12 +89,13 @@ fn open_path(path: &Path) -> Result<Input> {
         _ => anyhow::Error::new(error).context(format!("reading {}", path.display())),
     })?;
     if metadata.is_dir() {
-        let folder = Folder::read(path)?;
-        let bytes = Some(folder.tar_bytes());
+        let mut folder = Folder::read(path, excludes)?;
+        let (bytes, left_out) = (Some(folder.tar_bytes()), std::mem::take(&mut folder.left_out));
         return Ok(Input {
             read: Box::new(folder.pack()?),
             bytes,
             folder: true,
+            left_out,
         });
     }
     let file = File::open(path).with_context(|| format!("reading {}", path.display()))?;
@@ -100,6 +104,7 @@ fn open_path(path: &Path) -> Result<Input> {
         read: Box::new(file),
         bytes,
         folder: false,
+        left_out: Vec::new(),
     })
 }
 

@@ -38,6 +38,7 @@ fn open_one(runtime: Runtime, site: Arc<Site>, key: &str) -> Result<Input> {
                 _runtime: runtime,
             }),
             folder: false,
+            left_out: Vec::new(),
         },
         First::Stream(response) => Input {
             bytes: response.content_length(),
@@ -46,6 +47,7 @@ fn open_one(runtime: Runtime, site: Arc<Site>, key: &str) -> Result<Input> {
                 _runtime: runtime,
             }),
             folder: false,
+            left_out: Vec::new(),
         },
     })
 }
@@ -77,6 +79,7 @@ fn open_folder(runtime: Runtime, site: Arc<Site>, prefix: &str) -> Result<Input>
         read: Box::new(folder.pack()?),
         bytes,
         folder: true,
+        left_out: Vec::new(),
     })
 }
 

@@ -11,7 +11,7 @@ use nearfield::{Result, Shard};
 
 /// What is known of a crate, or of several.
 #[derive(Default, serde::Serialize, serde::Deserialize)]
-struct Source {
+pub struct Source {
     files: u64,
     lines: u64,
     unsafe_blocks: u64,
@@ -22,13 +22,13 @@ struct Source {
 
 /// Ordered by size; of files of one size the last path is the largest.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-struct Largest {
+pub struct Largest {
     bytes: u64,
     path: String,
 }
 
 /// By name and version.
-type Crates = BTreeMap<String, Source>;
+pub type Crates = BTreeMap<String, Source>;
 
 #[derive(serde::Deserialize)]
 struct Args {
@@ -53,7 +53,7 @@ struct Crate {
 
 /// Reads the files of a pack.
 #[nearfield::map]
-fn audit(shard: Shard) -> Result<Crates> {
+pub fn audit(shard: Shard) -> Result<Crates> {
     let mut crates = Crates::new();
     let mut text = Vec::new();
     shard.files().for_each(|path, content| {

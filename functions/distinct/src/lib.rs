@@ -10,14 +10,14 @@ use nearfield::{Error, Result, Shard};
 use serde_bytes::ByteBuf;
 
 #[derive(serde::Deserialize)]
-struct Args {
+pub struct Args {
     /// The CSV column; whole lines without it.
     column: Option<String>,
 }
 
 /// The values of a shard, or of several.
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Values {
+pub struct Values {
     /// How many there are, each as often as it is there. Empty ones are none.
     count: u64,
     /// The sketch in DataSketches' own format.
@@ -36,7 +36,7 @@ const REGISTERS_LOG2: u8 = 14;
 
 /// Puts every value of a shard into a sketch.
 #[nearfield::map]
-fn distinct(shard: Shard, Args { column }: Args) -> Result<Values> {
+pub fn distinct(shard: Shard, Args { column }: Args) -> Result<Values> {
     let mut sketch = HllSketch::new(REGISTERS_LOG2, HllType::Hll8)?;
     let mut count = 0;
     let mut add = |value: &[u8]| {

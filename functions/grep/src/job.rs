@@ -11,7 +11,7 @@ use nearfield::{Error, Lines, Result, Shard};
 use crate::contains;
 
 #[derive(serde::Deserialize)]
-struct Args {
+pub struct Args {
     /// The text to find, as it is written.
     q: String,
     /// How many matches to tell; 1,000 unless given.
@@ -20,7 +20,7 @@ struct Args {
 
 /// The matches of a shard, or of several.
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Found {
+pub struct Found {
     total: u64,
     /// The first ones, at most `max`.
     matches: Vec<Match>,
@@ -59,7 +59,7 @@ const READ_BYTES: usize = 64 << 10;
 
 /// Finds the lines of a shard.
 #[nearfield::map]
-fn grep_all(shard: Shard, Args { q, max }: Args) -> Result<Found> {
+pub fn grep_all(shard: Shard, Args { q, max }: Args) -> Result<Found> {
     if q.is_empty() {
         return Err(Error::bad_request("q is empty"));
     }

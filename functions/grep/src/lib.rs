@@ -6,6 +6,8 @@
 
 mod job;
 
+pub use job::grep_all;
+
 use std::io::Write;
 
 use nearfield::{Body, Dataset, Error, Request, RequestExt, Result};

@@ -12,7 +12,7 @@ use nearfield::{Error, Result, Shard};
 use sketches_ddsketch::{Config, DDSketch};
 
 #[derive(serde::Deserialize)]
-struct Args {
+pub struct Args {
     /// All columns unless given.
     columns: Option<Vec<String>>,
     /// The column whose values make the groups; one group unless given.
@@ -20,14 +20,14 @@ struct Args {
 }
 
 /// By group, then by column.
-type Groups = BTreeMap<String, BTreeMap<String, Summary>>;
+pub type Groups = BTreeMap<String, BTreeMap<String, Summary>>;
 
 /// How many groups there may be: a part holds them all, and a column that has more is hardly one to group by.
 const GROUPS: usize = 10_000;
 
 /// The numbers of a column in a group.
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Summary {
+pub struct Summary {
     count: u64,
     mean: f64,
     /// The sum of the squares of the differences from the mean.
@@ -56,7 +56,7 @@ struct Row {
 
 /// Describes a shard.
 #[nearfield::map]
-fn stats_by(shard: Shard, Args { columns, by }: Args) -> Result<Groups> {
+pub fn stats_by(shard: Shard, Args { columns, by }: Args) -> Result<Groups> {
     let mut csv = shard.csv()?;
     let headers = csv.headers()?.clone();
     let place = |name: &str| {

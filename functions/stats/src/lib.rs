@@ -3,6 +3,8 @@
 
 mod job;
 
+pub use job::stats_by;
+
 use nearfield::{Dataset, Error, Json, Request, RequestExt, Result};
 
 #[derive(serde::Deserialize)]

@@ -19,7 +19,7 @@ const DECODE_BYTES: u64 = 128 << 20;
 const NAMED: usize = 100;
 
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Made {
+pub struct Made {
     thumbnails: u64,
     /// Files that could not be read as what their names say.
     unreadable: u64,
@@ -29,7 +29,7 @@ struct Made {
 
 /// Writes the thumbnails of a pack's images.
 #[nearfield::map]
-fn thumbnail(shard: Shard) -> Result<Made> {
+pub fn thumbnail(shard: Shard) -> Result<Made> {
     let mut made = Made {
         thumbnails: 0,
         unreadable: 0,

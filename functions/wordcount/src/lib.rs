@@ -35,7 +35,7 @@ struct Summary {
 
 /// Counts a shard's words.
 #[nearfield::map]
-fn wordcount(shard: Shard) -> Result<Packed> {
+pub fn wordcount(shard: Shard) -> Result<Packed> {
     let mut counts = Counts::default();
     let mut buffer = vec![0; READ_BYTES];
     if shard.format() == "files" {

@@ -1,9 +1,12 @@
 //! Functions over the admin API.
 
+use std::sync::Arc;
+
+use futures_util::StreamExt;
 use http::{Response, StatusCode};
 use nearfield_protocol::manifest::{FunctionManifest, Route};
 use nearfield_protocol::records::FunctionVersion;
-use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind, limits};
+use nearfield_protocol::{Digest, FunctionName, NodeId, Problem, ProblemKind, limits};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -14,6 +17,8 @@ use crate::dispatch::{LogQuery, Surface};
 use crate::reply::{self, store_problem};
 use crate::server::Gateway;
 
+/// Hosts that compile one component at once: each takes its bytes from those that have them.
+const COMPILED_AT_ONCE: usize = 8;
 /// Log lines that one request gives at most from the past.
 const MAX_LOG_LINES: usize = 10_000;
 
@@ -44,14 +49,14 @@ pub async fn upload(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, P
     ))
 }
 
-pub async fn deploy(gateway: &Gateway, name: &str, asked: Asked) -> Result<Response<Body>, Problem> {
+pub async fn deploy(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
     let Deploy {
         component,
         manifest,
         dry_run,
     } = asked.json().await?;
-    let surface = check(gateway, &name, component, &manifest).await?;
+    let (host, surface) = check(gateway, &name, component, &manifest).await?;
     let previous = gateway.catalog.node.records().function(&name).cloned();
     let version = if dry_run {
         let number = previous.as_ref().map_or(1, |previous| previous.version + 1);
@@ -60,12 +65,14 @@ pub async fn deploy(gateway: &Gateway, name: &str, asked: Asked) -> Result<Respo
         let route = manifest.route.clone();
         let free = || check_route(gateway, &name, route.as_ref());
         let write = |number| new_version(&name, number, component, manifest, None);
-        gateway.catalog.deploy(&name, component, free, write).await?
+        let version = gateway.catalog.deploy(&name, component, free, write).await?;
+        compile_elsewhere(gateway, component, host);
+        version
     };
     Ok(deployed(gateway, &version, previous.as_ref(), &surface))
 }
 
-pub async fn rollback(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
+pub async fn rollback(gateway: &Arc<Gateway>, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
     let records = gateway.catalog.node.records();
     let versions = records.function_versions(&name);
@@ -90,13 +97,14 @@ pub async fn rollback(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Re
                 ),
             )
         })?;
-    let surface = check(gateway, &name, target.component, &target.manifest).await?;
+    let (host, surface) = check(gateway, &name, target.component, &target.manifest).await?;
     let write = |number| new_version(&name, number, target.component, target.manifest.clone(), Some(to));
     let free = || check_route(gateway, &name, target.manifest.route.as_ref());
     let version = gateway
         .catalog
         .deploy(&name, target.component, free, write)
         .await?;
+    compile_elsewhere(gateway, target.component, host);
     Ok(deployed(gateway, &version, Some(newest), &surface))
 }
 
@@ -168,15 +176,36 @@ async fn check(
     name: &FunctionName,
     component: Digest,
     manifest: &FunctionManifest,
-) -> Result<Surface, Problem> {
+) -> Result<(NodeId, Surface), Problem> {
     manifest
         .check()
         .map_err(|error| Problem::new(ProblemKind::BadManifest, format!("function `{name}`: {error}")))?;
     check_route(gateway, name, manifest.route.as_ref())?;
-    gateway
-        .dispatch
-        .check(gateway.host_for(&component)?, component)
-        .await
+    let host = gateway.host_for(&component)?;
+    Ok((host, gateway.dispatch.check(host, component).await?))
+}
+
+/// Has the other hosts compile what was deployed, a few at a time and behind the answer, so that the first call there
+/// need not wait for a compiler. `ready` has it.
+fn compile_elsewhere(gateway: &Arc<Gateway>, component: Digest, ready: NodeId) {
+    let hosts: Vec<NodeId> = {
+        let table = gateway.hosts.table();
+        let others = table.iter().filter(|(_, host)| host.there && host.id != ready);
+        others.map(|(_, host)| host.id).collect()
+    };
+    let gateway = gateway.clone();
+    tokio::spawn(async move {
+        futures_util::stream::iter(hosts)
+            .for_each_concurrent(COMPILED_AT_ONCE, |host| {
+                let checked = gateway.dispatch.check(host, component);
+                async move {
+                    if let Err(problem) = checked.await {
+                        tracing::warn!(host = host.short(), %problem, "a host has not compiled what was deployed");
+                    }
+                }
+            })
+            .await;
+    });
 }
 
 /// Whether the route that `name` is to have is nobody else's.
@@ -227,6 +256,8 @@ fn deployed(
             "url": url(gateway, version),
             "imports": surface.imports,
             "exports": surface.exports,
+            "code_bytes": surface.code_bytes,
+            "compiled_in_ms": surface.compiled_in_ms,
             "previous": previous,
         }),
     )

@@ -17,12 +17,13 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use nearfield_protocol::{CallId, Digest, Problem, ProblemKind, limits};
+use nearfield_protocol::{Digest, Problem, ProblemKind, limits, units};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::runtime::Handle;
 
 use crate::body::{Body, BodyFault, BoundedBody};
+use crate::calls::{MAX_CALLS, NotFound};
 use crate::reply;
 use crate::server::Gateway;
 
@@ -103,7 +104,7 @@ impl Asked {
             Err(problem) if problem.kind == ProblemKind::BodyTooLarge => {
                 body.discard(&Handle::current());
                 Err(Problem::new(problem.kind, "the request body is too large")
-                    .with_limit(format!("this request's body = {max_bytes} bytes")))
+                    .with_limit(format!("this request's body = {}", units::exact_bytes(max_bytes))))
             }
             Err(problem) => Err(problem),
         }
@@ -207,14 +208,13 @@ async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>
             Ok(reply::json(StatusCode::OK, &json!({ "calls": calls })))
         }
         ("GET", ["v1", "calls", id]) => {
-            let unknown = || {
-                Problem::new(
-                    ProblemKind::UnknownCall,
-                    format!("no call `{id}` among the recent ones"),
-                )
-            };
-            let id: CallId = id.parse().map_err(|_| unknown())?;
-            let call = gateway.calls.get(&id).ok_or_else(unknown)?;
+            let call = gateway.calls.find(id).map_err(|not_found| {
+                let text = match not_found {
+                    NotFound::Unknown => format!("no call `{id}` among the last {MAX_CALLS}"),
+                    NotFound::Several => format!("several calls end in `{id}`: give more of the id"),
+                };
+                Problem::new(ProblemKind::UnknownCall, text)
+            })?;
             let others = crate::place::others(&call.placement.candidates, &gateway.hosts.table());
             Ok(reply::json(StatusCode::OK, &call.to_json(&others)))
         }

@@ -3,6 +3,7 @@
 //! `fetch` is where blobs come from that are not here, `repair` sees that enough hosts keep each of them.
 
 mod fetch;
+mod patience;
 mod repair;
 
 use std::collections::HashSet;

@@ -14,6 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Cluster;
+use super::patience::Patience;
 use crate::catalog::net_problem;
 use crate::place::holders::Slot;
 use crate::place::table::HostTable;
@@ -47,8 +48,10 @@ type Orders = HashMap<NodeId, HashMap<Option<Digest>, Vec<Digest>>>;
 /// The hosts that are asked to keep something now. Dropped, it stops.
 #[derive(Default)]
 struct Asking {
-    tasks: JoinSet<()>,
+    /// Each ends with what its host asked everybody for in vain.
+    tasks: JoinSet<Vec<Digest>>,
     of: HashMap<NodeId, AbortHandle>,
+    patience: Patience,
 }
 
 impl Cluster {
@@ -73,6 +76,24 @@ impl Cluster {
         let records = catalog.node.records();
         let mut orders = Orders::new();
         let mut safe = Vec::new();
+        let mut lost = Vec::new();
+        while let Some(ended) = asking.tasks.try_join_next() {
+            let in_vain = ended.unwrap_or_default().into_iter();
+            lost.extend(in_vain.filter(|digest| asking.patience.in_vain(*digest)));
+        }
+        asking.of.retain(|_, task| !task.is_finished());
+        if let Some(first) = lost.first() {
+            tracing::warn!(
+                blobs = lost.len(),
+                first = first.short(),
+                "too few hosts keep these blobs, and no node gives them: put what they were cut from again, or remove the \
+                 versions that have them"
+            );
+        }
+        // One gateway orders. The others only look what they need not keep themselves.
+        let leads = catalog.node.leader().is_none();
+        let (patience, busy) = (&mut asking.patience, &asking.of);
+        patience.begin(self.gateway.hosts.table().generation);
         let mut look = |kept: Kept<'_>| {
             for some in kept.digests.chunks(1_024) {
                 let table = self.gateway.hosts.table();
@@ -81,7 +102,15 @@ impl Cluster {
                         safe.push(*digest);
                         continue;
                     };
-                    for host in more {
+                    // What a host is still at is looked at again once it is done.
+                    let mut free = more
+                        .into_iter()
+                        .filter(|host| !busy.contains_key(host))
+                        .peekable();
+                    if !leads || free.peek().is_none() || !patience.is_due(digest) {
+                        continue;
+                    }
+                    for host in free {
                         let of_host = orders.entry(host).or_default();
                         of_host.entry(kept.dataset).or_default().push(*digest);
                     }
@@ -120,31 +149,30 @@ impl Cluster {
                 .collect::<Vec<_>>();
             catalog.store.spare(&stored).await.map_err(store_problem)?;
         }
-        if catalog.node.leader().is_none() {
-            while asking.tasks.try_join_next().is_some() {}
-            asking.of.retain(|_, task| !task.is_finished());
-            for (host, orders) in orders {
-                // What a host is still at is looked at again once it is done.
-                asking.of.entry(host).or_insert_with(|| {
-                    let cluster = self.clone();
-                    asking
-                        .tasks
-                        .spawn(async move { cluster.order(host, orders).await })
-                });
-            }
+        for (host, orders) in orders {
+            let cluster = self.clone();
+            let task = asking
+                .tasks
+                .spawn(async move { cluster.order(host, orders).await });
+            asking.of.insert(host, task);
         }
         Ok(())
     }
 
-    /// Asks a host to keep blobs, a batch at a time.
-    async fn order(&self, host: NodeId, orders: HashMap<Option<Digest>, Vec<Digest>>) {
+    /// Asks a host to keep blobs, a batch at a time. Returns those of batches of which it got less than all, from whoever
+    /// it asked.
+    async fn order(&self, host: NodeId, orders: HashMap<Option<Digest>, Vec<Digest>>) -> Vec<Digest> {
+        let mut in_vain = Vec::new();
         for (dataset, mut digests) in orders {
             digests.sort_unstable();
             digests.dedup();
             for some in digests.chunks(BATCH.min(MAX_ASKED)) {
                 match self.order_some(host, dataset, some).await {
                     Ok(kept) => {
-                        tracing::info!(
+                        if kept < some.len() as u64 {
+                            in_vain.extend_from_slice(some);
+                        }
+                        tracing::debug!(
                             host = host.short(),
                             kept,
                             of = some.len(),
@@ -153,11 +181,12 @@ impl Cluster {
                     }
                     Err(problem) => {
                         tracing::warn!(host = host.short(), %problem, "a host does not keep what it was asked to");
-                        return;
+                        return in_vain;
                     }
                 }
             }
         }
+        in_vain
     }
 
     async fn order_some(

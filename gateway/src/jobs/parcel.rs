@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use nearfield_protocol::job::PureReport;
-use nearfield_protocol::units::format_bytes;
+use nearfield_protocol::units::{exact_bytes, format_bytes};
 use nearfield_protocol::{Digest, Problem, ProblemKind};
 use nearfield_store::path_index::EntryKind;
 use nearfield_store::{Dataset, Store};
@@ -52,7 +52,7 @@ impl Parcel {
                     format_bytes(bytes)
                 ),
             );
-            return Err(problem.with_limit(format!("max-inputs = {}", format_bytes(max_input_bytes))));
+            return Err(problem.with_limit(format!("max-inputs = {}", exact_bytes(max_input_bytes))));
         }
         Ok(Parcel {
             shard,

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use nearfield_protocol::job::{MapSubject, PureSetting, PureSpec, ResultKey, Work, canonical_json, groups};
+use nearfield_protocol::job::{
+    MapSubject, PureSetting, PureSpec, ResultKey, Shape, Work, canonical_args, groups,
+};
 use nearfield_protocol::records::RecordClock;
 use nearfield_protocol::{CallId, Digest, NodeId, Problem, ProblemKind};
 use nearfield_store::Dataset;
@@ -40,7 +42,7 @@ pub fn setting(record: &JobRecord, distrusted: &BTreeMap<NodeId, RecordClock>) -
     Arc::new(PureSetting {
         function: record.function.clone(),
         component: record.component,
-        args: canonical_json(&record.args),
+        args: canonical_args(&record.args),
         inputs: record.inputs.clone(),
         limits: record.limits,
         may_write: record.into.is_some(),
@@ -130,57 +132,41 @@ fn spread(count: u32, wanted: usize) -> Vec<u32> {
         .collect()
 }
 
-/// The levels of the tree over `leaves`, the root's last. None for fewer than two leaves. Its shape follows from content alone: of a
-/// job whose keys hold its own id, from those that it would have without.
+/// The levels of the tree over `leaves`, the root's last. None for fewer than two leaves. Its shape follows from the
+/// digests of the shards alone: a function that ignores an argument sums the same numbers in the same order whatever it
+/// is given.
 pub fn tree(setting: &Arc<PureSetting>, leaves: &[Leaf]) -> Vec<Vec<Node>> {
-    let keys: Vec<_> = leaves.iter().map(|leaf| leaf.key).collect();
-    if setting.gpu.is_none() {
-        return tree_of(setting, &keys);
-    }
-    let content = Arc::new(PureSetting {
-        gpu: None,
-        ..PureSetting::clone(setting)
-    });
-    let shape = |leaf: &Leaf| {
-        let (setting, work) = (content.clone(), leaf.spec.work.clone());
-        PureSpec { setting, work }.key()
-    };
-    let mut levels = tree_of(&content, &leaves.iter().map(shape).collect::<Vec<_>>());
-    let mut below = keys;
-    for level in &mut levels {
-        for node in level.iter_mut() {
-            node.key = match &below[node.parts.clone()] {
-                [alone] => *alone,
-                several => reduce(setting, several).key(),
-            };
-        }
-        below = level.iter().map(|node| node.key).collect();
-    }
-    levels
+    let parts = leaves.iter().map(|leaf| (leaf.key, Shape::of_shard(leaf.shard)));
+    tree_of(setting, parts)
 }
 
-/// The tree over results with these keys.
-pub fn tree_of(setting: &Arc<PureSetting>, leaves: &[ResultKey]) -> Vec<Vec<Node>> {
+/// The tree over results with these keys, of shards with these shapes.
+pub fn tree_of(
+    setting: &Arc<PureSetting>,
+    leaves: impl IntoIterator<Item = (ResultKey, Shape)>,
+) -> Vec<Vec<Node>> {
     let mut levels: Vec<Vec<Node>> = Vec::new();
-    let mut below: Vec<(ResultKey, Range<usize>)> = leaves
-        .iter()
-        .enumerate()
-        .map(|(index, key)| (*key, index..index + 1))
-        .collect();
-    while below.len() > 1 {
-        let keys: Vec<_> = below.iter().map(|(key, _)| *key).collect();
-        let level: Vec<Node> = groups(&keys)
-            .into_iter()
+    let (mut keys, mut shapes): (Vec<ResultKey>, Vec<Shape>) = leaves.into_iter().unzip();
+    let mut spans: Vec<Range<usize>> = (0..keys.len()).map(|leaf| leaf..leaf + 1).collect();
+    while keys.len() > 1 {
+        let groups = groups(&shapes);
+        let level: Vec<Node> = groups
+            .iter()
             .map(|parts| Node {
                 key: match &keys[parts.clone()] {
                     [alone] => *alone,
                     several => reduce(setting, several).key(),
                 },
-                leaves: below[parts.start].1.start..below[parts.end - 1].1.end,
-                parts,
+                leaves: spans[parts.start].start..spans[parts.end - 1].end,
+                parts: parts.clone(),
             })
             .collect();
-        below = level.iter().map(|node| (node.key, node.leaves.clone())).collect();
+        shapes = groups
+            .iter()
+            .map(|parts| Shape::of_node(&shapes[parts.clone()]))
+            .collect();
+        keys = level.iter().map(|node| node.key).collect();
+        spans = level.iter().map(|node| node.leaves.clone()).collect();
         levels.push(level);
     }
     levels
@@ -242,6 +228,7 @@ pub fn runs(
 mod tests {
     use super::*;
     use nearfield_protocol::job::PureLimits;
+    use proptest::prelude::*;
     use std::time::Duration;
 
     fn setting() -> Arc<PureSetting> {
@@ -262,17 +249,20 @@ mod tests {
         })
     }
 
-    fn keys(count: u32) -> Vec<ResultKey> {
+    fn leaf_of(digest: Digest) -> (ResultKey, Shape) {
+        (ResultKey(digest), Shape::of_shard(digest))
+    }
+
+    fn parts(count: u32) -> Vec<(ResultKey, Shape)> {
         (0..count)
-            .map(|n| ResultKey(Digest::of(&n.to_le_bytes())))
+            .map(|n| leaf_of(Digest::of(&n.to_le_bytes())))
             .collect()
     }
 
     #[test]
     fn every_level_covers_the_one_below() {
-        let leaves = keys(3_000);
-        let levels = tree_of(&setting(), &leaves);
-        let mut below = leaves.len();
+        let levels = tree_of(&setting(), parts(3_000));
+        let mut below = 3_000;
         for level in &levels {
             assert_eq!(level.first().unwrap().parts.start, 0);
             assert_eq!(level.last().unwrap().parts.end, below);
@@ -294,11 +284,11 @@ mod tests {
 
     #[test]
     fn an_insertion_makes_one_path_anew() {
-        let before = keys(3_000);
+        let before = parts(3_000);
         let mut after = before.clone();
-        after.insert(1_234, ResultKey(Digest::of(b"new")));
-        let nodes = |leaves: &[ResultKey]| -> std::collections::HashSet<ResultKey> {
-            tree_of(&setting(), leaves)
+        after.insert(1_234, leaf_of(Digest::of(b"new")));
+        let nodes = |leaves: &[(ResultKey, Shape)]| -> std::collections::HashSet<ResultKey> {
+            tree_of(&setting(), leaves.iter().copied())
                 .concat()
                 .into_iter()
                 .map(|node| node.key)
@@ -307,16 +297,16 @@ mod tests {
         let known = nodes(&before);
         let made = nodes(&after).difference(&known).count();
         assert!(
-            made <= 2 * tree_of(&setting(), &after).len(),
+            made <= 2 * tree_of(&setting(), after).len(),
             "{made} nodes are new"
         );
     }
 
     #[test]
     fn small_jobs_need_no_tree() {
-        assert!(tree_of(&setting(), &keys(0)).is_empty());
-        assert!(tree_of(&setting(), &keys(1)).is_empty());
-        assert_eq!(tree_of(&setting(), &keys(2)).len(), 1);
+        assert!(tree_of(&setting(), parts(0)).is_empty());
+        assert!(tree_of(&setting(), parts(1)).is_empty());
+        assert_eq!(tree_of(&setting(), parts(2)).len(), 1);
     }
 
     #[test]
@@ -326,59 +316,82 @@ mod tests {
         assert!(spread(0, 0).is_empty());
     }
 
-    #[test]
-    fn what_is_kept_for_one_job_has_the_shape_of_its_content() {
-        use nearfield_protocol::gpu::{GpuGrant, GpuKind};
-        let of_job = |job: &str| {
-            Arc::new(PureSetting {
-                gpu: Some(GpuGrant {
+    fn leaves_of(setting: &Arc<PureSetting>, shards: &[u32]) -> Vec<Leaf> {
+        let leaf = |(index, shard): (usize, &u32)| {
+            let shard = Digest::of(&shard.to_le_bytes());
+            let spec = PureSpec {
+                setting: setting.clone(),
+                work: Work::Map {
+                    dataset: Digest::EMPTY,
+                    index: index as u32,
+                    subject: MapSubject {
+                        shard,
+                        format: String::new(),
+                        header: Arc::default(),
+                    },
+                },
+            };
+            Leaf {
+                index: index as u32,
+                shard,
+                size_bytes: 1,
+                key: spec.key(),
+                spec,
+            }
+        };
+        shards.iter().enumerate().map(leaf).collect()
+    }
+
+    type Shapes = Vec<Vec<Range<usize>>>;
+
+    fn shape_and_keys(
+        setting: &PureSetting,
+        shards: &[u32],
+    ) -> (Shapes, std::collections::HashSet<ResultKey>) {
+        let setting = Arc::new(setting.clone());
+        let levels = tree(&setting, &leaves_of(&setting, shards));
+        let shapes = levels
+            .iter()
+            .map(|level| level.iter().map(|node| node.parts.clone()).collect())
+            .collect();
+        let keys = levels.iter().flatten().map(|node| node.key).collect();
+        (shapes, keys)
+    }
+
+    proptest! {
+        /// Whatever else differs between two jobs, equal shards are grouped equally.
+        #[test]
+        fn the_shape_follows_from_the_shards_alone(
+            shards in prop::collection::vec(0u32..400, 2..500),
+            component in any::<[u8; 32]>(),
+            args in "[a-z0-9]{0,20}",
+            memory_bytes in any::<u64>(),
+            may_write in any::<bool>(),
+            input in prop::option::of(any::<[u8; 32]>()),
+            job in prop::option::of("[a-z]{1,8}"),
+            distrusted in prop::option::of(any::<[u8; 32]>()),
+        ) {
+            use nearfield_protocol::gpu::{GpuGrant, GpuKind};
+            let plain = PureSetting::clone(&setting());
+            let clock = RecordClock { unix_ms: 5, counter: 0, writer: [0; 4] };
+            let other = PureSetting {
+                component: Digest::from_bytes(component),
+                args: args.into_bytes(),
+                limits: PureLimits { memory_bytes, ..plain.limits },
+                may_write,
+                inputs: input.iter().map(|hex| ("i".to_owned(), Digest::from_bytes(*hex))).collect(),
+                gpu: job.map(|job| GpuGrant {
                     kind: GpuKind::Any,
                     time: Duration::ZERO,
                     memory_bytes: 0,
-                    job: job.to_owned(),
+                    job,
                 }),
-                ..PureSetting::clone(&setting())
-            })
-        };
-        let leaves = |setting: &Arc<PureSetting>| -> Vec<Leaf> {
-            let leaf = |index: u32| {
-                let subject = MapSubject {
-                    shard: Digest::of(&index.to_le_bytes()),
-                    format: String::new(),
-                    header: Arc::default(),
-                };
-                let spec = PureSpec {
-                    setting: setting.clone(),
-                    work: Work::Map {
-                        dataset: Digest::EMPTY,
-                        index,
-                        subject,
-                    },
-                };
-                Leaf {
-                    index,
-                    shard: Digest::EMPTY,
-                    size_bytes: 1,
-                    key: spec.key(),
-                    spec,
-                }
+                distrusted: distrusted.iter().map(|id| (NodeId::from_bytes(*id), clock)).collect(),
+                ..plain.clone()
             };
-            (0..500).map(leaf).collect()
-        };
-        let levels = |setting: &Arc<PureSetting>| tree(setting, &leaves(setting));
-        let (one, other, plain) = (
-            levels(&of_job("one")),
-            levels(&of_job("other")),
-            levels(&setting()),
-        );
-        let shape = |levels: &[Vec<Node>]| -> Vec<Vec<Range<usize>>> {
-            let parts = |level: &Vec<Node>| level.iter().map(|node| node.parts.clone()).collect();
-            levels.iter().map(parts).collect()
-        };
-        assert!(shape(&one) == shape(&other) && shape(&one) == shape(&plain));
-        let keys = |levels: &[Vec<Node>]| -> std::collections::HashSet<ResultKey> {
-            levels.iter().flatten().map(|node| node.key).collect()
-        };
-        assert!(keys(&one).is_disjoint(&keys(&other)) && keys(&one).is_disjoint(&keys(&plain)));
+            let ((one, keys), (two, others)) = (shape_and_keys(&plain, &shards), shape_and_keys(&other, &shards));
+            prop_assert_eq!(one, two);
+            prop_assert!(keys.is_disjoint(&others));
+        }
     }
 }

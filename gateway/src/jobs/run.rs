@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use nearfield_net::control::BEAT;
 use nearfield_protocol::job::{PureFailure, PureReport, PureSetting, PureSpec, ResultKey, Work};
-use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
+use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind, units};
 use nearfield_store::Dataset;
 use tokio::sync::watch;
 
@@ -518,7 +518,7 @@ impl Job<'_> {
                 spent.fuel
             ),
         )
-        .with_limit(format!("max-fuel = {}", self.record.max_fuel)))
+        .with_limit(format!("max-fuel = {}", units::exact_count(self.record.max_fuel))))
     }
 
     fn predict(&self, dataset: &Dataset, leaves: &[Leaf], spent: &Spent, ran: u64) -> Option<Prediction> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nearfield_protocol::Digest;
-use nearfield_protocol::job::{PureLimits, PureReport, PureSetting, ResultKey};
+use nearfield_protocol::job::{PureLimits, PureReport, PureSetting, ResultKey, Shape};
 use nearfield_protocol::node::NodeRecord;
 
 use super::world::{Event, World};
@@ -54,9 +54,11 @@ impl Job {
                 (ResultKey(Digest::of(&bytes.concat())), blob)
             })
             .collect();
-        let keys: Vec<ResultKey> = leaves.iter().map(|(key, _)| *key).collect();
+        let parts = leaves
+            .iter()
+            .map(|(key, blob)| (*key, Shape::of_shard(world.blobs[*blob].digest)));
         Job {
-            levels: tree_of(&setting, &keys),
+            levels: tree_of(&setting, parts),
             leaves,
             gateway,
             runs: BTreeMap::new(),

@@ -90,6 +90,11 @@ impl FunctionManifest {
             limits::MAX_CALL_TIMEOUT.as_millis() as u64,
         )?;
         within("gpu_memory", limits.gpu_memory.0, limits::MAX_GPU_MEMORY_BYTES)?;
+        within(
+            "calls",
+            limits.calls.into(),
+            limits::MAX_CALLS_PER_FUNCTION.into(),
+        )?;
         if let Some(locate) = &self.locate
             && locate.sought().is_none()
         {

@@ -22,6 +22,13 @@ pub struct Limits {
     pub gpu_time: Timeout,
     /// GPU memory for its own buffers; shards are beside that.
     pub gpu_memory: ByteSize,
+    /// Calls at once, through one gateway. Left out where it is the default: older nodes do not know it.
+    #[serde(skip_serializing_if = "is_default_calls")]
+    pub calls: u32,
+}
+
+fn is_default_calls(calls: &u32) -> bool {
+    *calls == limits::CALLS_PER_FUNCTION
 }
 
 impl Default for Limits {
@@ -32,6 +39,7 @@ impl Default for Limits {
             timeout: Timeout(limits::CALL_TIMEOUT),
             gpu_time: Timeout(limits::GPU_TIME),
             gpu_memory: ByteSize(limits::GPU_MEMORY_BYTES),
+            calls: limits::CALLS_PER_FUNCTION,
         }
     }
 }

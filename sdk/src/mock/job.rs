@@ -57,8 +57,11 @@ impl Host {
     pub fn job<J: Job>(self, over: &str, args: impl Serialize) -> Result<Done, Failed> {
         let dataset = self.datasets.get(over).map(Rc::clone);
         let dataset = dataset.unwrap_or_else(|| panic!("the mock host has no dataset {over}"));
-        // By way of a value: its keys are sorted.
-        let args = serde_json::to_value(args).expect("arguments have a JSON form");
+        // By way of a value: its keys are sorted. No arguments are `{}`, as on a real host.
+        let args = match serde_json::to_value(args).expect("arguments have a JSON form") {
+            Value::Null => Value::Object(Default::default()),
+            args => args,
+        };
         let args = serde_json::to_vec(&args).expect("a value has a JSON form");
 
         let (result, files) = host::with_job(self, true, || {

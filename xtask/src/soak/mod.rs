@@ -4,6 +4,7 @@
 mod bytes;
 mod corruption;
 mod crash;
+mod differential;
 mod fsync;
 mod gpu;
 mod in_place;
@@ -86,6 +87,7 @@ const PARTS: &[Part] = &[
     ("fsync", fsync::run),
     ("startup", startup::run),
     ("jobs", jobs::run),
+    ("differential", differential::run),
     ("keyed", keyed::run),
     ("in-place", in_place::run),
     ("writers", writers::run),
