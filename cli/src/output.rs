@@ -53,6 +53,11 @@ impl Output {
         }
     }
 
+    /// Something that must be known, whoever looks.
+    pub fn warn(&self, text: &str) {
+        eprintln!("note: {text}");
+    }
+
     /// Bytes with rate and, if the total is known, the time left.
     pub fn bytes_bar(&self, total: Option<u64>) -> ProgressBar {
         const KNOWN: &str = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left {msg}";

@@ -27,6 +27,11 @@ impl Split {
     /// Rises when the same input would be cut elsewhere: digests of datasets change with it.
     pub const VERSION: u16 = 1;
 
+    /// Whether it finds the ends of records in UTF-8 text.
+    pub fn is_text(self) -> bool {
+        matches!(self, Split::Lines | Split::Csv | Split::Ndjson)
+    }
+
     /// What `auto` means for a file of this name: by its extension, after `.gz` and `.zst` are
     /// taken off, else lines if `sample` is text, else bytes. A folder is `files`.
     pub fn guess(file_name: &str, sample: &[u8]) -> Split {

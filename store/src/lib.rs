@@ -1,7 +1,7 @@
 //! Blobs on disk, datasets, and the cutters that make shards of a stream. No network.
 //!
 //! `blobs` owns the files and says what is durable; `state` is its table; `put` drives `cut` and
-//! imports what it cuts; `in_place` indexes what stays where it is; `layout` puts parts
+//! imports what it cuts; `form` tells by a file's beginning whether it is text; `in_place` indexes what stays where it is; `layout` puts parts
 //! together; `dataset` and `shard` read back, `elsewhere` what is not here. The cutters are pure: bytes in, shards out.
 
 mod blobs;
@@ -11,6 +11,7 @@ mod dataset;
 mod decompress;
 mod elsewhere;
 mod error;
+mod form;
 mod in_place;
 mod keyed;
 mod layout;

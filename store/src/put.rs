@@ -19,6 +19,7 @@ use crate::cut::{self, CutOptions, CutShard, ShardData};
 use crate::dataset::Dataset;
 use crate::elsewhere::Change;
 use crate::error::StoreError;
+use crate::form::{self, Compression, SAMPLE_BYTES};
 use crate::in_place::StagedInPlace;
 use crate::keyed::{self, Keyed};
 use crate::layout::{LaidPart, LaidShard, Layout, Paths, Placement, joined, joins};
@@ -30,8 +31,8 @@ const IN_FLIGHT_BYTES: u32 = 20 << 20;
 const IMPORTS: usize = 4;
 /// What shards are cut towards unless asked otherwise.
 const SHARD_BYTES: u32 = 4 << 20;
-/// Bytes of a stream looked at to choose its split.
-const SAMPLE_BYTES: usize = 8 << 10;
+/// Bytes of a compressed stream taken to see how its content begins: more than a block of zstd, which comes whole or not at all.
+const COMPRESSED_SAMPLE_BYTES: usize = 256 << 10;
 
 /// What is put, and how.
 #[derive(Debug, Clone)]
@@ -74,7 +75,7 @@ pub struct PutProgress {
 }
 
 /// What a put came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PutReport {
     pub digest: Digest,
     pub split: Split,
@@ -86,6 +87,8 @@ pub struct PutReport {
     /// Blobs and bytes that this store did not hold before.
     pub new_shards: u64,
     pub new_bytes: u64,
+    /// What whoever put it should know.
+    pub notices: Vec<String>,
 }
 
 impl Store {
@@ -136,11 +139,17 @@ impl Store {
             .map_err(|error| StoreError::Io(std::io::Error::other(error)))?;
         // A failed import ends the cutter with a broken pipe: the import's error is the cause.
         let imported = imported?;
-        let Cut { split, index, keyed } = cut?;
+        let Cut {
+            split,
+            index,
+            keyed,
+            notice,
+        } = cut?;
         Ok(StagedInput {
             split,
             index,
             keyed,
+            notice,
             imported,
             in_place: None,
             request,
@@ -169,6 +178,7 @@ impl Store {
                 split: indexed.split,
                 index: indexed.index,
                 keyed: None,
+                notice: indexed.notice,
                 imported: imported.collect(),
                 in_place: Some((indexed.staged, indexed.new)),
                 request,
@@ -188,6 +198,7 @@ impl Store {
             split,
             index,
             keyed,
+            notice,
             mut imported,
             in_place,
             request,
@@ -238,7 +249,9 @@ impl Store {
         }
         let paths = index.map_or(Paths::None, Paths::Own);
         layout.replace(LaidPart { name, shards, paths });
-        self.compose(layout, imported, in_place, put_bytes).await
+        let mut staged = self.compose(layout, imported, in_place, put_bytes).await?;
+        staged.report.notices.extend(notice);
+        Ok(staged)
     }
 
     /// Joins `first`, which follows `before`, with as many of the last shards there as are small.
@@ -359,6 +372,7 @@ impl Store {
             put_bytes,
             new_shards: 0,
             new_bytes: 0,
+            notices: Vec::new(),
         };
         let mut seen = HashSet::new();
         let shards = imported
@@ -391,6 +405,7 @@ impl StagedInput {
             split: self.split,
             index: self.index.clone(),
             keyed: self.keyed.clone(),
+            notice: self.notice.clone(),
             imported: self.imported.iter().map(again).collect(),
             in_place: None,
             request: self.request.clone(),
@@ -405,6 +420,8 @@ pub struct StagedInput {
     index: Option<Vec<u8>>,
     /// Of what is sorted.
     keyed: Option<Keyed>,
+    /// Why the split is not the one that its name promises.
+    notice: Option<String>,
     imported: Vec<Imported>,
     /// Where the input stays where it is.
     in_place: Option<(StagedInPlace, SealReport)>,
@@ -439,6 +456,7 @@ struct Cut {
     /// Of a folder.
     index: Option<Vec<u8>>,
     keyed: Option<Keyed>,
+    notice: Option<String>,
 }
 
 /// Runs the cutter that the request asks for.
@@ -461,17 +479,20 @@ fn cut_input(
             split,
             index: Some(index.build()),
             keyed: None,
+            notice: None,
         });
     }
     let mut input = input;
-    let split = match request.split {
-        Some(split) => split,
-        None => {
-            let mut head = Vec::with_capacity(SAMPLE_BYTES);
-            input.by_ref().take(SAMPLE_BYTES as u64).read_to_end(&mut head)?;
-            let split = Split::guess(&request.source, &plain_sample(&head));
-            input = Box::new(std::io::Cursor::new(head).chain(input));
-            split
+    let (split, notice) = match (request.split, &request.key) {
+        (Some(split), _) => (split, None),
+        (None, key) => {
+            let (sample, whole) = sampled(input)?;
+            input = whole;
+            match key {
+                // Only as a table can it be sorted: what is none is refused by its name.
+                Some(_) => (Split::guess(&request.source, &sample), None),
+                None => form::choose(&request.source, &sample),
+            }
         }
     };
     let (source, options) = (&request.source, options(split));
@@ -487,16 +508,28 @@ fn cut_input(
         split,
         index: None,
         keyed,
+        notice,
     })
 }
 
-/// What of `head` can be decompressed: it is cut off, so the error at its end is expected.
-fn plain_sample(head: &[u8]) -> Vec<u8> {
-    let mut sample = Vec::new();
-    if let Ok(plain) = crate::decompress::decompress(head) {
-        let _ = plain.take(SAMPLE_BYTES as u64).read_to_end(&mut sample);
-    }
-    sample
+/// How the content of `input` begins, gzip and zstd taken off, and all of `input`.
+fn sampled(mut input: Box<dyn Read>) -> std::io::Result<(Vec<u8>, Box<dyn Read>)> {
+    let mut head = Vec::with_capacity(SAMPLE_BYTES);
+    input.by_ref().take(SAMPLE_BYTES as u64).read_to_end(&mut head)?;
+    let sample = match Compression::of(&head) {
+        None => head.clone(),
+        Some(_) => {
+            let more = COMPRESSED_SAMPLE_BYTES - head.len();
+            input.by_ref().take(more as u64).read_to_end(&mut head)?;
+            let mut sample = Vec::new();
+            if let Ok(plain) = crate::decompress::decompress(&head[..]) {
+                // It is cut off, so an error at its end is expected.
+                let _ = plain.take(SAMPLE_BYTES as u64).read_to_end(&mut sample);
+            }
+            sample
+        }
+    };
+    Ok((sample, Box::new(std::io::Cursor::new(head).chain(input))))
 }
 
 /// The channel as a stream.

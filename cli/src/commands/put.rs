@@ -70,6 +70,10 @@ pub fn run(session: &Session, args: PutArgs) -> Result<()> {
         false => upload(session, &args, path),
     };
     let stored = stored.with_context(|| format!("putting {} as `{}`", args.source, args.name))?;
+    let notices = stored["notices"].as_array().into_iter().flatten();
+    for notice in notices.filter_map(Value::as_str) {
+        session.out.warn(notice);
+    }
     session.out.show(&stored, |stored: Stored| {
         let seconds = started.elapsed().as_secs_f64();
         session.out.notice(&format!(

@@ -163,6 +163,7 @@ fn told((version, report): &Put) -> Value {
         "shards": report.shards,
         "new_shards": report.new_shards,
         "new_bytes": report.new_bytes,
+        "notices": report.notices,
     })
 }
 

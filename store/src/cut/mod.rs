@@ -21,6 +21,7 @@ pub use crate::spool::{ShardData, SpooledFile};
 pub(crate) use stream::copy;
 
 use crate::decompress::decompress;
+use crate::form::{BYTE_ORDER_MARK, Foreign};
 use crate::path_index::PathIndexBuilder;
 
 /// The longest CSV header: a copy of it goes into the dataset's meta and is offered with every shard.
@@ -58,24 +59,44 @@ pub enum CutError {
     Io(io::Error),
     #[error("cannot keep a shard: {0}")]
     Emit(io::Error),
+    #[error("`{name}` is {what}, and `{split}` cuts text in UTF-8: {next}; `--split none` keeps it as it is")]
+    Foreign {
+        name: String,
+        split: Split,
+        /// Goes on from "it is".
+        what: String,
+        next: String,
+    },
     #[error(
         "the record of `{name}` that begins at byte {offset} is longer than {} MiB (in csv, look for an \
-         unclosed quote); put it with `--split bytes`",
+         unclosed quote, and for line ends of CR alone); put it with `--split bytes`",
         limits::RECORD_BYTES >> 20
     )]
     RecordTooLong { name: String, offset: u64 },
     #[error(
-        "the header record of `{name}` is longer than {} KiB (look for an unclosed quote); put it with \
-         `--split lines` or `--split bytes`",
+        "the header record of `{name}` is longer than {} KiB (look for an unclosed quote, and for line ends of CR \
+         alone); put it with `--split lines` or `--split bytes`",
         HEADER_BYTES >> 10
     )]
     HeaderTooLong { name: String },
-    #[error("`{name}` cannot be sorted: it has no column `{key}`: it has {columns}")]
+    #[error(
+        "`{name}` cannot be sorted: it has no column `{key}`: it has {columns}; name one of them, as it is written there"
+    )]
     NoColumn {
         name: String,
         key: String,
+        /// With what separates them.
         columns: String,
     },
+    #[error(
+        "`{name}` cannot be sorted: it has {times} columns `{key}`; rename all but one, or choose another key"
+    )]
+    SameColumns { name: String, key: String, times: usize },
+    #[error(
+        "`{name}` cannot be sorted: a CR alone stands at byte {offset}, and only LF and CRLF end records; make one of \
+         them of it first, with `tr '\\r' '\\n' < {name}`, or put it without `--key`"
+    )]
+    LoneCr { name: String, offset: u64 },
     #[error(
         "`{name}` cannot be sorted: record {record}, at byte {offset}, {reason}; mend it, or choose another key"
     )]
@@ -102,9 +123,24 @@ pub enum CutError {
     Unsupported { path: String, kind: &'static str },
 }
 
+impl CutError {
+    /// If `bytes`, with which the file `name` begins, are not text that `split` can cut.
+    pub(crate) fn unlike_text(name: &str, split: Split, bytes: &[u8]) -> Result<(), CutError> {
+        match Foreign::of(name, bytes).filter(|_| split.is_text()) {
+            None => Ok(()),
+            Some(foreign) => Err(CutError::Foreign {
+                name: name.to_owned(),
+                split,
+                next: foreign.next(name),
+                what: foreign.what,
+            }),
+        }
+    }
+}
+
 /// Cuts one file or stream. gzip and zstd are decompressed first, unless the split is `none` or `files`, which
-/// keep the bytes as they are in one shard. Empty input gives no shard. `appended_to` is the header of a CSV file that
-/// this follows: the same header is left out.
+/// keep the bytes as they are in one shard; what is then no text is refused by a split of text. Empty input gives no shard.
+/// `appended_to` is the header of a CSV file that this follows: the same header is left out.
 pub fn cut_stream(
     input: &mut dyn Read,
     source: &str,
@@ -122,16 +158,44 @@ pub fn cut_stream(
     let Some(header) = appended_to else {
         return stream::cut_file(&mut *plain, source, options, emit);
     };
-    let mut begin = Vec::with_capacity(header.len());
-    let read = plain.by_ref().take(header.len() as u64).read_to_end(&mut begin);
+    let most = 2 * header.len() + BYTE_ORDER_MARK.len() + LINE_END_BYTES;
+    let mut begin = Vec::with_capacity(most);
+    let read = plain.by_ref().take(most as u64).read_to_end(&mut begin);
     read.map_err(|error| CutError::Read {
         name: source.to_owned(),
         error,
     })?;
-    match begin == header[..] {
-        true => stream::cut_rest(&mut *plain, source, Some(header.clone()), options, emit),
-        false => stream::cut_file(&mut begin.as_slice().chain(plain), source, options, emit),
+    match behind_same_header(&begin, header) {
+        Some(rest) => {
+            let mut rest = rest.chain(plain);
+            stream::cut_rest(&mut rest, source, Some(header.clone()), options, emit)
+        }
+        None => stream::cut_file(&mut begin.as_slice().chain(plain), source, options, emit),
     }
+}
+
+/// Of a CRLF.
+const LINE_END_BYTES: usize = 2;
+
+/// What follows the header in `begin`, the beginning of a CSV file, if its header is `header`, with or without a byte order mark.
+/// None as well if the header stands there twice: then the second is a record, which must not be taken for a header.
+fn behind_same_header<'a>(begin: &'a [u8], header: &[u8]) -> Option<&'a [u8]> {
+    let text = without_mark(header);
+    let rest = without_mark(begin).strip_prefix(text)?;
+    let is_record = match text.last() {
+        None => false,
+        Some(b'\n') => true,
+        // A header that nothing followed: this ends its line.
+        Some(_) => {
+            records::lone_cr(text).is_none()
+                && (rest.is_empty() || rest.starts_with(b"\n") || rest.starts_with(b"\r\n"))
+        }
+    };
+    (is_record && !rest.starts_with(header)).then_some(rest)
+}
+
+pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
 }
 
 /// Whether a record ends where `bytes` do, which begin with one.
@@ -166,5 +230,7 @@ pub fn cut_folder(
     folder::cut_folder(tar, prefix, options, emit)
 }
 
+#[cfg(test)]
+mod odd;
 #[cfg(test)]
 mod tests;

@@ -4,8 +4,7 @@ use bytes::Bytes;
 use memchr::{memchr, memchr2, memrchr};
 use nearfield_protocol::{Split, limits};
 
-/// What a spreadsheet may put before the first field.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+use crate::form::BYTE_ORDER_MARK;
 
 /// Where a search came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,6 +171,16 @@ enum Field {
 }
 
 impl Field {
+    /// Behind one byte. What follows a line end is another record.
+    fn after(self, byte: u8) -> Field {
+        match (self, byte) {
+            (Field::Quoted, b'"') => Field::Quote,
+            (Field::Quoted, _) | (Field::Start | Field::Quote, b'"') => Field::Quoted,
+            (_, b',' | b';' | b'\t' | b'|' | b'\n') => Field::Start,
+            _ => Field::Plain,
+        }
+    }
+
     /// Goes on from index `at` to the next record end; without one, to the end of `bytes`.
     fn next_record_end(&mut self, bytes: &[u8], mut at: usize) -> Option<usize> {
         while let Some(&byte) = bytes.get(at) {
@@ -205,6 +214,23 @@ impl Field {
     }
 }
 
+/// Whether a first record says nothing: readers of CSV pass over it, and the header is the next one.
+pub(crate) fn is_blank(record: &[u8]) -> bool {
+    let record = record.strip_prefix(BYTE_ORDER_MARK).unwrap_or(record);
+    record.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
+}
+
+/// Where in a CSV record a CR stands outside quotes that is no part of a CRLF: some readers end the record there.
+pub(crate) fn lone_cr(record: &[u8]) -> Option<usize> {
+    memchr(b'\r', record)?;
+    let mut field = Field::Start;
+    record.iter().enumerate().find_map(|(at, &byte)| {
+        let inside = field == Field::Quoted;
+        field = field.after(byte);
+        (byte == b'\r' && !inside && record.get(at + 1) != Some(&b'\n')).then_some(at)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,18 +260,29 @@ mod tests {
     fn ends_byte_by_byte(text: &[u8]) -> Vec<usize> {
         let (mut field, mut ends) = (Field::Start, Vec::new());
         for (at, &byte) in text.iter().enumerate() {
-            field = match (field, byte) {
-                (Field::Quoted, b'"') => Field::Quote,
-                (Field::Quoted, _) | (Field::Start | Field::Quote, b'"') => Field::Quoted,
-                (_, b',' | b';' | b'\t' | b'|') => Field::Start,
-                (_, b'\n') => {
-                    ends.push(at + 1);
-                    Field::Start
-                }
-                _ => Field::Plain,
-            };
+            if byte == b'\n' && field != Field::Quoted {
+                ends.push(at + 1);
+            }
+            field = field.after(byte);
         }
         ends
+    }
+
+    #[test]
+    fn a_cr_alone_is_found_outside_quotes() {
+        for (record, at) in [
+            ("id,name\r7,Ada\r3,Bo\r", Some(7)),
+            ("id,name\r7,Ada\r3,Bo\n", Some(7)),
+            ("1,\"a\rb\"\r\n", None),
+            ("1,\"a\rb\"\rc\r\n", Some(7)),
+            ("1,5\" x\ry\n", Some(6)),
+            ("1,2\r\r\n", Some(3)),
+            ("1,2\r\n", None),
+            ("1,2\n", None),
+            ("1,2", None),
+        ] {
+            assert_eq!(lone_cr(record.as_bytes()), at, "{record:?}");
+        }
     }
 
     proptest::proptest! {

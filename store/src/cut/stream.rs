@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fastcdc::v2020::FastCDC;
 use nearfield_protocol::Split;
 
-use super::records::{Records, Search, TooLong};
+use super::records::{Records, Search, TooLong, is_blank};
 use super::{CutError, CutOptions, CutShard, Emit, HEADER_BYTES};
 use crate::spool::{ShardData, Spool};
 
@@ -22,8 +22,13 @@ pub(super) fn cut_file(
         return keep_whole(input, source, options, emit);
     };
     let mut cutter = Cutter::new(input, source, options, records);
+    if options.split == Split::Csv {
+        cutter.window_bytes = cutter.window_bytes.max(HEADER_BYTES + 1);
+    }
+    cutter.fill()?;
+    CutError::unlike_text(source, options.split, &cutter.window)?;
     let header = match options.split {
-        Split::Csv => cutter.read_header()?,
+        Split::Csv => cutter.header()?,
         _ => None,
     };
     cutter.cut(header, emit)
@@ -160,18 +165,18 @@ struct Cutter<'a> {
 }
 
 impl Cutter<'_> {
-    /// The first record, however long the window must be for it. Nothing is taken from the window.
-    fn read_header(&mut self) -> Result<Option<Bytes>, CutError> {
-        self.window_bytes = self.sizes.max.max(HEADER_BYTES + 1);
-        self.fill()?;
+    /// The first record that says something, and what stands before it. Nothing is taken from the window.
+    fn header(&mut self) -> Result<Option<Bytes>, CutError> {
         if self.window.is_empty() {
             return Ok(None);
         }
-        let len = match self.records.clone().search(&self.window, 1, self.ended) {
-            Ok(Search::End(len)) => len,
-            Ok(Search::More(len)) => len,
-            Err(TooLong(_)) => usize::MAX,
-        };
+        let (mut records, mut len) = (self.records.clone(), 0);
+        while len <= HEADER_BYTES && len < self.window.len() && is_blank(&self.window[..len]) {
+            len += match records.search(&self.window[len..], 1, self.ended) {
+                Ok(Search::End(end) | Search::More(end)) => end,
+                Err(TooLong(_)) => usize::MAX - len,
+            };
+        }
         if len > HEADER_BYTES {
             return Err(CutError::HeaderTooLong {
                 name: self.source.to_owned(),

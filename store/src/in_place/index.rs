@@ -19,6 +19,7 @@ use super::{InPlace, StagedInPlace};
 use crate::blobs::SealReport;
 use crate::cut::{self, CutOptions, CutShard, ShardData};
 use crate::error::StoreError;
+use crate::form::{self, SAMPLE_BYTES};
 use crate::path_index::{EntryKind, PathIndexBuilder, check_path};
 use crate::put::{PutProgress, PutRequest};
 
@@ -27,12 +28,12 @@ const NOTED_FILES: usize = 4_096;
 const NOTED_BYTES: usize = 32 << 20;
 /// A file that changed a moment ago may change again without its time telling.
 const SETTLED: Duration = Duration::from_secs(2);
-/// Bytes of a file looked at to choose its split.
-const SAMPLE_BYTES: u64 = 8 << 10;
 
 /// What an index found.
 pub(crate) struct Indexed {
     pub split: Split,
+    /// Why the split is not the one that a name promises.
+    pub notice: Option<String>,
     /// Of a folder.
     pub index: Option<Vec<u8>>,
     pub shards: Vec<IndexedShard>,
@@ -60,12 +61,12 @@ impl InPlace {
         let found = self.find(place)?;
         progress.total_bytes.store(found.size_bytes(), Ordering::Relaxed);
         request.folder = matches!(found, Places::Folder(_));
-        let split = match (request.split, found.files().next()) {
+        let (split, notice) = match (request.split, found.files().next()) {
             // Packs are made; what lies somewhere is a file at a time.
-            (Some(Split::Files), _) => Split::None,
-            (Some(split), _) => split,
-            (None, Some(first)) => self.guess(first)?,
-            (None, None) => Split::None,
+            (Some(Split::Files), _) => (Split::None, None),
+            (Some(split), _) => (split, None),
+            (None, Some(first)) => self.choose(first)?,
+            (None, None) => (Split::None, None),
         };
         let mut indexer = Indexer {
             in_place: self,
@@ -82,6 +83,7 @@ impl InPlace {
             groups_bytes: 0,
             indexed: Indexed {
                 split,
+                notice,
                 index: None,
                 shards: Vec::new(),
                 staged: StagedInPlace {
@@ -171,20 +173,13 @@ impl InPlace {
         }
     }
 
-    fn guess(&self, first: &FilePlace) -> Result<Split, StoreError> {
+    /// By the first file, as it is: nothing is decompressed in place.
+    fn choose(&self, first: &FilePlace) -> Result<(Split, Option<String>), StoreError> {
         let (place, source) = self.open_place(first.clone())?;
-        let end = source.identity.size_bytes().min(SAMPLE_BYTES);
+        let end = source.identity.size_bytes().min(SAMPLE_BYTES as u64);
         let sample = source.read(0, end)?.unwrap_or_default();
         let name = place.rsplit('/').next().unwrap_or_default();
-        let compressed = [".gz", ".zst"]
-            .iter()
-            .any(|end| name.to_ascii_lowercase().ends_with(end));
-        // It stays as it is, compressed.
-        Ok(if compressed {
-            Split::None
-        } else {
-            Split::guess(name, &sample)
-        })
+        Ok(form::choose(name, &sample))
     }
 }
 
