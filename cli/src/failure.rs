@@ -7,6 +7,7 @@ use nearfield_net::remote::{Cause, RemoteError};
 use nearfield_protocol::{Problem, ProblemKind};
 use serde_json::{Value, json};
 
+use crate::output::ReaderLeft;
 use crate::project::BadManifest;
 
 /// Exit codes; part of the contract with scripts.
@@ -171,12 +172,9 @@ fn next_step(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     refused.then(|| "pass --token, set NEARFIELD_TOKEN, or name the node's folder with --data-dir".to_owned())
 }
 
-/// `nearfield ls … | head` closes our stdout early: nobody is left to tell, and nothing went wrong.
-fn reader_left(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+/// Whether all that went wrong is that nobody reads on.
+pub fn reader_left(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| find::<ReaderLeft>(cause).is_some())
 }
 
 #[cfg(test)]
@@ -206,6 +204,15 @@ mod tests {
         let too_long =
             Problem::new(ProblemKind::BadInput, "a record is too long").with_limit("record = 64 MiB");
         assert_eq!(Exit::of_problem(&too_long), Exit::OverLimit);
+    }
+
+    #[test]
+    fn only_a_reader_that_left_ends_quietly() {
+        let broken = |error: io::Error| anyhow::Error::new(error).context("writing");
+        let left = io::Error::new(io::ErrorKind::BrokenPipe, ReaderLeft);
+        assert!(reader_left(&broken(left)));
+        // Such as a node's that went away in the middle of a put.
+        assert!(!reader_left(&broken(io::ErrorKind::BrokenPipe.into())));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod archive;
 mod args;
 mod client;
 mod commands;
+mod deliver;
 mod events;
 mod failure;
 mod guest;

@@ -1,7 +1,7 @@
 //! What users see: results on stdout, as text or as one JSON value; notices and progress on stderr, and
 //! only where a person looks at it.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, StdoutLock, Write};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -32,7 +32,7 @@ impl Output {
 
     /// Text on stdout, ended by one line end.
     pub fn text(&self, text: &str) -> Result<()> {
-        let mut stdout = io::stdout().lock();
+        let mut stdout = stdout();
         if !text.is_empty() {
             writeln!(stdout, "{}", text.trim_end())?;
         }
@@ -69,6 +69,48 @@ impl Output {
     /// One line that changes.
     pub fn spinner(&self) -> ProgressBar {
         ProgressBar::with_draw_target(None, target()).with_style(style("{spinner} {wide_msg}"))
+    }
+}
+
+/// Standard output.
+pub fn stdout() -> Leaving<StdoutLock<'static>> {
+    Leaving(io::stdout().lock())
+}
+
+/// A pipe or what may be one: that its reader left is told apart from all other pipes that break.
+pub struct Leaving<W>(pub W);
+
+/// Nobody reads on, as in `nearfield ls … | head`: nobody is left to tell, and nothing went wrong.
+#[derive(Debug)]
+pub struct ReaderLeft;
+
+impl std::fmt::Display for ReaderLeft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("whoever read this has left")
+    }
+}
+
+impl std::error::Error for ReaderLeft {}
+
+/// Whether it was our reader that left.
+pub fn is_reader_left(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|cause| cause.is::<ReaderLeft>())
+}
+
+fn leaving(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => io::Error::new(io::ErrorKind::BrokenPipe, ReaderLeft),
+        _ => error,
+    }
+}
+
+impl<W: Write> Write for Leaving<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(leaving)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(leaving)
     }
 }
 

@@ -130,6 +130,12 @@ impl Dataset {
         location(&entry).ok_or(NotFollowed::Missing)
     }
 
+    /// Whether the file that `path` leads to may be run.
+    pub fn is_executable(&self, path: &str) -> bool {
+        let entry = self.paths.as_ref().and_then(|paths| paths.follow(path).ok());
+        entry.is_some_and(|entry| matches!(entry.kind, EntryKind::File { executable: true, .. }))
+    }
+
     /// The entries of the folder, in path order; none if the dataset was no folder.
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
         self.paths.iter().flat_map(|paths| paths.iter())

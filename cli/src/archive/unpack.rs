@@ -1,7 +1,7 @@
 use std::cell::Cell;
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
@@ -94,10 +94,11 @@ fn place(root: &Path, entry: &mut Entry<'_, impl Read>) -> Result<()> {
     match entry.header().entry_type() {
         EntryType::Directory => real_dirs(root, &relative),
         EntryType::Regular | EntryType::Continuous => {
+            // What any new file gets: the umask takes its part, as it does of folders.
             let mode = if entry.header().mode()? & 0o111 != 0 {
-                0o755
+                0o777
             } else {
-                0o644
+                0o666
             };
             // `create_new` opens nothing that is there, and so follows no symlink.
             let mut file = OpenOptions::new()
@@ -110,7 +111,7 @@ fn place(root: &Path, entry: &mut Entry<'_, impl Read>) -> Result<()> {
                 io::copy(entry, &mut file)? == size,
                 "the folder's stream is cut short"
             );
-            Ok(file.set_permissions(Permissions::from_mode(mode))?)
+            Ok(())
         }
         EntryType::Symlink => {
             let target = entry.link_name()?.context("a symlink without a target")?;
@@ -170,6 +171,9 @@ impl<R: Read> Read for Watched<R> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::archive::{Excludes, Folder};
     use tar::{Builder, Header};

@@ -13,6 +13,7 @@ use super::Session;
 use crate::args::CallArgs;
 use crate::client::{self, Call, header, segment, typed_path};
 use crate::failure::{Exit, Failure};
+use crate::output;
 
 /// A call's record is written once its response has ended, which the client may see a little earlier.
 const RECORD_TRIES: u32 = 5;
@@ -58,7 +59,7 @@ pub fn run(session: &Session, args: CallArgs) -> Result<()> {
         });
         session.out.show_as(&value, String::new)?;
     } else if problem.is_none() {
-        let mut stdout = io::stdout().lock();
+        let mut stdout = output::stdout();
         io::copy(&mut body, &mut stdout).map_err(|error| cut_short(session, &parts.headers, error))?;
         stdout.flush()?;
     }
@@ -136,6 +137,10 @@ fn path(typed: &str) -> String {
 
 /// A function that fails after its headers breaks the response off; its record says why.
 fn cut_short(session: &Session, headers: &HeaderMap, error: io::Error) -> anyhow::Error {
+    // The call itself may have gone well.
+    if output::is_reader_left(&error) {
+        return error.into();
+    }
     let problem = report(session, headers).and_then(|report| report.problem);
     let error = problem.map_or_else(|| error.into(), anyhow::Error::new);
     error.context("the response is cut short")

@@ -1,6 +1,4 @@
-use std::fs::Permissions;
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -13,11 +11,14 @@ use super::Session;
 use crate::archive::{self, Unpacking};
 use crate::args::GetArgs;
 use crate::client::{Call, header, segment};
+use crate::deliver;
 use crate::failure::{Exit, Failure};
-use crate::interrupt::Partial;
+use crate::output;
 
 /// What the node sends a whole folder as.
 const FOLDER: &str = "application/x-tar";
+/// What it says of a file that may be run.
+const EXECUTABLE: &str = "nearfield-executable";
 /// How many pieces of what broke off are asked for, and how large they are: the cause is most often in the first.
 const MOST_ASKED: usize = 8;
 const ASKED_BYTES: u64 = 8 << 20;
@@ -36,13 +37,14 @@ pub fn run(session: &Session, args: GetArgs) -> Result<()> {
     let length = header(headers, CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
 
     let bar = session.out.bytes_bar(length);
-    let output = args.output.filter(|path| path != Path::new("-"));
+    let executable = header(headers, EXECUTABLE).is_some();
+    let output = args.output.filter(|path| !deliver::is_stdout(path));
     let mut content = Arriving {
         content: bar.wrap_read(response.into_body().into_reader()),
         came_bytes: 0,
         broke_off: false,
     };
-    let delivered = deliver(&mut content, output.as_deref(), folder);
+    let delivered = deliver(&mut content, output.as_deref(), folder, executable);
     bar.finish_and_clear();
     let delivered = delivered.map_err(|error| {
         let unpacking = error.downcast_ref::<Unpacking>().map(|entry| entry.0.clone());
@@ -119,10 +121,10 @@ impl<R: Read> Read for Until<R> {
     }
 }
 
-fn deliver(mut content: impl Read, output: Option<&Path>, folder: bool) -> Result<()> {
+fn deliver(mut content: impl Read, output: Option<&Path>, folder: bool, executable: bool) -> Result<()> {
     match (output, folder) {
         (Some(path), true) => archive::unpack(content, path),
-        (Some(path), false) => write_whole(&mut content, path),
+        (Some(path), false) => deliver::write(&mut content, path, executable),
         (None, true) if io::stdout().is_terminal() => {
             let failure = Failure::new(Exit::Usage, "it is a folder, no text to show");
             Err(failure
@@ -130,7 +132,7 @@ fn deliver(mut content: impl Read, output: Option<&Path>, folder: bool) -> Resul
                 .into())
         }
         (None, _) => {
-            let mut stdout = io::stdout().lock();
+            let mut stdout = output::stdout();
             io::copy(&mut content, &mut stdout).context("the content is cut short")?;
             Ok(stdout.flush()?)
         }
@@ -198,27 +200,6 @@ fn dataset_names(session: &Session) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Writes beside `path` and renames: whoever opens `path` sees the old file or all of the new one.
-fn write_whole(content: &mut dyn Read, path: &Path) -> Result<()> {
-    let writing = || format!("writing {}", path.display());
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".nearfield-")
-        // What any new file gets; the umask still takes its part.
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(parent)
-        .with_context(writing)?;
-    let _partial = Partial::new(file.path());
-    io::copy(content, &mut file).context("the content is cut short, or cannot be written")?;
-    file.persist(path)
-        .map_err(|error| error.error)
-        .with_context(writing)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,21 +237,5 @@ mod tests {
             target("app/logs", Some("today"))
         );
         assert!(parse("apple").is_err());
-    }
-
-    #[test]
-    fn a_file_appears_whole_or_not_at_all() {
-        struct Broken;
-        impl Read for Broken {
-            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-                Err(io::ErrorKind::UnexpectedEof.into())
-            }
-        }
-        let home = tempfile::tempdir().unwrap();
-        let path = home.path().join("out");
-        assert!(write_whole(&mut b"half".chain(Broken), &path).is_err());
-        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
-        write_whole(&mut b"whole".as_slice(), &path).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"whole");
     }
 }

@@ -10,7 +10,7 @@ use super::Session;
 use crate::args::{Logged, LogsArgs};
 use crate::client::{Call, segment};
 use crate::failure::{Exit, Failure};
-use crate::output::utc;
+use crate::output::{self, utc};
 
 /// How long to wait before asking a node again that went away.
 const RETRY: Duration = Duration::from_secs(1);
@@ -76,9 +76,9 @@ fn stream(session: &Session, path: String, follow: bool) -> Result<()> {
         let line = line.context("the log is cut short")?;
         match session.out.json {
             // One value a line while following, since that never ends; else one value in all.
-            true if follow => writeln!(std::io::stdout(), "{line}")?,
+            true if follow => writeln!(output::stdout(), "{line}")?,
             true => all.push(serde_json::from_str::<Value>(&line)?),
-            false => writeln!(std::io::stdout(), "{}", text(&serde_json::from_str(&line)?))?,
+            false => writeln!(output::stdout(), "{}", text(&serde_json::from_str(&line)?))?,
         }
     }
     if session.out.json && !follow {

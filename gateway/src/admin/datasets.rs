@@ -329,6 +329,8 @@ pub async fn content(gateway: &Gateway, asked: &Asked) -> Result<Response<Body>,
         Err(error) => return Err(store_problem(error)),
     };
     let (method, headers) = (asked.request.method(), asked.request.headers());
+    let named_file = dataset.as_ref().zip(asked.parameter("path"));
+    let executable = named_file.is_some_and(|(dataset, path)| dataset.is_executable(path));
     let whole = match (dataset, asked.parameter("path")) {
         (Some(dataset), Some(path)) => Content::file(&dataset, path)?,
         (Some(dataset), None) if dataset.meta.folder => return folder_tar(store, dataset).await,
@@ -341,7 +343,15 @@ pub async fn content(gateway: &Gateway, asked: &Asked) -> Result<Response<Body>,
             ));
         }
     };
-    Ok(content::respond(store, &whole, method, headers).await)
+    let mut response = content::respond(store, &whole, method, headers).await;
+    if executable {
+        let headers = response.headers_mut();
+        headers.insert(
+            HeaderName::from_static("nearfield-executable"),
+            HeaderValue::from_static("true"),
+        );
+    }
+    Ok(response)
 }
 
 pub fn pins(gateway: &Gateway) -> Result<Response<Body>, Problem> {

@@ -2,9 +2,7 @@
 
 mod native;
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::io::{BufRead, BufReader};
 
 use anyhow::{Context, Result, ensure};
 use nearfield_protocol::units::{format_bytes, format_count};
@@ -16,6 +14,7 @@ use super::Session;
 use super::jobs::short;
 use crate::args::ReplayArgs;
 use crate::client::Call;
+use crate::deliver;
 use crate::failure::{Exit, Failure};
 use crate::output::counted;
 
@@ -79,7 +78,7 @@ fn on_node(session: &Session, args: &ReplayArgs) -> Result<()> {
     let replay: Replay = serde_json::from_value(value).context(OTHER)?;
     ensure!(replay.done.is_some() || replay.problem.is_some(), OTHER);
     if let (Some(file), Some(_)) = (&args.output, &replay.done) {
-        save(&mut answer, file)?;
+        deliver::write(&mut answer, file, false)?;
     }
     session
         .out
@@ -98,12 +97,6 @@ fn on_node(session: &Session, args: &ReplayArgs) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-fn save(mut output: impl io::Read, path: &Path) -> Result<()> {
-    let mut file = File::create(path).with_context(|| format!("writing {}", path.display()))?;
-    io::copy(&mut output, &mut file).with_context(|| format!("writing {}", path.display()))?;
-    Ok(())
 }
 
 fn text(replay: &Replay) -> String {

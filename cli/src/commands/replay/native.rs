@@ -11,11 +11,12 @@ use nearfield_protocol::units::format_bytes;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Known, save};
+use super::Known;
 use crate::archive;
 use crate::args::ReplayArgs;
 use crate::client::Call;
 use crate::commands::{Session, build};
+use crate::deliver;
 use crate::failure::{Exit, Failure};
 use crate::guest;
 use crate::interrupt::{Left, Partial};
@@ -206,7 +207,7 @@ fn tell(
     let bytes = fs::read(&output)?;
     let digest = Digest::of(&bytes);
     if let Some(file) = &args.output {
-        save(&mut &bytes[..], file)?;
+        deliver::write(&mut &bytes[..], file, false)?;
     }
     let same = fetched.remembered.as_ref().map(|known| known.output == digest);
     let value = json!({
