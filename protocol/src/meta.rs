@@ -7,10 +7,12 @@ use crate::{PartName, Split};
 
 /// The version of the encoding, first in the blob. An older reader refuses a newer meta. A meta is written in the
 /// oldest version that can say it, so that a dataset without parts or key keeps its digest.
-const VERSION: u8 = WITH_KEY;
+const VERSION: u8 = WITH_EXACT_KEY;
 const PLAIN: u8 = 1;
 const WITH_PARTS: u8 = 2;
 const WITH_KEY: u8 = 3;
+/// As the one before, but keys that are numbers are their own text.
+const WITH_EXACT_KEY: u8 = 4;
 
 /// What a dataset says of itself. Two puts of the same input give the same meta, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,10 @@ pub struct KeyMeta {
     pub name: String,
     /// Of each shard. They ascend and do not touch: all records of a key are in one shard.
     pub ranges: Vec<KeyRange>,
+    /// A key that is a JSON number is the text of it. Otherwise it is what the nearest double is written as, as in datasets
+    /// of older builds, and in those in which that makes no difference.
+    #[serde(skip)]
+    pub exact_numbers: bool,
 }
 
 /// The keys of a shard's first and last record.
@@ -100,6 +106,7 @@ impl DatasetMeta {
         let known = "a meta holds nothing that postcard refuses";
         let begin = |version| postcard::to_extend(self, vec![version]).expect(known);
         match &self.key {
+            Some(key) if key.exact_numbers => postcard::to_extend(key, begin(WITH_EXACT_KEY)).expect(known),
             Some(key) => postcard::to_extend(key, begin(WITH_KEY)).expect(known),
             None if self.parts.is_empty() => begin(PLAIN),
             None => postcard::to_extend(&self.parts, begin(WITH_PARTS)).expect(known),
@@ -115,8 +122,9 @@ impl DatasetMeta {
             return Err(MetaError::Version(version));
         }
         let (mut meta, rest): (DatasetMeta, _) = postcard::take_from_bytes(body).map_err(told)?;
-        if version == WITH_KEY {
-            let key: KeyMeta = postcard::from_bytes(rest).map_err(told)?;
+        if matches!(version, WITH_KEY | WITH_EXACT_KEY) {
+            let mut key: KeyMeta = postcard::from_bytes(rest).map_err(told)?;
+            key.exact_numbers = version == WITH_EXACT_KEY;
             if key.ranges.len() != meta.shards.len() || !key.is_sorted() || meta.folder {
                 return Err(malformed("its keys do not fit its shards"));
             }
@@ -185,6 +193,7 @@ mod tests {
             key: Some(KeyMeta {
                 name: "id".into(),
                 ranges: vec![range("a", "b"), range("d", "f")],
+                exact_numbers: false,
             }),
             ..meta()
         }
@@ -213,7 +222,9 @@ mod tests {
 
     #[test]
     fn comes_back() {
-        for (version, meta) in [(1, meta()), (2, in_parts()), (3, keyed())] {
+        let mut exact = keyed();
+        exact.key.as_mut().unwrap().exact_numbers = true;
+        for (version, meta) in [(1, meta()), (2, in_parts()), (3, keyed()), (4, exact)] {
             assert_eq!(DatasetMeta::decode(&meta.encode()).unwrap(), meta);
             assert_eq!(meta.encode()[0], version);
         }

@@ -46,7 +46,10 @@ impl<R: BufRead> Iterator for Lines<R> {
     }
 }
 
-/// JSON values, one on each line.
+/// What may stand before the first character of UTF-8, and says nothing.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// JSON values, one on each line. A byte order mark before one is passed over.
 pub struct Ndjson<R, T> {
     lines: Lines<R>,
     number: u64,
@@ -71,10 +74,13 @@ impl<R: BufRead, T: DeserializeOwned> Iterator for Ndjson<R, T> {
             self.number += 1;
             let number = self.number;
             let line = match self.lines.next_line().transpose()? {
-                Ok(line) if line.trim_ascii().is_empty() => continue,
-                Ok(line) => line,
+                // Files that were put together may have one each.
+                Ok(line) => line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line),
                 Err(error) => return Some(Err(error)),
             };
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
             let value = serde_json::from_slice(line);
             return Some(value.map_err(|error| invalid(format!("line {number} of the shard: {error}"))));
         }
@@ -186,6 +192,12 @@ mod tests {
         );
         assert_eq!(values.next().unwrap().unwrap(), 2);
         assert!(values.next().is_none());
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over() {
+        let values = Ndjson::<_, u32>::new("\u{feff}1\n2\n\u{feff}3\n\u{feff}".as_bytes());
+        assert_eq!(values.map(Result::unwrap).collect::<Vec<_>>(), [1, 2, 3]);
     }
 
     #[test]

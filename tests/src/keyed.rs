@@ -122,7 +122,11 @@ fn what_does_not_go_together_is_told() {
         &["put", "-", "--name", "users", "--split", "csv", "--key", "name"],
         broken,
     );
-    fails(&broken, 1, "record 3, at byte 17, has 1 fields");
+    fails(
+        &broken,
+        1,
+        "record 3, at byte 17, has 1 field, and the header has 2",
+    );
     fails(&node.cli(&["describe", "dataset/users"]), 4, "users");
 
     assert!(put(&["--key", "user_id"]).status.success());

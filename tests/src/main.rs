@@ -17,6 +17,7 @@ mod jobs;
 mod keyed;
 mod network;
 mod objects;
+mod odd_files;
 mod on_a_gpu;
 mod on_a_gpu_client;
 mod outgoing;

@@ -79,11 +79,7 @@ impl Dataset {
             return self;
         }
         let header = match self.format.as_str() {
-            "csv" => bytes
-                .split_inclusive(|&byte| byte == b'\n')
-                .next()
-                .unwrap_or_default()
-                .to_vec(),
+            "csv" => bytes[..keys::begin("csv", &bytes)].to_vec(),
             _ => Vec::new(),
         };
         if let Some(key) = &self.key {

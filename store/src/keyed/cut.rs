@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use bytes::Bytes;
+use nearfield_protocol::Split;
 use nearfield_protocol::limits::KEY_RECORDS_BYTES;
 use nearfield_protocol::meta::KeyRange;
 
@@ -40,11 +41,12 @@ struct Mark {
 }
 
 impl<'a> KeyedCutter<'a> {
-    pub fn new(source: &'a str, header: Option<Bytes>, options: &'a CutOptions) -> Self {
+    /// `begin` is what stands before the records: the header of a CSV file.
+    pub fn new(source: &'a str, begin: Bytes, options: &'a CutOptions) -> Self {
         KeyedCutter {
             source,
-            window: header.as_ref().map_or(Vec::new(), |header| header.to_vec()),
-            header,
+            window: begin.to_vec(),
+            header: Some(begin).filter(|_| options.split == Split::Csv),
             options,
             sizes: Sizes::new(options.shard_size_bytes),
             marks: Vec::new(),
@@ -83,7 +85,7 @@ impl<'a> KeyedCutter<'a> {
     /// Cuts what is left. Returns the shards' ranges and the index.
     pub fn finish(mut self, emit: &mut Emit<'_>) -> Result<(Vec<KeyRange>, Vec<u8>), CutError> {
         while self.window.len() > self.sizes.min && !self.marks.is_empty() && self.cut(emit)? {}
-        if !self.marks.is_empty() {
+        if !self.window.is_empty() {
             self.emit(self.window.len(), self.marks.len(), emit)?;
         }
         Ok((self.ranges, self.index.build()))
@@ -122,7 +124,11 @@ impl<'a> KeyedCutter<'a> {
             range.max.extend_from_slice(key);
             key_start = mark.key_end;
         }
-        self.ranges.extend(range);
+        // Without a record it is a header alone, in which no key is found.
+        self.ranges.push(range.unwrap_or(KeyRange {
+            min: Vec::new(),
+            max: Vec::new(),
+        }));
         let mut spool = Spool::new(&self.options.spill_dir);
         spool.write_all(&self.window[..end]).map_err(CutError::Io)?;
         let shard = CutShard {

@@ -3,10 +3,12 @@
 //! A key index, a blob of its own, has the first key of every 16 KiB or so. The shards' ranges are in the meta. So a
 //! look-up is two binary searches and a scan of one block, whatever the size of the dataset.
 
+mod csv;
 mod cut;
 mod extract;
 mod find;
 mod index;
+mod json;
 mod records;
 mod sort;
 
@@ -21,7 +23,9 @@ pub(crate) use index::KeyIndex;
 
 use crate::cut::{CutError, CutOptions, Emit};
 use crate::decompress::decompress;
+use csv::{Checker, Column};
 use cut::KeyedCutter;
+use extract::Pointer;
 use records::RecordReader;
 use sort::Sorter;
 
@@ -34,7 +38,8 @@ pub(crate) struct Keyed {
 }
 
 /// Sorts the records of a CSV or ndjson stream by the key called `name` and cuts them. Records of the same key keep
-/// their order; empty lines are left out; every record ends with a line end.
+/// their order; empty lines are left out; every record ends with a line end; a byte order mark stays in front. What a reader
+/// might take for other records than these is refused.
 ///
 /// Memory: one run of the sort (64 MiB) or the buffers of a merge (32 MiB), and a window of the cutter.
 pub(crate) fn cut_sorted(
@@ -49,17 +54,27 @@ pub(crate) fn cut_sorted(
         error,
     };
     let mut plain = decompress(input).map_err(read)?;
-    let mut records = RecordReader::new(&mut *plain, source, options.split)?;
-    let (mut extract, header) = match options.split {
+    let mut records = RecordReader::open(&mut *plain, source, options.split)?;
+    let (mut extract, mut checker, begin) = match options.split {
         Split::Csv => {
             let header = records.header()?;
-            (Extract::column(source, name, &header)?, Some(header))
+            let column = Column::of(source, name, &header)?;
+            (
+                Extract::Column(column.clone()),
+                Some(Checker::of(&column)),
+                header,
+            )
         }
-        _ => (Extract::pointer(name), None),
+        _ => (Extract::Pointer(Pointer::strict(name)), None, records.mark()),
     };
     let mut sorter = Sorter::new(&options.spill_dir);
     while let Some(record) = records.next()? {
-        let key = extract.key(record.bytes).map_err(|reason| CutError::Key {
+        let checked = match &mut checker {
+            Some(checker) => checker.check(record.bytes, record.number),
+            None => Ok(()),
+        };
+        let key = checked.and_then(|()| extract.key(record.bytes));
+        let key = key.map_err(|reason| CutError::Key {
             name: source.to_owned(),
             record: record.number,
             offset: record.offset,
@@ -67,17 +82,24 @@ pub(crate) fn cut_sorted(
         })?;
         sorter.push(key, record.bytes).map_err(CutError::Io)?;
     }
-    let mut cutter = KeyedCutter::new(source, header, options);
+    let mut cutter = KeyedCutter::new(source, begin, options);
     sorter.finish(|key, record| cutter.push(key, record, emit))?;
     let (ranges, index) = cutter.finish(emit)?;
+    let exact_numbers = match &extract {
+        Extract::Pointer(pointer) => pointer.differed(),
+        Extract::Column(_) => false,
+    };
     Ok(Keyed {
         meta: KeyMeta {
             name: name.to_owned(),
             ranges,
+            exact_numbers,
         },
         index,
     })
 }
 
+#[cfg(test)]
+mod odd;
 #[cfg(test)]
 mod tests;

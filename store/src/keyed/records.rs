@@ -5,8 +5,9 @@ use std::io::Read;
 use bytes::Bytes;
 use nearfield_protocol::Split;
 
-use crate::cut::records::{Records, Search, TooLong};
+use crate::cut::records::{Records, Search, TooLong, is_blank, lone_cr};
 use crate::cut::{CutError, HEADER_BYTES};
+use crate::form::BYTE_ORDER_MARK;
 
 /// What is read at once; the buffer grows to the longest record.
 const READ_BYTES: usize = 1 << 20;
@@ -14,6 +15,7 @@ const READ_BYTES: usize = 1 << 20;
 pub(super) struct RecordReader<'a> {
     input: &'a mut dyn Read,
     source: &'a str,
+    split: Split,
     records: Records,
     buffer: Vec<u8>,
     /// Where the next record begins in `buffer`.
@@ -36,7 +38,8 @@ pub(super) struct Record<'a> {
 }
 
 impl<'a> RecordReader<'a> {
-    pub fn new(input: &'a mut dyn Read, source: &'a str, split: Split) -> Result<Self, CutError> {
+    /// Reads the beginning, which must be text.
+    pub fn open(input: &'a mut dyn Read, source: &'a str, split: Split) -> Result<Self, CutError> {
         let records = match split {
             Split::Csv | Split::Ndjson => Records::new(split),
             _ => None,
@@ -45,9 +48,10 @@ impl<'a> RecordReader<'a> {
             name: source.to_owned(),
             split,
         })?;
-        Ok(RecordReader {
+        let mut reader = RecordReader {
             input,
             source,
+            split,
             records,
             buffer: Vec::new(),
             at: 0,
@@ -55,24 +59,40 @@ impl<'a> RecordReader<'a> {
             number: 0,
             offset: 0,
             line_end: b"\n",
-        })
+        };
+        reader.fill()?;
+        CutError::unlike_text(source, split, &reader.buffer)?;
+        Ok(reader)
     }
 
-    /// The first record, whatever it is.
+    /// The first record that says something, and the empty lines before it.
     pub fn header(&mut self) -> Result<Bytes, CutError> {
-        let header = match self.advance()? {
-            Some(record) => Bytes::copy_from_slice(record.bytes),
-            None => Bytes::new(),
-        };
-        if header.len() > HEADER_BYTES {
-            return Err(CutError::HeaderTooLong {
-                name: self.source.to_owned(),
-            });
+        let mut header = Vec::new();
+        while is_blank(&header)
+            && let Some(len) = self.measure()?
+        {
+            self.no_lone_cr(len)?;
+            header.extend_from_slice(self.give(len).bytes);
+            if header.len() > HEADER_BYTES {
+                return Err(CutError::HeaderTooLong {
+                    name: self.source.to_owned(),
+                });
+            }
         }
         if header.ends_with(b"\r\n") {
             self.line_end = b"\r\n";
         }
-        Ok(header)
+        Ok(header.into())
+    }
+
+    /// The byte order mark, if the stream begins with one. Not one of the next record.
+    pub fn mark(&mut self) -> Bytes {
+        if !self.buffer.starts_with(BYTE_ORDER_MARK) {
+            return Bytes::new();
+        }
+        self.at += BYTE_ORDER_MARK.len();
+        self.offset += BYTE_ORDER_MARK.len() as u64;
+        Bytes::from_static(BYTE_ORDER_MARK)
     }
 
     /// The next record that is no empty line.
@@ -81,16 +101,33 @@ impl<'a> RecordReader<'a> {
             let Some(len) = self.measure()? else {
                 return Ok(None);
             };
-            if self.buffer[self.at..self.at + len].trim_ascii().is_empty() {
+            let record = &self.buffer[self.at..self.at + len];
+            let is_empty = match self.split {
+                // Blanks are a field.
+                Split::Csv => record.iter().all(|byte| matches!(byte, b'\r' | b'\n')),
+                _ => record
+                    .iter()
+                    .all(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n')),
+            };
+            if is_empty {
                 self.step(len);
                 continue;
             }
+            self.no_lone_cr(len)?;
             return Ok(Some(self.give(len)));
         }
     }
 
-    fn advance(&mut self) -> Result<Option<Record<'_>>, CutError> {
-        Ok(self.measure()?.map(|len| self.give(len)))
+    /// Whoever ends records there would find others than these.
+    fn no_lone_cr(&self, len: usize) -> Result<(), CutError> {
+        let record = &self.buffer[self.at..self.at + len];
+        match lone_cr(record).filter(|_| self.split == Split::Csv) {
+            None => Ok(()),
+            Some(at) => Err(CutError::LoneCr {
+                name: self.source.to_owned(),
+                offset: self.offset + at as u64,
+            }),
+        }
     }
 
     fn give(&mut self, len: usize) -> Record<'_> {

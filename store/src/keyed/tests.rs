@@ -12,7 +12,11 @@ use crate::spool::ShardData;
 
 const SHARD_BYTES: u32 = 64 << 10;
 
-fn sorted(input: &[u8], split: Split, key: &str) -> Result<(DatasetMeta, Keyed, Vec<Vec<u8>>), CutError> {
+pub(super) fn sorted(
+    input: &[u8],
+    split: Split,
+    key: &str,
+) -> Result<(DatasetMeta, Keyed, Vec<Vec<u8>>), CutError> {
     let spill = tempfile::tempdir().unwrap();
     let options = CutOptions {
         split,
@@ -53,7 +57,7 @@ fn sorted(input: &[u8], split: Split, key: &str) -> Result<(DatasetMeta, Keyed, 
 }
 
 /// The records of a key, found as a guest finds them.
-fn look_up(meta: &DatasetMeta, keyed: &Keyed, shards: &[Vec<u8>], key: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn look_up(meta: &DatasetMeta, keyed: &Keyed, shards: &[Vec<u8>], key: &[u8]) -> Option<Vec<u8>> {
     let shard = keyed.meta.shard_of(key)?;
     let block = KeyIndex::parse(&keyed.index).unwrap().block_of(key).unwrap();
     assert_eq!(block.shard, shard, "the index and the ranges agree");
@@ -123,7 +127,7 @@ fn an_edit_changes_few_shards() {
 fn what_cannot_be_sorted_is_told() {
     let told = |input: &[u8], split, key| sorted(input, split, key).err().unwrap().to_string();
     let csv = |input: &str| told(input.as_bytes(), Split::Csv, "id");
-    assert!(csv("a,b\n1,2\n").contains("no column `id`: it has a, b"));
+    assert!(csv("a,b\n1,2\n").contains("no column `id`: it has a, b, separated by commas"));
     assert!(csv("").contains("no column"));
     assert!(
         csv("a,id\n1,2\n\n3\n").contains("record 4, at byte 10"),
