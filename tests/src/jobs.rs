@@ -466,3 +466,27 @@ fn the_semantics_are_those_of_their_epoch() {
     let digest = "b3:14a49057029ea73ca32030c7052cd279b1a9d88619abe757ef86ba2c9983c9eb";
     assert_eq!(told, (1_529_621, digest));
 }
+
+#[test]
+fn a_job_over_nothing_is_an_error_by_name() {
+    let node = Node::start();
+    node.deploy("wordcount", "wordcount", "");
+    node.deploy("hello", "hello", "");
+    put(&node, "empty", b"");
+    fails(
+        &node.cli(&["run", "wordcount", "--over", "empty"]),
+        1,
+        "`empty` has no shards",
+    );
+    fails(
+        &node.cli(&["run", "hello", "--over", "empty"]),
+        1,
+        "nearfield:compute/mapper",
+    );
+    put(&node, "text", b"some words\n");
+    fails(
+        &node.cli(&["run", "wordcount", "--over", "text", "--into", "text"]),
+        1,
+        "the job reads `text`",
+    );
+}

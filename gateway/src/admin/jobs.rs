@@ -126,6 +126,18 @@ async fn resolve(gateway: &Gateway, asking: Asking) -> Result<JobRecord, Problem
         };
         inputs.insert(name.clone(), digest);
     }
+    if let Some(into) = &asking.into {
+        let newest = records.dataset(into).map(|version| version.digest);
+        let read = dataset.as_ref() == Some(into)
+            || newest.is_some_and(|newest| {
+                newest == dataset_digest || inputs.values().any(|input| *input == newest)
+            });
+        if read {
+            return Err(refused(format!(
+                "the job reads `{into}`, and what it writes would take its place: name another dataset with `into`"
+            )));
+        }
+    }
     let selection = match (asking.dry_run, asking.only, asking.sample) {
         (true, None, None) => Selection::DryRun,
         (false, Some(index), None) => Selection::Only(index),

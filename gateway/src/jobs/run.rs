@@ -30,6 +30,9 @@ const MAX_WAITS: u32 = 10;
 /// Failed shards that a job's report lists.
 const MAX_LISTED_FAILURES: usize = 100;
 
+/// What a component exports that is a job.
+const MAPPER: &str = "nearfield:compute/mapper";
+
 /// Why a job ended early.
 pub(super) struct Stop {
     problem: Problem,
@@ -122,6 +125,9 @@ impl Job<'_> {
             .await
             .map_err(store_problem)?;
         let mut leaves = plan::leaves(&self.setting, &dataset, &self.record.selection)?;
+        if leaves.is_empty() {
+            return Err(self.over_nothing().await?.into());
+        }
         self.progress.send_modify(|progress| {
             progress.shards = leaves.len() as u64;
             progress.bytes = leaves.iter().map(|leaf| leaf.size_bytes).sum();
@@ -137,6 +143,15 @@ impl Job<'_> {
         if !failures.is_empty() {
             // The tree of what is left is another one.
             leaves.retain(|leaf| failures.iter().all(|failure| failure.shard != leaf.index));
+            if leaves.is_empty() {
+                let detail =
+                    format!("all {failed} shards failed and were skipped: there is no total to finish");
+                failures.truncate(MAX_LISTED_FAILURES);
+                return Err(Stop {
+                    problem: Problem::new(ProblemKind::FunctionFailed, detail),
+                    failures,
+                });
+            }
             levels = plan::tree(&self.setting, &leaves);
             known = self.known(&leaves, &levels).await?;
             self.know_leaves(&leaves, &mut known).await?;
@@ -187,6 +202,28 @@ impl Job<'_> {
                 .clone(),
             into,
         })
+    }
+
+    /// Why a job without shards has no result: a `finish` is over a total, and there is none. What is no job is refused first, as it
+    /// is over shards.
+    async fn over_nothing(&self) -> Result<Problem, Problem> {
+        let component = self.record.component;
+        let host = self.gateway.host_for(&component)?;
+        let surface = self.gateway.dispatch.check(host, component).await?;
+        if !surface.exports.iter().any(|export| export.starts_with(MAPPER)) {
+            let detail = format!(
+                "`{}` is no job: a job's function exports {MAPPER} (use #[nearfield::map])",
+                self.record.function
+            );
+            return Err(Problem::new(ProblemKind::RefusedComponent, detail));
+        }
+        let over = match &self.record.dataset {
+            Some(name) => name.to_string(),
+            None => self.record.dataset_digest.to_string(),
+        };
+        let detail =
+            format!("`{over}` has no shards, so there is no total to finish: put something into it first");
+        Ok(Problem::new(ProblemKind::BadInput, detail))
     }
 
     /// What has a remembered node above it, so that nobody will ask for its own result. From the root
