@@ -1,19 +1,15 @@
 //! Cuts a folder that arrives as a tar stream. Nothing in the stream is trusted.
 
-use std::cell::Cell;
 use std::io::{self, Read};
 
 use nearfield_protocol::Split;
-use tar::{Archive, Entry, EntryType};
+use tar::EntryType;
 
+use super::archive::{Archive, Entry, type_name};
 use super::stream::cut_file;
 use super::{CutError, CutOptions, CutShard, Emit};
 use crate::pack::Packer;
 use crate::path_index::{EntryKind, PATH_BYTES, PathIndexBuilder, check_path};
-
-/// What may stand between two contents: headers, long names, pax records. The `tar` crate collects these in
-/// memory, and honest ones are a few KiB.
-const ENTRY_HEADER_BYTES: u64 = 1 << 20;
 
 pub(super) fn cut_folder(
     tar: &mut dyn Read,
@@ -21,9 +17,7 @@ pub(super) fn cut_folder(
     options: &CutOptions,
     emit: &mut Emit<'_>,
 ) -> Result<PathIndexBuilder, CutError> {
-    let watch = Watch::default();
-    let mut archive = Archive::new(Watched { tar, watch: &watch });
-    let mut entries = archive.entries().map_err(unreadable)?;
+    let mut archive = Archive::new(tar);
     let mut folder = Folder {
         prefix,
         options,
@@ -34,19 +28,10 @@ pub(super) fn cut_folder(
         index: PathIndexBuilder::new(),
         shards: 0,
     };
-    loop {
-        watch.allowed.set(ENTRY_HEADER_BYTES);
-        let Some(entry) = entries.next() else { break };
-        let entry = entry.map_err(unreadable)?;
-        watch.allowed.set(u64::MAX);
-        folder.add(entry)?;
+    while let Some(entry) = archive.next()? {
+        folder.add(&entry, &mut archive.content())?;
     }
-    if watch.ended.get() {
-        return Err(CutError::Tar("it stops before its end blocks".into()));
-    }
-    // What tar pads its last record with; a sender would not like to be cut off within it.
-    watch.allowed.set(u64::MAX);
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(unreadable)?;
+    archive.finish()?;
     folder.finish()
 }
 
@@ -64,13 +49,17 @@ struct Folder<'a, 'e> {
 }
 
 impl Folder<'_, '_> {
-    fn add<R: Read>(&mut self, mut entry: Entry<'_, R>) -> Result<(), CutError> {
-        let entry_type = entry.header().entry_type();
-        if entry_type == EntryType::XGlobalHeader {
-            return Ok(());
+    fn add(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), CutError> {
+        let path = format!("{}{}", self.prefix, utf8_path(&entry.path)?);
+        if let Some(kind) = entry.refused {
+            return Err(CutError::Unsupported { path, kind });
         }
-        let path = format!("{}{}", self.prefix, utf8_path(&entry.path_bytes())?);
-        let kind = match entry_type {
+        let kind = match entry.kind {
+            // What such an entry's content would be, archives do not agree on.
+            EntryType::Directory | EntryType::Symlink if entry.size_bytes > 0 => {
+                let kind = "folder or link with content";
+                return Err(CutError::Unsupported { path, kind });
+            }
             EntryType::Directory => {
                 let path = path.strip_suffix('/').unwrap_or(&path);
                 return self.enter(path, true);
@@ -78,11 +67,11 @@ impl Folder<'_, '_> {
             EntryType::Regular | EntryType::Continuous => EntryKind::File {
                 shard: self.shards,
                 offset: 0,
-                len: entry.size(),
-                executable: entry.header().mode().map_err(unreadable)? & 0o111 != 0,
+                len: entry.size_bytes,
+                executable: entry.executable,
             },
             EntryType::Symlink => EntryKind::Symlink {
-                target: link_target(&entry, &path)?,
+                target: link_target(&entry.link, &path)?,
             },
             other => {
                 return Err(CutError::Unsupported {
@@ -92,7 +81,7 @@ impl Folder<'_, '_> {
             }
         };
         self.enter(&path, false)?;
-        self.put(&path, kind, &mut entry)
+        self.put(&path, kind, content)
     }
 
     /// Checks that `path` may stand here, and keeps the empty folders that come before it.
@@ -236,39 +225,6 @@ impl Order {
     }
 }
 
-/// What the `tar` crate does not tell: how much it reads for a header, and whether the stream ended on it.
-struct Watch {
-    /// Bytes that may still be read before this is refused.
-    allowed: Cell<u64>,
-    ended: Cell<bool>,
-}
-
-impl Default for Watch {
-    fn default() -> Self {
-        Watch {
-            allowed: Cell::new(ENTRY_HEADER_BYTES),
-            ended: Cell::new(false),
-        }
-    }
-}
-
-struct Watched<'a> {
-    tar: &'a mut dyn Read,
-    watch: &'a Watch,
-}
-
-impl Read for Watched<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.tar.read(buffer)?;
-        self.watch.ended.set(read == 0 && !buffer.is_empty());
-        let left = self.watch.allowed.get().checked_sub(read as u64);
-        self.watch
-            .allowed
-            .set(left.ok_or_else(|| io::Error::other("an entry's header is longer than 1 MiB"))?);
-        Ok(read)
-    }
-}
-
 struct Counted<'a> {
     content: &'a mut dyn Read,
     read: &'a mut u64,
@@ -290,31 +246,16 @@ fn utf8_path(bytes: &[u8]) -> Result<String, CutError> {
     })
 }
 
-fn link_target<R: Read>(entry: &Entry<'_, R>, path: &str) -> Result<String, CutError> {
+fn link_target(target: &[u8], path: &str) -> Result<String, CutError> {
     let bad = |reason| CutError::BadPath {
         path: path.to_owned(),
         reason,
     };
-    let target = entry.link_name_bytes().unwrap_or_default();
-    let target = str::from_utf8(&target).map_err(|_| bad("links to a target that is not UTF-8"))?;
+    let target = str::from_utf8(target).map_err(|_| bad("links to a target that is not UTF-8"))?;
     if target.is_empty() || target.contains('\0') || target.len() > PATH_BYTES {
         return Err(bad(
             "links to a target that is empty, has a NUL or is longer than 4096 bytes",
         ));
     }
     Ok(target.to_owned())
-}
-
-fn type_name(entry_type: EntryType) -> &'static str {
-    match entry_type {
-        EntryType::Link => "hard link",
-        EntryType::Char | EntryType::Block => "device",
-        EntryType::Fifo => "fifo",
-        EntryType::GNUSparse => "sparse file",
-        _ => "tar entry of an unknown type",
-    }
-}
-
-fn unreadable(error: io::Error) -> CutError {
-    CutError::Tar(error.to_string())
 }

@@ -6,6 +6,7 @@
 //!
 //! Memory: two windows of four times the shard size, 32 MiB for the largest, plus what a decompressor needs.
 
+mod archive;
 mod folder;
 pub(crate) mod records;
 pub(crate) mod stream;

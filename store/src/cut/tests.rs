@@ -596,6 +596,10 @@ fn hostile_archives_are_refused_by_name() {
         (EntryType::Char, "device"),
         (EntryType::Block, "device"),
         (EntryType::Fifo, "fifo"),
+        (EntryType::GNUSparse, "sparse file"),
+        (EntryType::new(b'M'), "several volumes"),
+        (EntryType::new(b'V'), "label of a volume"),
+        (EntryType::new(b'D'), "incremental"),
         (EntryType::new(b'?'), "unknown"),
     ] {
         let text = refusal(&[("bad", kind)]);
@@ -606,6 +610,25 @@ fn hostile_archives_are_refused_by_name() {
         cut_tar(&not_utf8, Split::Files),
         Err(CutError::BadPath { .. })
     ));
+}
+
+#[test]
+fn a_sparse_file_is_refused_by_its_own_name() {
+    let records = "22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n24 GNU.sparse.name=hole\n28 GNU.sparse.realsize=9999\n";
+    let mut header = Header::new_ustar();
+    header.set_entry_type(EntryType::XHeader);
+    header.set_size(records.len() as u64);
+    header.set_cksum();
+    let file = raw_entry(b"GNUSparseFile.7/hole", EntryType::Regular);
+    let padding = crate::pack::padding(records.len() as u64);
+    let tar = [header.as_bytes(), records.as_bytes(), padding, &file, &[0; 1024]].concat();
+    for split in [Split::Files, Split::Lines, Split::Bytes] {
+        let told = cut_tar(&tar, split).err().unwrap().to_string();
+        assert!(
+            told.contains("`hole` is a sparse file") && told.contains("without `--sparse`"),
+            "{told}"
+        );
+    }
 }
 
 #[test]
