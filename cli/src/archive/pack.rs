@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
-use std::io::{self, PipeReader, PipeWriter, Read};
+use std::io::{self, PipeReader, PipeWriter, Read, Seek};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -23,16 +23,71 @@ pub struct Folder<C = OnDisk> {
 
 /// Where the bytes of a folder's files come from.
 pub trait Contents: Send + 'static {
-    /// Files are asked for one after the other, in the order of the entries, and read to the end of their size.
-    fn open(&mut self, path: &str) -> io::Result<impl Read>;
+    /// A file that was found with so many bytes: how many it has, and exactly those. Files are asked for one after the other, in
+    /// the order of the entries.
+    fn open(&mut self, path: &str, found_bytes: u64) -> io::Result<(u64, impl Read)>;
 }
 
 /// Files below a folder.
 pub struct OnDisk(PathBuf);
 
+/// A file that was found to be so small, or to have no bytes at all, is read before its size is told: what the kernel or a FUSE
+/// file system makes as it is read has another size than was said, most often none.
+const READ_FIRST_BYTES: u64 = 1 << 20;
+
 impl Contents for OnDisk {
-    fn open(&mut self, path: &str) -> io::Result<impl Read> {
-        File::open(self.0.join(path))
+    fn open(&mut self, path: &str, found_bytes: u64) -> io::Result<(u64, impl Read)> {
+        let mut file = File::open(self.0.join(path))?;
+        if found_bytes > READ_FIRST_BYTES {
+            let file = AsFound {
+                file,
+                found_bytes,
+                left: found_bytes,
+            };
+            return Ok((found_bytes, OnDiskFile::AsFound(file)));
+        }
+        // In memory while it is about as small as was said.
+        let mut read = tempfile::SpooledTempFile::new(2 * READ_FIRST_BYTES as usize);
+        let bytes = io::copy(&mut file, &mut read)?;
+        read.rewind()?;
+        Ok((bytes, OnDiskFile::Read(read)))
+    }
+}
+
+enum OnDiskFile {
+    Read(tempfile::SpooledTempFile),
+    AsFound(AsFound),
+}
+
+impl Read for OnDiskFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            OnDiskFile::Read(read) => read.read(buffer),
+            OnDiskFile::AsFound(file) => file.read(buffer),
+        }
+    }
+}
+
+/// A file up to the size that it was found with. One that grows meanwhile is taken as it was; one that shrinks, or has more bytes than
+/// its size says, is an error.
+struct AsFound {
+    file: File,
+    found_bytes: u64,
+    left: u64,
+}
+
+impl Read for AsFound {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let read = self.file.read(&mut buffer[..wanted])?;
+        self.left -= read as u64;
+        let at_end = read > 0 && self.left == 0;
+        if at_end && self.file.read(&mut [0])? > 0 && self.file.metadata()?.len() <= self.found_bytes {
+            return Err(io::Error::other(
+                "it has more bytes than its size says; copy it elsewhere, and put the copy",
+            ));
+        }
+        Ok(read)
     }
 }
 
@@ -136,13 +191,14 @@ fn append(tar: &mut Builder<impl io::Write>, entry: &Entry, contents: &mut impl 
             size_bytes,
             executable,
         } => {
+            let (size_bytes, content) = contents
+                .open(&entry.path, *size_bytes)
+                .map_err(|error| unreadable(&entry.path, error))?;
             header.set_mode(if *executable { 0o755 } else { 0o644 });
-            header.set_size(*size_bytes);
+            header.set_size(size_bytes);
             let content = Exactly {
-                content: contents
-                    .open(&entry.path)
-                    .map_err(|error| unreadable(&entry.path, error))?,
-                left: *size_bytes,
+                content,
+                left: size_bytes,
             };
             tar.append_data(&mut header, &entry.path, content)?;
         }
@@ -319,6 +375,59 @@ mod tests {
         assert!(error.contains("talk is a socket"), "{error}");
     }
 
+    /// The size and the bytes that a file found with `found_bytes` is packed with.
+    fn opened(root: &Path, path: &str, found_bytes: u64) -> io::Result<(u64, Vec<u8>)> {
+        let mut contents = OnDisk(root.to_owned());
+        let (size_bytes, mut content) = contents.open(path, found_bytes)?;
+        let mut bytes = Vec::new();
+        content.read_to_end(&mut bytes)?;
+        Ok((size_bytes, bytes))
+    }
+
+    #[test]
+    fn content_decides_and_not_what_was_said_of_its_size() {
+        let root = tempfile::tempdir().unwrap();
+        for len in [0, 1, 5_000, READ_FIRST_BYTES as usize, 3 << 20] {
+            let bytes: Vec<u8> = (0..len).map(|at| at as u8).collect();
+            std::fs::write(root.path().join("file"), &bytes).unwrap();
+            for found in [0, 1, 4_096, READ_FIRST_BYTES] {
+                let (size_bytes, read) = opened(root.path(), "file", found).unwrap();
+                assert!(
+                    size_bytes == len as u64 && read == bytes,
+                    "{len} bytes, found as {found}"
+                );
+            }
+        }
+        // One that has grown is taken as it was found; one whose size is no less than it was has bytes that it does not tell.
+        assert_eq!(opened(root.path(), "file", 2 << 20).unwrap().1.len(), 2 << 20);
+        let file = File::open(root.path().join("file")).unwrap();
+        let mut lying = AsFound {
+            file,
+            found_bytes: 3 << 20,
+            left: 2 << 20,
+        };
+        let told = lying.read_to_end(&mut Vec::new()).unwrap_err().to_string();
+        assert!(told.contains("more bytes than its size says"), "{told}");
+    }
+
+    #[test]
+    fn what_the_kernel_makes_as_it_is_read_comes_in_whole() {
+        // All of these say that they have no bytes.
+        let tar = packed(Path::new("/proc/sys/kernel/random"));
+        let mut archive = tar::Archive::new(tar.as_slice());
+        let mut ids = 0;
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let mut text = String::new();
+            entry.read_to_string(&mut text).unwrap();
+            if entry.path_bytes().ends_with(b"uuid") || entry.path_bytes().ends_with(b"boot_id") {
+                assert_eq!(text.len(), 37, "{text:?}");
+                ids += 1;
+            }
+        }
+        assert_eq!(ids, 2);
+    }
+
     #[test]
     fn what_is_left_out_is_told_and_nothing_else_is() {
         let root = tempfile::tempdir().unwrap();
@@ -395,7 +504,7 @@ mod tests {
     #[test]
     fn a_file_that_shrinks_ends_the_stream_with_an_error() {
         let root = tempfile::tempdir().unwrap();
-        std::fs::write(root.path().join("log"), vec![7; 4096]).unwrap();
+        std::fs::write(root.path().join("log"), vec![7; 4 << 20]).unwrap();
         let folder = Folder::read(root.path(), &Excludes::default()).unwrap();
         std::fs::write(root.path().join("log"), "short").unwrap();
         let error = folder.pack().unwrap().read_to_end(&mut Vec::new()).unwrap_err();

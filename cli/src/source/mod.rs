@@ -99,7 +99,8 @@ fn open_path(path: &Path, excludes: &Excludes) -> Result<Input> {
         });
     }
     let file = File::open(path).with_context(|| format!("reading {}", path.display()))?;
-    let bytes = metadata.is_file().then_some(metadata.len());
+    // What says that it is empty may be made as it is read.
+    let bytes = Some(metadata.len()).filter(|bytes| metadata.is_file() && *bytes > 0);
     Ok(Input {
         read: Box::new(file),
         bytes,

@@ -234,6 +234,18 @@ impl Places {
     }
 }
 
+/// An error for a file with bytes that its size does not tell: they would be left out without a word.
+fn has_its_size(path: &str, source: &Source) -> Result<(), SourceError> {
+    match source.has_untold_bytes() {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(SourceError::UntoldSize(path.into())),
+        Err(error) => Err(SourceError::Io {
+            path: path.into(),
+            error,
+        }),
+    }
+}
+
 struct Indexer<'a> {
     in_place: &'a Arc<InPlace>,
     cut: Cut,
@@ -252,6 +264,9 @@ impl Indexer<'_> {
     /// Indexes one file or object. Returns its size and whether it is executable.
     fn file(&mut self, place: FilePlace, name: &str) -> Result<(u64, bool), StoreError> {
         let (text, source) = self.in_place.open_place(place)?;
+        if source.identity.size_bytes() == 0 {
+            has_its_size(&text, &source)?;
+        }
         let known = self.in_place.table.file(&text, self.cut, &source.identity)?;
         let known = match known {
             Some(known) if self.in_place.table.has_all(&known.shards)? => Some(known),
@@ -263,7 +278,10 @@ impl Indexer<'_> {
                 identity: source.identity.clone(),
                 ..known
             },
-            known => self.read(&text, &source, known)?,
+            known => {
+                has_its_size(&text, &source)?;
+                self.read(&text, &source, known)?
+            }
         };
         let (source_name, header): (Arc<str>, _) = (name.into(), row.header.clone().map(Bytes::from));
         let mut size_bytes = 0;

@@ -180,6 +180,7 @@ fn is_gone(error: &SourceError) -> bool {
         }
         SourceError::Leads(_) | SourceError::NotAFile { .. } | SourceError::Shrank(_) => true,
         SourceError::NotAllowed { .. }
+        | SourceError::UntoldSize(_)
         | SourceError::Own(_)
         | SourceError::Name(_)
         | SourceError::NoObjects

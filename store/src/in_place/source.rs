@@ -33,6 +33,12 @@ pub enum SourceError {
     Own(PathBuf),
     #[error("{} is a {kind}, and only files can be read in place", path.display())]
     NotAFile { path: PathBuf, kind: &'static str },
+    #[error(
+        "{} holds more bytes than its size says, as files of /proc do, and what is read in place must have a size: put it \
+         without `--in-place`",
+        .0.display()
+    )]
+    UntoldSize(PathBuf),
     #[error("{} became shorter while it was read: put it again", .0.display())]
     Shrank(PathBuf),
     #[error("the name of {} is not UTF-8: rename it", .0.display())]
@@ -286,6 +292,15 @@ impl Source {
         }
     }
 
+    /// Whether there are bytes behind the end that it said to have when it was opened, and says to have still.
+    pub fn has_untold_bytes(&self) -> io::Result<bool> {
+        let Contents::File(file) = &self.contents else {
+            return Ok(false);
+        };
+        let size = self.identity.size_bytes();
+        Ok(file.read_at(&mut [0], size)? > 0 && file.metadata()?.len() <= size)
+    }
+
     /// From `start` to the end that it had when it was opened. Ends too soon where a file has become shorter.
     pub fn reader(&self, start: u64) -> io::Result<Box<dyn Read + '_>> {
         match &self.contents {
@@ -367,6 +382,20 @@ mod tests {
         assert_eq!(source.read(2, 6).unwrap().unwrap(), b"side");
         assert_eq!(source.read(2, 7).unwrap(), None);
         assert_eq!(allowed.file_bytes(&root).unwrap(), None);
+    }
+
+    #[test]
+    fn a_file_without_a_size_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let proc = Allowed::open(&[PathBuf::from("/proc/sys/kernel")], dir.path()).unwrap();
+        let source = proc.source(Path::new("/proc/sys/kernel/ostype")).unwrap();
+        assert_eq!(source.identity.size_bytes(), 0);
+        assert!(source.has_untold_bytes().unwrap());
+        let (_dir, root, allowed) = allowed();
+        let source = allowed.source(&root.join("deep/file")).unwrap();
+        assert!(!source.has_untold_bytes().unwrap());
+        fs::write(root.join("deep/file"), "inside, and more").unwrap();
+        assert!(!source.has_untold_bytes().unwrap(), "it has grown, and says so");
     }
 
     #[test]
