@@ -286,13 +286,15 @@ pub struct PutArgs {
     /// The dataset's name
     #[arg(long)]
     pub name: DatasetName,
-    /// Where shards may end: auto, lines, csv, ndjson, fixed:BYTES, files, bytes or none
+    /// Where shards may end: auto, lines, csv, ndjson, fixed:BYTES, files, bytes or none. lines, csv and ndjson cut text in
+    /// UTF-8, gzip and zstd taken off, and refuse anything else; auto keeps that as it is, and says so
     #[arg(long, default_value = "auto", value_parser = split)]
     pub split: String,
     /// About how large a shard is: 4MiB, or as the dataset has it that this adds to
     #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
     pub shard_size: Option<u64>,
-    /// Sort the records by a CSV column or a JSON pointer, so that functions find them by it
+    /// Sort the records by a CSV column or a JSON pointer, so that functions find them by it. A key is text: of a JSON number
+    /// the digits as they are written (1.10 is not 1.1), of a JSON string what it says
     #[arg(long, value_name = "COLUMN|/POINTER", conflicts_with_all = ["append", "part", "in_place"])]
     pub key: Option<String>,
     /// Store no copy: index the files where they are. The node must be allowed to read them, and run here if they
@@ -331,7 +333,10 @@ Examples:
   nearfield get logs > access.log
   nearfield get photos -o photos/            into a new or empty folder
   nearfield get photos/2024/cat.jpg -o cat.jpg
-  nearfield get b3:af1349b9…")]
+  nearfield get b3:af1349b9…
+
+What is there keeps its mode; new files and folders get theirs by the umask. Links are followed, and pipes and devices
+written into.")]
 pub struct GetArgs {
     /// DATASET, DATASET/PATH, b3:… or b3:…/PATH
     pub target: String,

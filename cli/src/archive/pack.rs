@@ -245,15 +245,14 @@ impl Read for Packed {
 const SHORTER: &str = "it became shorter while it was read: put the folder when nothing writes to it, or leave the file \
                        out with --exclude";
 
-/// Why a file that was there a moment ago cannot be read, and what helps.
+/// Why a file that was there a moment ago cannot be read, and what helps. Other errors say so themselves.
 fn unreadable(path: &str, error: io::Error) -> anyhow::Error {
     let what = match error.kind() {
-        io::ErrorKind::NotFound => {
-            "it vanished while the folder was put: put the folder when nothing writes to it".to_owned()
-        }
-        _ => format!("it cannot be read ({error})"),
+        io::ErrorKind::NotFound => "it vanished: put the folder when nothing writes to it",
+        io::ErrorKind::PermissionDenied => "it may not be read",
+        _ => return error.into(),
     };
-    anyhow::anyhow!("{what}; or leave it out with --exclude '/{path}'")
+    anyhow::Error::new(error).context(format!("{what}, or leave it out with --exclude '/{path}'"))
 }
 
 /// As many bytes as the header promised: a file that changes meanwhile must not shift what follows it.
