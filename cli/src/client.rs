@@ -89,6 +89,11 @@ impl Client {
         }
     }
 
+    /// The node that is asked.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     pub fn get(&self, path: impl Into<String>) -> Result<Value> {
         json(self.send(Call::get(path), ())?)
     }

@@ -134,7 +134,10 @@ pub fn exact_duration(duration: Duration) -> String {
 
 /// The value in the largest unit that it is a multiple of.
 fn exact(value: u64, units: &[(&str, u64)]) -> String {
-    match units.iter().find(|(_, factor)| value > 0 && value % factor == 0) {
+    match units
+        .iter()
+        .find(|(_, factor)| value > 0 && value.is_multiple_of(*factor))
+    {
         Some((unit, factor)) => format!("{}{unit}", value / factor),
         None => value.to_string(),
     }

@@ -69,6 +69,7 @@ pub fn run(session: &Session, data_dir: &Path) -> Result<()> {
     let checks = [
         cargo(),
         toolchain(guest::toolchain()),
+        node(session),
         port("functions port", 8080, "--listen"),
         port("admin port", 8081, "--admin"),
         disk(data_dir),
@@ -123,6 +124,24 @@ fn toolchain(found: Toolchain) -> Check {
             Some((found, next)) => Check::short_of(Level::Warn, WHAT, found, next),
             None => Check::short_of(Level::Warn, WHAT, what, "run: rustup target add wasm32-wasip2"),
         },
+    }
+}
+
+/// The node that the other commands would speak with, as `--url` or `NEARFIELD_URL` names it.
+fn node(session: &Session) -> Check {
+    const WHAT: &str = "node";
+    let url = session.client.url();
+    match session.client.get("/v1/status") {
+        Ok(status) => {
+            let functions = status["functions_url"].as_str().unwrap_or_default().to_owned();
+            Check::ok(WHAT, format!("up at {url}, functions at {functions}"))
+        }
+        Err(error) => Check::short_of(
+            Level::Warn,
+            WHAT,
+            format!("{error:#}"),
+            "nearfield up starts one here; --url and --token, or NEARFIELD_URL and NEARFIELD_TOKEN, name another",
+        ),
     }
 }
 

@@ -27,6 +27,8 @@ struct Record {
     function: String,
     dataset: Option<String>,
     dataset_digest: String,
+    #[serde(default)]
+    args: Value,
     started_unix_ms: u64,
     state: State,
     progress: Option<Progress>,
@@ -346,10 +348,36 @@ pub fn list(session: &Session) -> Result<()> {
                 (State::Running, None) => "waits for the node".to_owned(),
             };
             let started = utc_minute(record.started_unix_ms);
-            [record.id.clone(), record.function.clone(), over, started, state]
+            let args = shown(&record.args);
+            [
+                record.id.clone(),
+                record.function.clone(),
+                over,
+                args,
+                started,
+                state,
+            ]
         });
-        table(["JOB", "FUNCTION", "OVER", "STARTED", "STATE"], rows)
+        table(
+            ["JOB", "FUNCTION", "OVER", "ARGS", "STARTED (UTC)", "STATE"],
+            rows,
+        )
     })
+}
+
+/// Arguments in a table's column.
+fn shown(args: &Value) -> String {
+    const WIDTH: usize = 40;
+    match args {
+        Value::Null => String::new(),
+        args => {
+            let text = args.to_string();
+            match text.char_indices().nth(WIDTH) {
+                Some((at, _)) => format!("{}…", &text[..at]),
+                None => text,
+            }
+        }
+    }
 }
 
 pub fn cancel(session: &Session, job: JobId) -> Result<()> {

@@ -172,11 +172,19 @@ fn tokens(list: Tokens) -> String {
 #[derive(Deserialize)]
 struct Pins {
     pins: Vec<Digest>,
+    /// What each of them is, as far as records tell.
+    #[serde(default)]
+    names: Vec<Vec<String>>,
 }
 
 fn pins(list: Pins) -> String {
+    let names = list.names.into_iter().map(|names| names.join(", "));
+    let rows = list
+        .pins
+        .into_iter()
+        .zip(names.chain(std::iter::repeat(String::new())));
     table(
-        ["digest"],
-        list.pins.into_iter().map(|digest| [digest.to_string()]),
+        ["digest", "of"],
+        rows.map(|(digest, names)| [digest.to_string(), names]),
     )
 }

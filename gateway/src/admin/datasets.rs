@@ -356,7 +356,24 @@ pub async fn content(gateway: &Gateway, asked: &Asked) -> Result<Response<Body>,
 
 pub fn pins(gateway: &Gateway) -> Result<Response<Body>, Problem> {
     let pins = gateway.catalog.store.pins().map_err(store_problem)?;
-    Ok(reply::json(StatusCode::OK, &json!({ "pins": pins })))
+    let records = gateway.catalog.node.records();
+    // What a digest is to people: a version of a dataset, or of a function.
+    let versions = |digest: &Digest| -> Vec<String> {
+        let datasets = records
+            .all_dataset_versions()
+            .filter(|version| version.digest == *digest)
+            .map(|version| format!("dataset/{} v{}", version.name, version.version));
+        let functions = records
+            .all_function_versions()
+            .filter(|version| version.component == *digest)
+            .map(|version| format!("function/{} v{}", version.name, version.version));
+        datasets.chain(functions).collect()
+    };
+    let names: Vec<_> = pins.iter().map(versions).collect();
+    Ok(reply::json(
+        StatusCode::OK,
+        &json!({ "pins": pins, "names": names }),
+    ))
 }
 
 pub async fn pin(gateway: &Gateway, digest: &str, pinned: bool) -> Result<Response<Body>, Problem> {
