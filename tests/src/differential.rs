@@ -367,7 +367,7 @@ fn arguments_that_are_ignored_change_no_result() {
     node.deploy("stats", "stats", "inputs = {}");
     let mut words = Words::new(77);
     let mut text = "n\n".to_owned();
-    while text.len() < 4 << 20 {
+    while text.len() < 2 << 20 {
         text.push_str(&format!("{}\n", 1.0 / (1 + words.below(60_000)) as f64));
     }
     let put = [
@@ -385,7 +385,7 @@ fn arguments_that_are_ignored_change_no_result() {
     let digest = |args: Value| run(&node, "stats", "table", &args, None)["state"]["digest"].clone();
     let none = digest(Value::Null);
     assert_eq!(none, digest(json!({})));
-    for ignored in 0..6 {
+    for ignored in 0..3 {
         assert_eq!(none, digest(json!({ "x": ignored })), "{ignored}");
     }
 }

@@ -27,5 +27,6 @@ mod roundtrip;
 mod sources;
 mod strangers;
 mod tokens;
+mod verbs;
 mod web;
 mod wrong_results;

@@ -55,11 +55,15 @@ pub struct InviteArgs {
 #[command(after_help = "\
 Examples:
   nearfield drain 3f9a2c
+  nearfield drain 3f9a2c --wait
   nearfield drain 3f9a2c --undo")]
 pub struct DrainArgs {
     /// The node's id, or its beginning
     pub node: String,
     /// Let it take calls and shards again
-    #[arg(long)]
+    #[arg(long, conflicts_with = "wait")]
     pub undo: bool,
+    /// Follow it until others keep all that the node holds
+    #[arg(long)]
+    pub wait: bool,
 }

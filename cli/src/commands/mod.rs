@@ -53,7 +53,10 @@ pub fn run(args: Args) -> Result<()> {
         } => std::process::exit(nearfield_host::compiler_main(&target, &input, &output)),
         Verb::Completions { shell } => {
             let mut command = Args::command();
-            clap_complete::generate(shell, &mut command, "nearfield", &mut std::io::stdout());
+            // Into memory first: the generator panics where it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, "nearfield", &mut script);
+            std::io::Write::write_all(&mut crate::output::stdout(), &script)?;
             return Ok(());
         }
         Verb::GpuWorker => std::process::exit(nearfield_gpu::worker_main()),

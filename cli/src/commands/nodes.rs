@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -5,6 +7,13 @@ use serde_json::{Value, json};
 use super::Session;
 use crate::args::{DrainArgs, InviteArgs};
 use crate::client::segment;
+use crate::failure::{Exit, Failure};
+use crate::interrupt::Farewell;
+
+/// How often a node is asked how far it is: repair looks every two seconds.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How often the spinner turns meanwhile.
+const SPIN: Duration = Duration::from_millis(100);
 
 #[derive(Deserialize)]
 struct Invited {
@@ -37,13 +46,43 @@ pub fn drain(session: &Session, args: DrainArgs) -> Result<()> {
     let path = format!("/v1/nodes/{}/drain?undo={}", segment(&args.node), args.undo);
     let drained = session.client.change("POST", path, &Value::Null);
     let drained = drained.with_context(|| format!("draining node {}", args.node))?;
+    if args.wait {
+        return follow_drain(session, &args.node);
+    }
     session.out.show_as(&drained, || match args.undo {
         true => format!("{} takes calls and shards again", args.node),
         false => format!(
-            "{} takes nothing new, and others copy what only it keeps: `nearfield describe node/{}` tells how far that is",
+            "{} takes nothing new, and others copy what only it keeps: `nearfield drain {} --wait` tells how far that is",
             args.node, args.node
         ),
     })
+}
+
+/// Until no blob is left that too few others keep.
+fn follow_drain(session: &Session, node: &str) -> Result<()> {
+    let _farewell = Farewell::new(format!(
+        "node {node} goes on handing over: `nearfield drain {node} --wait` follows it, `nearfield drain {node} --undo` ends it"
+    ));
+    let spinner = session.out.spinner();
+    spinner.enable_steady_tick(SPIN);
+    loop {
+        let described = session.client.get(format!("/v1/nodes/{}", segment(node)));
+        let described = described.with_context(|| format!("asking how far node {node} is"))?;
+        let count = |what: &str| described["drain"][what].as_u64();
+        let (Some(left), Some(held)) = (count("blobs_left"), count("blobs_held")) else {
+            spinner.finish_and_clear();
+            let failure = Failure::new(Exit::Failed, format!("node {node} is not draining any more"));
+            return Err(failure.next("`nearfield ls nodes` shows what it does").into());
+        };
+        if left == 0 {
+            spinner.finish_and_clear();
+            return session.out.show_as(&described, || {
+                format!("others keep all {held} blobs that {node} holds: it can be stopped, or `nearfield rm node/{node}`")
+            });
+        }
+        spinner.set_message(format!("{node}: {left} of {held} blobs are still to be kept by others"));
+        std::thread::sleep(ASK_AGAIN);
+    }
 }
 
 pub fn leave(session: &Session) -> Result<()> {

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 pub use fetch::PeerBlobs;
 #[cfg(test)]
 pub(crate) use repair::{Kept, wanted};
+pub(crate) use repair::left_on;
 pub use repair::{REPLICAS, REPLICAS_RANGE};
 
 use crate::reply::store_problem;

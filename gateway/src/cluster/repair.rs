@@ -4,7 +4,7 @@
 //! of the records, the lists of shards and the table of hosts (`wanted`); hosts are then asked to fetch and keep, each by
 //! itself, so that none waits for a slow one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use nearfield_net::control::{MAX_ASKED, Question, Reply};
@@ -20,6 +20,7 @@ use crate::place::holders::Slot;
 use crate::place::table::HostTable;
 use crate::place::{Ask, best};
 use crate::reply::store_problem;
+use crate::server::Gateway;
 
 /// How often it is looked whether enough hosts keep everything.
 const ROUND: Duration = Duration::from_secs(2);
@@ -213,6 +214,47 @@ impl Cluster {
             )),
         }
     }
+}
+
+/// Of the blobs that a draining host holds, how many too few others keep, and how many it holds in all.
+pub(crate) async fn left_on(gateway: &Gateway, host: &NodeId) -> (u64, u64) {
+    let records = gateway.catalog.node.records();
+    let (mut left, mut held) = (HashSet::new(), HashSet::new());
+    let mut count = |kept: Kept<'_>| {
+        let table = gateway.hosts.table();
+        let Some(slot) = table.slot(host) else { return };
+        for digest in kept.digests {
+            if table.holders.of(digest).any(|holder| holder == slot) {
+                held.insert(*digest);
+                if wanted(&table, digest, &kept).is_some() {
+                    left.insert(*digest);
+                }
+            }
+        }
+    };
+    for version in records.all_dataset_versions() {
+        let Ok(dataset) = gateway.catalog.store.dataset(&version.digest).await else {
+            continue;
+        };
+        let heads: Vec<Digest> = dataset.heads().collect();
+        for digests in [&heads, &dataset.shards] {
+            count(Kept {
+                dataset: Some(version.digest),
+                digests,
+                replicas: version.replicas.unwrap_or(REPLICAS),
+                only: &version.only,
+            });
+        }
+    }
+    for version in records.all_function_versions() {
+        count(Kept {
+            dataset: None,
+            digests: &[version.component],
+            replicas: REPLICAS,
+            only: &[],
+        });
+    }
+    (left.len() as u64, held.len() as u64)
 }
 
 /// The hosts that are to keep a blob in addition to those that do, as far as there are such; `None` if enough do.

@@ -121,6 +121,7 @@ const OURS_REUSE: &str = "nearfield hello (SDK), reuse";
 const OURS_P2: &str = "nearfield plain-p2, fresh";
 const OURS_P2_REUSE: &str = "nearfield plain-p2, reuse";
 const OURS_P3: &str = "nearfield plain-p3, fresh";
+const OURS_P3_REUSE: &str = "nearfield plain-p3, reuse";
 const BARE: &str = "bare wasmtime p2, fuel, fresh";
 const BARE_REUSE: &str = "bare wasmtime p2, fuel, reuse";
 
@@ -136,6 +137,7 @@ const CONTESTANTS: &[Contestant] = &[
     row(OURS_P2, Server::Nearfield("plain-p2")),
     row(OURS_P2_REUSE, Server::Nearfield("plain-p2-reuse")),
     row(OURS_P3, Server::Nearfield("plain-p3")),
+    row(OURS_P3_REUSE, Server::Nearfield("plain-p3-reuse")),
 ];
 
 /// One result over another, with what DESIGN §13 asks of it first and then.
@@ -145,6 +147,7 @@ const RATIOS: &[(&str, &str, &str, &str, &str)] = &[
     ("SDK over raw p2, fresh", OURS, OURS_P2, "≥ 0.9", "-"),
     ("SDK over raw p2, reuse", OURS_REUSE, OURS_P2_REUSE, "≥ 0.9", "-"),
     ("p3 over wasmtime's p3", OURS_P3, SERVE_P3, "-", "-"),
+    ("p3 reused over wasmtime's p3", OURS_P3_REUSE, SERVE_P3, "-", "1.0"),
     ("our own price, fresh", OURS_P2, BARE, "-", "-"),
     ("our own price, reuse", OURS_P2_REUSE, BARE_REUSE, "-", "-"),
 ];
@@ -209,6 +212,7 @@ fn deploy<F: Fn(&str) -> PathBuf>(setting: &Setting<F>, folder: &Path) -> Result
         ("plain-p2", "plain-p2", "fresh"),
         ("plain-p2-reuse", "plain-p2", "reuse"),
         ("plain-p3", "plain-p3", "fresh"),
+        ("plain-p3-reuse", "plain-p3", "reuse"),
     ] {
         let component = (setting.component)(component).canonicalize()?;
         manifest.push_str(&format!(
