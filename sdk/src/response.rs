@@ -7,10 +7,11 @@ use crate::{Body, Error};
 
 /// A response: the status and headers go out first, then the body as it is produced.
 ///
-/// The SDK adds no headers of its own to text and bytes; the gateway sets `content-length` where it knows it.
+/// What a handler returns as text, JSON or bytes has that type; a response that the author makes says its own. The gateway sets
+/// `content-length` where it knows it.
 pub type Response = http::Response<Body>;
 
-/// Anything that can be an answer: text, bytes, [`Json`], a [`Body`], a [`Response`], an [`Error`], a status, a
+/// Anything that can be an answer: text (`text/plain; charset=utf-8`), bytes (`application/octet-stream`), [`Json`], a [`Body`], a [`Response`], an [`Error`], a status, a
 /// pair of a status and any of them, or a `Result`.
 ///
 /// ```
@@ -76,7 +77,27 @@ macro_rules! bodies {
     )*};
 }
 
-bodies!(Body, &'static str, String, Vec<u8>, bytes::Bytes, ());
+bodies!(Body, ());
+
+macro_rules! typed_bodies {
+    ($($body:ty: $content_type:literal),*) => {$(
+        impl IntoResponse for $body {
+            fn into_response(self) -> Response {
+                let mut response = Response::new(self.into());
+                let content_type = HeaderValue::from_static($content_type);
+                response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+                response
+            }
+        }
+    )*};
+}
+
+typed_bodies!(
+    &'static str: "text/plain; charset=utf-8",
+    String: "text/plain; charset=utf-8",
+    Vec<u8>: "application/octet-stream",
+    bytes::Bytes: "application/octet-stream"
+);
 
 /// A whole body with its type.
 pub(crate) fn typed(status: StatusCode, content_type: &'static str, bytes: Vec<u8>) -> Response {
@@ -86,4 +107,45 @@ pub(crate) fn typed(status: StatusCode, content_type: &'static str, bytes: Vec<u
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content_type(answer: impl IntoResponse) -> Option<String> {
+        let response = answer.into_response();
+        let content_type = response.headers().get(header::CONTENT_TYPE)?;
+        Some(content_type.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn what_is_returned_has_its_type_unless_it_says_another() {
+        let (text, bytes) = (
+            Some("text/plain; charset=utf-8"),
+            Some("application/octet-stream"),
+        );
+        assert_eq!(content_type("text").as_deref(), text);
+        assert_eq!(content_type("text".to_owned()).as_deref(), text);
+        assert_eq!(content_type((StatusCode::CREATED, "text")).as_deref(), text);
+        assert_eq!(
+            content_type(crate::Result::<_, Error>::Ok("text")).as_deref(),
+            text
+        );
+        assert_eq!(content_type(vec![1]).as_deref(), bytes);
+        assert_eq!(content_type(bytes::Bytes::from_static(b"b")).as_deref(), bytes);
+        assert_eq!(content_type(Json(1)).as_deref(), Some("application/json"));
+        assert_eq!(
+            content_type(Error::not_found("no")).as_deref(),
+            Some("application/problem+json")
+        );
+        let own = http::Response::builder()
+            .header("content-type", "text/html")
+            .body("<p>");
+        assert_eq!(content_type(own.unwrap()).as_deref(), Some("text/html"));
+        assert_eq!(content_type(http::Response::new("unsaid")), None);
+        assert_eq!(content_type(StatusCode::NO_CONTENT), None);
+        assert_eq!(content_type(()), None);
+        assert_eq!(content_type(Body::from("unsaid")), None);
+    }
 }

@@ -1,4 +1,5 @@
-//! Serves the files of a dataset: content types by extension, single byte ranges, HEAD.
+//! Serves the files of a dataset: content types by extension, single byte ranges, HEAD, and an ETag, so that a client asks
+//! whether what it has is still what is there.
 
 mod range;
 
@@ -7,7 +8,7 @@ use std::io::{Read, Seek, SeekFrom};
 use nearfield::{
     Body, Dataset, Error, HeaderValue, Method, Request, RequestExt, Response, Result, StatusCode, header,
 };
-use range::Range;
+use range::Asked;
 
 /// Answers with a file, or with the part of it that is asked for.
 #[nearfield::http]
@@ -19,9 +20,12 @@ fn cat(request: Request) -> Result<Response> {
         ));
     }
     let path = request.path()?;
-    let Some(mut file) = Dataset::open("data")?.file(&path)? else {
+    let dataset = Dataset::open("data")?;
+    let Some(mut file) = dataset.file(&path)? else {
         return Err(Error::not_found(format!("there is no file {path}")));
     };
+    // The URL names the file; which content it has is the dataset's.
+    let etag = format!("\"{}\"", dataset.digest());
 
     let mut response = Response::default();
     let headers = response.headers_mut();
@@ -30,29 +34,31 @@ fn cat(request: Request) -> Result<Response> {
         HeaderValue::from_static(content_type(&path)),
     );
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(header::ETAG, etag.parse()?);
 
     let size = file.len();
-    let (status, start, length) = match range::parse(request.headers().get(header::RANGE), size) {
-        Range::Whole => (StatusCode::OK, 0, size),
-        Range::Part { first, last } => {
+    let (status, start, length) = match range::asked(request.method(), request.headers(), &etag, size) {
+        Asked::Whole => (StatusCode::OK, 0, size),
+        Asked::Part { first, last } => {
             headers.insert(
                 header::CONTENT_RANGE,
                 format!("bytes {first}-{last}/{size}").parse()?,
             );
             (StatusCode::PARTIAL_CONTENT, first, last - first + 1)
         }
-        Range::Outside => {
+        Asked::Outside => {
             headers.insert(header::CONTENT_RANGE, format!("bytes */{size}").parse()?);
             (StatusCode::RANGE_NOT_SATISFIABLE, 0, 0)
         }
+        Asked::NotModified => (StatusCode::NOT_MODIFIED, 0, 0),
+        Asked::Changed => (StatusCode::PRECONDITION_FAILED, 0, 0),
     };
-    // WASI hosts hold a body to the length that is declared, so HEAD declares none.
-    let wants_body = request.method() == Method::GET;
-    if wants_body {
+    if status != StatusCode::NOT_MODIFIED {
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
     *response.status_mut() = status;
-    if wants_body && length > 0 {
+    if request.method() == Method::GET && length > 0 {
         file.seek(SeekFrom::Start(start))?;
         *response.body_mut() = Body::from_reader(file.take(length));
     }
@@ -88,6 +94,11 @@ mod tests {
     type Answer = (u16, String, String, String);
 
     fn ask(method: Method, path: &str, range: &str) -> Answer {
+        ask_with(method, path, range, &[]).0
+    }
+
+    /// The answer and its ETag.
+    fn ask_with(method: Method, path: &str, range: &str, more: &[(&'static str, &str)]) -> (Answer, String) {
         let data = mock::Dataset::new("bytes")
             .shard_bytes(4)
             .file("a/b.txt", "0123456789");
@@ -95,6 +106,9 @@ mod tests {
         *request.method_mut() = method;
         if !range.is_empty() {
             request.headers_mut().insert("range", range.parse().unwrap());
+        }
+        for (name, value) in more {
+            request.headers_mut().insert(*name, value.parse().unwrap());
         }
         let answer = mock::Host::new()
             .dataset("data", data)
@@ -106,12 +120,13 @@ mod tests {
                 .map_or("", |value| value.to_str().unwrap())
                 .to_owned()
         };
-        (
+        let told = (
             answer.status().as_u16(),
             header("content-range"),
             header("content-length"),
             answer.body().clone(),
-        )
+        );
+        (told, header("etag"))
     }
 
     fn expected(status: u16, range: &str, length: &str, body: &str) -> Answer {
@@ -140,7 +155,25 @@ mod tests {
 
     #[test]
     fn head_has_the_headers_alone() {
-        assert_eq!(ask(Method::HEAD, "/a/b.txt", ""), expected(200, "", "", ""));
+        assert_eq!(ask(Method::HEAD, "/a/b.txt", ""), expected(200, "", "10", ""));
+        assert_eq!(
+            ask(Method::HEAD, "/a/b.txt", "bytes=3-5"),
+            expected(200, "", "10", "")
+        );
+    }
+
+    #[test]
+    fn a_stale_part_is_sent_whole() {
+        let (_, etag) = ask_with(Method::GET, "/a/b.txt", "", &[]);
+        let ask = |name, value: &str| {
+            ask_with(Method::GET, "/a/b.txt", "bytes=3-5", &[(name, value)])
+                .0
+                .0
+        };
+        assert_eq!(ask("if-range", &etag), 206);
+        assert_eq!(ask("if-range", "\"stale\""), 200);
+        assert_eq!(ask("if-none-match", &etag), 304);
+        assert_eq!(ask("if-match", "\"stale\""), 412);
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod stream;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use wasip2::http::types::{Fields, OutgoingBody, OutgoingResponse};
 
 pub use wasip2;
@@ -57,7 +57,15 @@ fn receive(incoming: IncomingRequest) -> Request {
     let uri = PathAndQuery::from_maybe_shared(Bytes::from(path))
         .map(Uri::from)
         .unwrap_or_default();
-    let headers = headers(&incoming.headers());
+    let mut headers = headers(&incoming.headers());
+    // Hosts keep `host` out of a guest's headers, and tell it beside them.
+    let host = incoming
+        .authority()
+        .map(Bytes::from)
+        .map(HeaderValue::from_maybe_shared);
+    if let Some(Ok(host)) = host {
+        headers.insert(header::HOST, host);
+    }
 
     let mut request = Request::new(Body::from_reader(Incoming::new(incoming)));
     *request.method_mut() = method;

@@ -127,6 +127,64 @@ pub fn get(path: &str) -> Request {
         .expect("a path and query")
 }
 
+/// A request as it reaches a function whose manifest says `route`: its parameters told, the path below the route left.
+///
+/// ```
+/// use nearfield::{RequestExt, mock};
+///
+/// let request = mock::routed("/users/{id}", mock::get("/users/7/posts"));
+/// assert_eq!(request.param("id"), Some("7"));
+/// assert_eq!(request.path().unwrap(), "posts");
+/// ```
+///
+/// # Panics
+///
+/// When the route does not answer for the request's path.
+pub fn routed(route: &str, mut request: Request) -> Request {
+    let not_its = "the route answers for the path";
+    let path = request.uri().path().to_owned();
+    let mut left = path.as_str();
+    for segment in route.split('/').skip(1) {
+        let inner = segment
+            .strip_prefix('{')
+            .and_then(|inner| inner.strip_suffix('}'));
+        let below = left.strip_prefix('/').expect(not_its);
+        let value = match inner {
+            // All that is left is told, and left to the function as well.
+            Some(inner) if inner.starts_with('*') => below,
+            _ => below.split('/').next().unwrap_or_default(),
+        };
+        let Some(inner) = inner else {
+            assert_eq!(value, segment, "{not_its}");
+            left = &below[value.len()..];
+            continue;
+        };
+        assert!(!value.is_empty(), "{not_its}");
+        let name = match inner.strip_prefix('*') {
+            Some(name) => name,
+            None => {
+                left = &below[value.len()..];
+                inner
+            }
+        };
+        let value = crate::request::percent_decode(value).expect("a parameter is UTF-8");
+        let name = http::HeaderName::try_from([crate::request::PARAMETER, name].concat());
+        let value = http::HeaderValue::try_from(value);
+        let told = (
+            name.expect("a parameter's name"),
+            value.expect("a value without control characters"),
+        );
+        request.headers_mut().insert(told.0, told.1);
+    }
+    let query = request
+        .uri()
+        .query()
+        .map_or(String::new(), |query| format!("?{query}"));
+    let below = if left.is_empty() { "/" } else { left };
+    *request.uri_mut() = format!("{below}{query}").parse().expect("a path and query");
+    request
+}
+
 /// The error a real host gives for a server that is not granted.
 fn not_granted(uri: &http::Uri) -> Error {
     let detail = format!("{uri}: not granted; list its host:port under allow.http");
