@@ -432,7 +432,7 @@ Examples:
   nearfield call resize /photos/cat.jpg --data @cat.jpg --header content-type:image/jpeg > small.jpg")]
 pub struct CallArgs {
     pub function: FunctionName,
-    /// The path below the function's route, with its query
+    /// The path below the function's route, with its query; it begins with the route's parameters, if there are any
     #[arg(default_value = "")]
     pub path: String,
     /// GET, or POST with --data

@@ -43,7 +43,7 @@ impl Exit {
             SourceUnreachable | HostUnreachable => Exit::Unreachable,
             BadRequest | MethodNotAllowed | Conflict | RangeNotSatisfiable | RefusedComponent
             | BadManifest | BadInput | Internal | Corrupt | SourceChanged | Overload | Draining
-            | ForgottenResult | HostLost | NoGpu | ResultsDiffer => Exit::Failed,
+            | ForgottenResult | HostLost | NoGpu | PreconditionFailed | ResultsDiffer => Exit::Failed,
         }
     }
 

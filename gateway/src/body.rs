@@ -211,9 +211,15 @@ pub fn buffered(frames: VecDeque<Bytes>, trailers: Option<http::HeaderMap>) -> B
     }
 }
 
-/// A body that is read to its end and shows nothing: for statuses that have none.
-pub fn silent(body: Body) -> Body {
-    body.map_frame(|_| Frame::data(Bytes::new())).boxed_unsync()
+/// Reads a body to its end for the sake of whoever makes it, and keeps nothing. Why it failed, if it did.
+pub async fn drain<B>(body: &mut B) -> Result<(), Problem>
+where
+    B: http_body::Body<Data = Bytes, Error = Problem> + Unpin,
+{
+    while let Some(frame) = body.frame().await {
+        frame?;
+    }
+    Ok(())
 }
 
 struct Buffered {

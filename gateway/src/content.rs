@@ -1,7 +1,7 @@
-//! Bytes by digest: `/b3/{hex}` and `/b3/{dataset hex}/{path}`, with ranges.
+//! Bytes by digest (`/b3/{hex}`, `/b3/{dataset hex}/{path}`) and by name (`/v1/content`), with ranges and preconditions.
 //!
-//! What a digest names never changes, so the digest is the ETag and caches may keep it for ever.
-//! The bytes are strangers' data: browsers are told not to guess their type nor to run them.
+//! What a digest names never changes, so the digest is the ETag and caches may keep it for ever; what a name stands for
+//! is asked about each time. The bytes are strangers' data: browsers are told not to guess their type nor to run them.
 
 use std::ops::Range;
 
@@ -16,6 +16,7 @@ use nearfield_store::path_index::{MAX_LINKS, NotFollowed};
 use nearfield_store::{Dataset, Shard, Store};
 
 use crate::body::{self, Body};
+use crate::preconditions::{self, Answer, EntityTag, Modified, Validators};
 use crate::reply::{self, store_problem};
 
 /// Bytes of one frame: large enough to be cheap, small enough to share a connection.
@@ -95,6 +96,14 @@ impl Content {
     }
 }
 
+/// A path was asked for in a blob.
+pub fn no_folder(digest: &Digest) -> Problem {
+    Problem::new(
+        ProblemKind::UnknownPath,
+        format!("{digest} is a blob, not a folder"),
+    )
+}
+
 fn unknown_path(dataset: &Dataset, path: &str, why: &NotFollowed) -> Problem {
     let digest = dataset.digest;
     let detail = match why {
@@ -124,57 +133,52 @@ fn pieces(dataset: &Dataset, at: nearfield_store::Location) -> Vec<Piece> {
         .collect()
 }
 
-/// Answers GET and HEAD, with `Range` and `If-None-Match`.
+/// Methods that content takes.
+pub const METHODS: &str = "GET, HEAD";
+
+/// What a URL names, and so how long its answer may be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// The same bytes for ever.
+    ByDigest,
+    /// Other bytes once something is put under the name.
+    ByName { put: Option<Modified> },
+}
+
+/// Answers GET and HEAD, with ranges and preconditions.
 pub async fn respond(
     store: &Store,
     content: &Content,
+    named: Named,
     method: &Method,
     headers: &HeaderMap,
 ) -> Response<Body> {
     if method != Method::GET && method != Method::HEAD {
-        return reply::problem(&Problem::new(
-            ProblemKind::MethodNotAllowed,
-            "content takes GET and HEAD",
-        ));
+        return reply::not_allowed("content", method, METHODS);
     }
-    let etag = format!("\"{}\"", content.etag);
-    let matches = headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|tag| tag.trim() == "*" || tag.trim().trim_start_matches("W/") == etag);
-    let mut response = Response::new(body::empty());
-    if matches {
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        set_headers(response.headers_mut(), &etag);
-        return response;
-    }
-    let range = match parse_range(headers, content.size_bytes) {
-        Asked::All => 0..content.size_bytes,
-        Asked::Part(range) => {
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            let text = format!("bytes {}-{}/{}", range.start, range.end - 1, content.size_bytes);
+    let validators = Validators {
+        tag: EntityTag::strong(content.etag.clone()),
+        modified: named.modified(),
+    };
+    let size_bytes = content.size_bytes;
+    let answer = preconditions::evaluate(method, headers, &validators, Some(size_bytes));
+    let mut response = headed(&answer, &validators, named, size_bytes);
+    let range = match answer {
+        Answer::NotModified | Answer::Failed(_) | Answer::Unsatisfiable => return response,
+        Answer::Part(range) => {
+            let text = format!("bytes {}-{}/{size_bytes}", range.start, range.end - 1);
             insert(response.headers_mut(), header::CONTENT_RANGE, &text);
             range
         }
-        Asked::Outside => {
-            let mut response = reply::problem(&Problem::new(
-                ProblemKind::RangeNotSatisfiable,
-                format!("the content has {} bytes", content.size_bytes),
-            ));
-            insert(
-                response.headers_mut(),
-                header::CONTENT_RANGE,
-                &format!("bytes */{}", content.size_bytes),
-            );
-            return response;
-        }
+        Answer::Whole => 0..size_bytes,
     };
-    set_headers(response.headers_mut(), &etag);
-    response
-        .headers_mut()
-        .insert(header::CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
+    let headers = response.headers_mut();
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
     if method == Method::GET {
         match stream_pieces(store.clone(), content.slice(&range)).await {
             Ok(body) => *response.body_mut() = body,
@@ -182,6 +186,63 @@ pub async fn respond(
         }
     }
     response
+}
+
+/// An answer but for its content: its status and the headers that all content has, or the refusal.
+pub fn headed(answer: &Answer, validators: &Validators, named: Named, size_bytes: u64) -> Response<Body> {
+    let mut response = Response::new(body::empty());
+    *response.status_mut() = match answer {
+        Answer::Whole => StatusCode::OK,
+        Answer::Part(_) => StatusCode::PARTIAL_CONTENT,
+        Answer::NotModified => StatusCode::NOT_MODIFIED,
+        Answer::Failed(name) => {
+            let mut refused = reply::problem(&Problem::new(
+                ProblemKind::PreconditionFailed,
+                format!("`{name}` does not hold: the content's ETag is {}", validators.tag),
+            ));
+            insert(refused.headers_mut(), header::ETAG, &validators.tag.to_string());
+            return refused;
+        }
+        Answer::Unsatisfiable => {
+            let mut refused = reply::problem(&Problem::new(
+                ProblemKind::RangeNotSatisfiable,
+                format!("the content has {size_bytes} bytes"),
+            ));
+            let all = format!("bytes */{size_bytes}");
+            insert(refused.headers_mut(), header::CONTENT_RANGE, &all);
+            return refused;
+        }
+    };
+    let headers = response.headers_mut();
+    insert(headers, header::ETAG, &validators.tag.to_string());
+    if let Some(modified) = validators.modified {
+        insert(headers, header::LAST_MODIFIED, &modified.to_text());
+    }
+    for (name, value) in [
+        (header::CACHE_CONTROL, named.cache_control()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+impl Named {
+    /// Only whoever has the token may keep it. A name is asked about each time, which costs no content while its ETag holds.
+    fn cache_control(self) -> &'static str {
+        match self {
+            Named::ByDigest => "private, max-age=31536000, immutable",
+            Named::ByName { .. } => "private, no-cache",
+        }
+    }
+
+    pub fn modified(self) -> Option<Modified> {
+        match self {
+            Named::ByDigest => None,
+            Named::ByName { put } => put,
+        }
+    }
 }
 
 /// The pieces, one frame after another, straight from the maps. What fails at once is told; later it resets the stream.
@@ -228,93 +289,15 @@ async fn read_frame(store: &Store, piece: Piece) -> Result<(Bytes, Option<Piece>
     ))
 }
 
-fn set_headers(headers: &mut HeaderMap, etag: &str) {
-    insert(headers, header::ETAG, etag);
-    for (name, value) in [
-        (header::CACHE_CONTROL, "private, max-age=31536000, immutable"),
-        (header::ACCEPT_RANGES, "bytes"),
-        (header::CONTENT_TYPE, "application/octet-stream"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-}
-
 fn insert(headers: &mut HeaderMap, name: http::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Asked {
-    All,
-    Part(Range<u64>),
-    Outside,
-}
-
-/// One byte range. Several, other units and nonsense mean all of it, as RFC 9110 §14.2 allows.
-fn parse_range(headers: &HeaderMap, size: u64) -> Asked {
-    let Some(spec) = headers
-        .get(header::RANGE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.strip_prefix("bytes="))
-        .and_then(|value| value.split_once('-'))
-    else {
-        return Asked::All;
-    };
-    let number = |text: &str| text.trim().parse::<u64>();
-    match (spec.0.trim(), spec.1.trim()) {
-        ("", last) => match number(last) {
-            Ok(0) => Asked::Outside,
-            Ok(_) if size == 0 => Asked::Outside,
-            Ok(last) => Asked::Part(size.saturating_sub(last)..size),
-            Err(_) => Asked::All,
-        },
-        (first, last) => match (number(first), last.is_empty(), number(last)) {
-            (Ok(first), true, _) if first < size => Asked::Part(first..size),
-            (Ok(first), false, Ok(last)) if first <= last && first < size => {
-                Asked::Part(first..last.saturating_add(1).min(size))
-            }
-            (Ok(first), false, Ok(last)) if first > last => Asked::All,
-            (Ok(_), true, _) | (Ok(_), false, Ok(_)) => Asked::Outside,
-            _ => Asked::All,
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn asked(range: &str, size: u64) -> Asked {
-        let headers = HeaderMap::from_iter([(header::RANGE, HeaderValue::from_str(range).unwrap())]);
-        parse_range(&headers, size)
-    }
-
-    #[test]
-    fn ranges() {
-        assert_eq!(parse_range(&HeaderMap::new(), 10), Asked::All);
-        assert_eq!(asked("bytes=0-0", 10), Asked::Part(0..1));
-        assert_eq!(asked("bytes=3-", 10), Asked::Part(3..10));
-        assert_eq!(asked("bytes=-3", 10), Asked::Part(7..10));
-        assert_eq!(asked("bytes=-30", 10), Asked::Part(0..10));
-        assert_eq!(asked("bytes=3-99", 10), Asked::Part(3..10));
-        assert_eq!(asked("bytes=10-", 10), Asked::Outside);
-        assert_eq!(asked("bytes=-0", 10), Asked::Outside);
-        assert_eq!(asked("bytes=0-0", 0), Asked::Outside);
-        for all in [
-            "bytes=5-3",
-            "bytes=x-y",
-            "lines=1-2",
-            "bytes=0-1,3-4",
-            "bytes=0-18446744073709551616",
-        ] {
-            assert_eq!(asked(all, 10), Asked::All, "{all}");
-        }
-        assert_eq!(asked("bytes=0-18446744073709551615", 10), Asked::Part(0..10));
-    }
 
     #[test]
     fn a_slice_may_span_pieces() {

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Request, Response, Uri};
+use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use nearfield_net::Records;
 use nearfield_protocol::call::{CallSpec, Stages};
 use nearfield_protocol::gpu::{GpuKind, GpuUsage};
-use nearfield_protocol::manifest::{Locate, Sought};
+use nearfield_protocol::manifest::{Locate, Sought, Template};
 use nearfield_protocol::{CallId, Digest, NodeId, Problem, ProblemKind, limits};
 
 use crate::admit;
@@ -23,11 +24,13 @@ use crate::body::{self, Body, BodyFault, BoundedBody, HeldEnd};
 use crate::booking::{Booking, Cost};
 use crate::calls::Placement;
 use crate::catalog::unix_ms;
+use crate::contentless;
+use crate::cors;
 use crate::finish::FinishingBody;
 use crate::place::table::Host;
 use crate::place::{self, Ask, Candidate, Need, Standing};
 use crate::reply;
-use crate::route::{Served, rest_of};
+use crate::route::{Routed, Served};
 use crate::server::{Gateway, Peer};
 
 /// How long a response may be read ahead while its guest is still working on it.
@@ -44,19 +47,47 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// Methods that functions take, beside any that only a function knows.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// How many headers a response gets from us: room for all of them is made at once.
 const OUR_HEADERS: usize = 9;
 
 /// Answers a request for a function.
 pub async fn call(gateway: &Arc<Gateway>, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return reply::not_allowed("a function", request.method(), METHODS);
+    }
     let started_unix_ms = unix_ms();
     let id = CallId::new(started_unix_ms, rand::random());
     let traceparent = request.headers().get(TRACEPARENT).cloned();
-    let mut response = match prepare(gateway, request, peer, id, started_unix_ms).await {
-        Ok(prepared) => run(gateway, prepared).await,
-        Err(problem) => reply::problem(&problem),
+    let records = gateway.catalog.node.records();
+    let routed = gateway.route_table(&records).find(request.uri().path());
+    // Kept aside for the answer, whatever that is.
+    let function = routed.as_ref().map(|routed| routed.served.function.clone());
+    let cors = function
+        .as_ref()
+        .and_then(|function| function.manifest.cors.as_ref());
+    let origin = cors.and_then(|_| request.headers().get(header::ORIGIN).cloned());
+    let mut response = match cors.filter(|_| cors::is_preflight(&request)) {
+        // A browser asks without a token whether it may ask with one.
+        Some(cors) => cors::preflight(cors, request.headers()),
+        None => {
+            let prepared = prepare(gateway, &records, routed, request, peer, id, started_unix_ms).await;
+            let mut response = match prepared {
+                Ok(prepared) => run(gateway, prepared).await,
+                Err(problem) => reply::problem(&problem),
+            };
+            if cors.is_some() {
+                cors::strip(response.headers_mut());
+            }
+            response
+        }
     };
     let headers = response.headers_mut();
+    if let Some(cors) = cors {
+        cors::decorate(cors, origin.as_ref(), headers);
+    }
     headers.insert(ID, text_value(id.to_string()));
     if let Some(traceparent) = traceparent {
         headers.insert(TRACEPARENT, traceparent);
@@ -76,6 +107,8 @@ struct Prepared {
 /// Everything before a host gets to see the call.
 async fn prepare(
     gateway: &Arc<Gateway>,
+    records: &Records,
+    routed: Option<Routed>,
     request: Request<Incoming>,
     peer: &Peer,
     id: CallId,
@@ -83,27 +116,19 @@ async fn prepare(
 ) -> Result<Prepared, Problem> {
     let started = Instant::now();
     check_request(&request)?;
-    let records = gateway.catalog.node.records();
     let path = request.uri().path();
-    let served = gateway
-        .route_table(&records)
-        .find(path)
-        .cloned()
-        .ok_or_else(|| no_route(path))?;
+    let routed = routed.ok_or_else(|| no_route(path))?;
+    let served = &routed.served;
     let function = &served.function;
-    let rest = rest_of(path, &served.prefix).ok_or_else(|| {
-        Problem::new(
-            ProblemKind::BadRequest,
-            "the path is not UTF-8 once it is percent-decoded",
-        )
-    })?;
+    let rest = routed.rest(path)?;
+    let values = routed.values(path)?;
 
     let asked = Asked {
         function,
         method: request.method().as_str(),
         path: &rest,
     };
-    let caller = gateway.auth.caller(request.headers(), &asked, &records)?;
+    let caller = gateway.auth.caller(request.headers(), &asked, records)?;
     if let Caller::Token(token) = &caller {
         gateway.admission.check_budget(token, started_unix_ms)?;
     }
@@ -114,7 +139,15 @@ async fn prepare(
 
     let inputs = served.inputs.clone()?;
     let located = match &function.manifest.locate {
-        Some(locate) => Some(locate_shard(gateway, locate, &inputs, &rest, request.uri().query()).await?),
+        Some(locate) => {
+            let filling = Filling {
+                rest: &rest,
+                query: request.uri().query().unwrap_or_default(),
+                parameters: &served.parameters,
+                values: &values,
+            };
+            Some(locate_shard(gateway, locate, &inputs, &filling).await?)
+        }
         None => None,
     };
     // Whether the only host has the GPU that is asked for has to be looked at.
@@ -129,7 +162,7 @@ async fn prepare(
             .get_or_init(|| Arc::new(only(gateway, host, None, &inputs)))
             .clone(),
         (Some(host), located, _) => Arc::new(only(gateway, host, located.as_ref(), &inputs)),
-        (None, located, _) => Arc::new(choose(gateway, &served, located.as_ref(), &inputs).await?),
+        (None, located, _) => Arc::new(choose(gateway, served, located.as_ref(), &inputs).await?),
     };
     let hosts: Vec<NodeId> = placement.hosts().collect();
     if hosts.is_empty() {
@@ -137,7 +170,7 @@ async fn prepare(
     }
 
     let fault = BodyFault::default();
-    let request = forward(request, &served, peer, &fault)?;
+    let request = forward(request, &routed, &values, peer, &fault)?;
     let booking = Booking {
         gateway: gateway.clone(),
         served: served.clone(),
@@ -188,12 +221,6 @@ fn check_request<B>(request: &Request<B>) -> Result<(), Problem> {
             "the request names two hosts",
         ));
     }
-    if matches!(*request.method(), http::Method::CONNECT | http::Method::TRACE) {
-        return Err(Problem::new(
-            ProblemKind::MethodNotAllowed,
-            "functions take no CONNECT and no TRACE",
-        ));
-    }
     Ok(())
 }
 
@@ -207,14 +234,39 @@ fn no_route(path: &str) -> Problem {
     }
 }
 
+/// What fills the holes of a `locate`.
+struct Filling<'a> {
+    /// The path below the route, decoded.
+    rest: &'a str,
+    query: &'a str,
+    parameters: &'a [(String, HeaderName)],
+    /// Of each parameter, decoded.
+    values: &'a [String],
+}
+
+impl Filling<'_> {
+    fn fill(&self, template: &Template) -> Option<String> {
+        let query = |name: &str| {
+            form_urlencoded::parse(self.query.as_bytes())
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| value)
+        };
+        let parameter = |name: &str| {
+            let mut told = self.parameters.iter().zip(self.values);
+            let (_, value) = told.find(|((known, _), _)| known.eq_ignore_ascii_case(name))?;
+            Some(value.as_str().into())
+        };
+        template.fill(self.rest, query, parameter)
+    }
+}
+
 /// The shard that the manifest's `locate` names for this request. A path or key that is not there is no
 /// error here: the function decides what to answer.
 async fn locate_shard(
     gateway: &Gateway,
     locate: &Locate,
     inputs: &std::collections::BTreeMap<String, Digest>,
-    rest: &str,
-    query: Option<&str>,
+    filling: &Filling<'_>,
 ) -> Result<Located, Problem> {
     let digest = inputs.get(&locate.input).ok_or_else(|| {
         Problem::new(
@@ -222,24 +274,14 @@ async fn locate_shard(
             format!("locate names `{}`, which is no input", locate.input),
         )
     })?;
-    let dataset = gateway
-        .catalog
-        .store
-        .dataset(digest)
-        .await
-        .map_err(reply::store_problem)?;
-    let parameter = |name: &str| {
-        form_urlencoded::parse(query.unwrap_or_default().as_bytes())
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value)
-    };
+    let dataset = gateway.dataset(digest).await?;
     let shard = match locate.sought() {
-        Some(Sought::Path(path)) => path
-            .fill(rest, parameter)
+        Some(Sought::Path(path)) => filling
+            .fill(path)
             .and_then(|path| dataset.locate(&path))
             .map(|at| at.shard),
-        Some(Sought::Key(key)) => key
-            .fill(rest, parameter)
+        Some(Sought::Key(key)) => filling
+            .fill(key)
             .and_then(|key| dataset.meta.key.as_ref()?.shard_of(key.as_bytes())),
         None => None,
     };
@@ -328,7 +370,7 @@ async fn choose(
     for (name, digest) in inputs {
         // Of the input that is looked into, only what was found is needed.
         if located.is_none() || Some(name) != located_in {
-            let dataset = store.dataset(digest).await.map_err(reply::store_problem)?;
+            let dataset = gateway.dataset(digest).await?;
             let resident = match function.manifest.require.gpu {
                 Some(_) => gateway.hosts.resident(&dataset),
                 None => Default::default(),
@@ -394,23 +436,22 @@ async fn choose(
 /// The request as the guest gets to see it: its path below the route, headers that are its own.
 fn forward(
     request: Request<Incoming>,
-    served: &Served,
+    routed: &Routed,
+    values: &[String],
     peer: &Peer,
     fault: &BodyFault,
 ) -> Result<Request<Body>, Problem> {
     let (mut parts, incoming) = request.into_parts();
-    let below = parts
-        .uri
-        .path()
-        .strip_prefix(served.prefix.as_str())
-        .unwrap_or_default();
+    let path = parts.uri.path();
+    let prefix = HeaderValue::from_str(routed.prefix(path)).unwrap_or(HeaderValue::from_static(""));
+    let below = routed.below(path);
     let below = if below.is_empty() { "/" } else { below };
     let refused = |error: &dyn std::fmt::Display| Problem::new(ProblemKind::BadRequest, error.to_string());
-    let authority = match (parts.uri.authority(), parts.headers.get(header::HOST)) {
-        (Some(authority), _) => authority.clone(),
-        (None, Some(host)) => Authority::try_from(host.as_bytes()).map_err(|error| refused(&error))?,
-        (None, None) => return Err(refused(&"the request names no host")),
-    };
+    let authority = authority(&parts, peer)?;
+    // One word for it, whichever a guest or another node looks at.
+    if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+        parts.headers.insert(header::HOST, host);
+    }
     let path = match (below, parts.uri.query()) {
         ("/", None) => PathAndQuery::from_static("/"),
         (below, None) => PathAndQuery::try_from(below).map_err(|error| refused(&error))?,
@@ -425,12 +466,16 @@ fn forward(
     parts.uri = Uri::from_parts(uri).map_err(|error| refused(&error))?;
 
     strip_hop_by_hop(&mut parts.headers);
+    join_cookies(&mut parts.headers);
     // The token was for us; a guest that could read it could use it.
     parts.headers.remove(header::AUTHORIZATION);
     // Nobody before us is trusted to say where a request comes from.
-    parts
-        .headers
-        .insert(FORWARDED_PREFIX, served.prefix_header.clone());
+    parts.headers.insert(FORWARDED_PREFIX, prefix);
+    for ((_, name), value) in routed.served.parameters.iter().zip(values) {
+        if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+            parts.headers.insert(name.clone(), value);
+        }
+    }
     parts.headers.insert(FORWARDED_FOR, peer.forwarded_for.clone());
     parts.headers.insert(
         FORWARDED_PROTO,
@@ -443,6 +488,37 @@ fn forward(
         BoundedBody::new(incoming, limits::REQUEST_BODY_BYTES, fault.clone()).boxed_unsync()
     };
     Ok(Request::from_parts(parts, body))
+}
+
+/// Which host was asked. The target goes before `host` (RFC 9112 §3.2.2); HTTP/1.0 may name none, and then it is the
+/// address that was connected to, because guests count on having one.
+fn authority(parts: &http::request::Parts, peer: &Peer) -> Result<Authority, Problem> {
+    let refused = |detail: String| Problem::new(ProblemKind::BadRequest, detail);
+    if let Some(authority) = parts.uri.authority() {
+        return Ok(authority.clone());
+    }
+    let host = parts.headers.get(header::HOST).map(HeaderValue::as_bytes);
+    match host {
+        None | Some(b"") if parts.version <= Version::HTTP_10 => {
+            Authority::try_from(peer.listener.to_string()).map_err(|error| refused(error.to_string()))
+        }
+        None => Err(refused("the request names no host".to_owned())),
+        Some(host) => Authority::try_from(host)
+            .map_err(|error| refused(format!("the request's `host` is no host: {error}"))),
+    }
+}
+
+/// Makes one field of several: HTTP/2 clients send one cookie each, which is for HTTP/2 alone (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    if cookies.nth(1).is_none() {
+        return;
+    }
+    let cookies: Vec<_> = headers.get_all(header::COOKIE).iter().collect();
+    let cookies: Vec<&[u8]> = cookies.into_iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 /// Removes what concerns one connection only (RFC 9110 §7.6.1), and names that are ours to set.
@@ -497,6 +573,7 @@ async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
         booking.chosen.clone(),
     );
     let (fault, refused) = (booking.fault.clone(), booking.refused.clone());
+    let method = request.method().clone();
     let (on_report, report) = booking.begin();
     let (chosen, response) = match hosts[..] {
         [host] if host == gateway.hosts.local() => {
@@ -505,7 +582,7 @@ async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
         }
         _ => attempts::call(gateway, &hosts, &chosen, spec, request, on_report).await,
     };
-    let mut response = match read_ahead(&served, response, &refused).await {
+    let mut response = match read_ahead(&served, &method, response, &refused).await {
         Ok((parts, frames, Rest::Ended(trailers))) => {
             let mut response = Response::from_parts(parts, body::buffered(frames, trailers));
             if let Ok(cost) = report.await {
@@ -545,16 +622,19 @@ type ReadAhead = (http::response::Parts, VecDeque<Bytes>, Rest);
 /// which tells the host that nobody wants it; why is in `refused` by then.
 async fn read_ahead(
     served: &Served,
+    method: &Method,
     response: Result<Response<Body>, Problem>,
     refused: &OnceLock<Problem>,
 ) -> Result<ReadAhead, Problem> {
-    let response = response?;
-    if let Err(problem) = check_head(served, &response) {
-        // Nobody else speaks for this call.
-        let _ = refused.set(problem.clone());
-        return Err(problem);
-    }
-    let (parts, mut rest) = clean_head(response).into_parts();
+    let checked = response.and_then(|response| check_head(served, &response).map(|()| response));
+    let response = checked.inspect_err(|problem| {
+        // What a guest answered is judged after its call, so nobody else speaks for that.
+        if problem.kind == ProblemKind::BadResponse {
+            let _ = refused.set(problem.clone());
+        }
+    })?;
+    let response = contentless::settle(method, clean_head(response)).await?;
+    let (parts, mut rest) = response.into_parts();
     let held = body::hold(&mut rest, HOLD).await;
     match held.end {
         HeldEnd::Failed(problem) => Err(problem),
@@ -606,27 +686,12 @@ fn check_head(served: &Served, response: &Response<Body>) -> Result<(), Problem>
             limits::RESPONSE_HEADER_BYTES
         )));
     }
-    let status = response.status();
-    if status.is_informational() {
-        return Err(Problem::new(
-            ProblemKind::BadResponse,
-            format!(
-                "function `{}` answered with status {status}, which ends no request",
-                served.function.name
-            ),
-        ));
-    }
-    Ok(())
+    contentless::check_status(&served.function.name, response.status())
 }
 
 /// Takes out what is not the guest's to say.
 fn clean_head(mut response: Response<Body>) -> Response<Body> {
     response.headers_mut().reserve(OUR_HEADERS);
-    let status = response.status();
-    if status == http::StatusCode::NO_CONTENT || status == http::StatusCode::NOT_MODIFIED {
-        // These have no body (RFC 9110 §6.4.1), whatever the function wrote.
-        *response.body_mut() = body::silent(std::mem::replace(response.body_mut(), body::empty()));
-    }
     strip_hop_by_hop(response.headers_mut());
     response
 }
@@ -670,4 +735,68 @@ fn gpu_value(usage: &GpuUsage) -> HeaderValue {
 /// Text of ours that is made of visible ASCII.
 fn text_value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer() -> Peer {
+        Peer {
+            address: "192.0.2.7:4000".parse().unwrap(),
+            listener: "192.0.2.1:8080".parse().unwrap(),
+            tls: false,
+            forwarded_for: HeaderValue::from_static("192.0.2.7"),
+        }
+    }
+
+    #[test]
+    fn the_host_is_what_the_target_says_then_the_header_then_where_it_came_in() {
+        let of = |version, uri: &str, host: Option<&str>| {
+            let mut request = Request::builder().version(version).uri(uri);
+            if let Some(host) = host {
+                request = request.header(header::HOST, host);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            authority(&parts, &peer())
+                .map(|authority| authority.to_string())
+                .ok()
+        };
+        let some = |text: &str| Some(text.to_owned());
+        for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
+            assert_eq!(
+                of(version, "http://a.example:1/x", Some("b")),
+                some("a.example:1")
+            );
+            assert_eq!(of(version, "/x", Some("b.example")), some("b.example"));
+            assert_eq!(of(version, "/x", Some("b c")), None);
+            let old = version == Version::HTTP_10;
+            let fallback = some("192.0.2.1:8080").filter(|_| old);
+            assert_eq!(of(version, "/x", None), fallback, "{version:?}");
+            assert_eq!(of(version, "/x", Some("")), fallback, "{version:?}");
+        }
+    }
+
+    #[test]
+    fn cookies_are_one_field() {
+        for (sent, joined) in [
+            (&[][..], None),
+            (&["a=1"], Some("a=1")),
+            (&["a=1; b=2"], Some("a=1; b=2")),
+            (&["a=1", "b=2"], Some("a=1; b=2")),
+            (&["a=1", "b=2; c=3", "d=\"4\""], Some("a=1; b=2; c=3; d=\"4\"")),
+        ] {
+            let mut headers = HeaderMap::new();
+            for cookie in sent {
+                headers.append(header::COOKIE, HeaderValue::from_static(cookie));
+            }
+            join_cookies(&mut headers);
+            let fields: Vec<_> = headers.get_all(header::COOKIE).iter().collect();
+            let expected: Vec<_> = joined
+                .iter()
+                .map(|joined| HeaderValue::from_static(joined))
+                .collect();
+            assert_eq!(fields, expected.iter().collect::<Vec<_>>(), "{sent:?}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Answers that the gateway itself gives.
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use nearfield_protocol::{Problem, ProblemKind, limits};
 use nearfield_store::{ObjectError, SourceError, StoreError};
 use serde::Serialize;
@@ -18,6 +18,8 @@ pub fn problem(problem: &Problem) -> Response<Body> {
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/problem+json"),
     );
+    // Caches may otherwise keep a 404 or 405 as long as they like (RFC 9111 §4.2.2).
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     match problem.kind {
         ProblemKind::Overload | ProblemKind::Draining | ProblemKind::TooManyRequests => {
             let wait = limits::QUEUE_WAIT.as_secs();
@@ -27,6 +29,18 @@ pub fn problem(problem: &Problem) -> Response<Body> {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         _ => {}
+    }
+    response
+}
+
+/// 405, with the methods that are taken.
+pub fn not_allowed(what: &str, method: &Method, allow: &str) -> Response<Body> {
+    let mut response = problem(&Problem::new(
+        ProblemKind::MethodNotAllowed,
+        format!("{what} takes no {method}; it takes {allow}"),
+    ));
+    if let Ok(allow) = HeaderValue::from_str(allow) {
+        response.headers_mut().insert(header::ALLOW, allow);
     }
     response
 }

@@ -1,10 +1,12 @@
 //! Path → function. The table is made anew when the records change, and shared until then.
 
+mod tree;
+
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock, RwLock};
 
-use http::HeaderValue;
-use matchit::Router;
+use http::HeaderName;
 use nearfield_net::Records;
 use nearfield_protocol::manifest::{Input, Route};
 use nearfield_protocol::records::FunctionVersion;
@@ -13,14 +15,15 @@ use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind};
 use crate::admit::{Admission, Places};
 use crate::calls::Placement;
 use crate::metrics::{FunctionMetrics, Metrics};
+use tree::Tree;
 
 /// A function as it is served.
 pub struct Served {
     pub function: Arc<FunctionVersion>,
     /// The route it answers for, without a `/` at the end.
-    pub prefix: Route,
-    /// The same as a header for the guest.
-    pub prefix_header: HeaderValue,
+    pub route: Route,
+    /// The route's parameters, in order: their names, and the headers that tell them to guests.
+    pub parameters: Vec<(String, HeaderName)>,
     /// Its inputs, each resolved to a version; or the one that is missing.
     pub inputs: Result<Arc<BTreeMap<String, Digest>>, Problem>,
     /// Its calls at once.
@@ -30,64 +33,126 @@ pub struct Served {
     pub placement: OnceLock<Arc<Placement>>,
 }
 
+/// A function that answers for a path, and what of the path is whose.
+pub struct Routed {
+    pub served: Arc<Served>,
+    /// Bytes of the path that are the route's; what follows is the function's.
+    prefix_bytes: usize,
+    /// Where the values of its parameters lie in the path, in order.
+    values: Vec<Range<usize>>,
+}
+
 /// All routes at one generation of the records.
 pub struct RouteTable {
-    router: Router<usize>,
+    tree: Tree,
     served: Vec<Arc<Served>>,
     generation: u64,
 }
 
 impl RouteTable {
     fn new(records: &Records, admission: &Admission, metrics: &Metrics) -> Self {
-        let (mut router, mut served) = (Router::new(), Vec::new());
+        let (mut tree, mut served) = (Tree::default(), Vec::new());
         for function in records.functions() {
-            let prefix = function
+            let route = function
                 .manifest
                 .route
                 .clone()
                 .unwrap_or_else(|| Route::of(&function.name));
-            let index = served.len();
-            let path = prefix.as_str();
             // Deploy refuses a route that is taken; of two gateways' simultaneous deploys one must lose.
-            if let Err(error) = router.insert(path, index) {
-                tracing::error!(function = %function.name, route = path, %error, "the route is taken");
+            if !tree.insert(&route, served.len()) {
+                tracing::error!(function = %function.name, route = route.as_str(), "the route is taken");
                 continue;
-            }
-            for below in [format!("{path}/"), format!("{path}/{{*rest}}")] {
-                if let Err(error) = router.insert(below, index) {
-                    tracing::error!(function = %function.name, route = path, %error, "the route is taken below");
-                }
             }
             served.push(Arc::new(Served {
                 inputs: resolve_inputs(function, records),
                 function: Arc::new(function.clone()),
-                prefix_header: HeaderValue::from_str(prefix.as_str()).unwrap_or(HeaderValue::from_static("")),
-                prefix,
+                parameters: route.parameters().filter_map(parameter).collect(),
+                route,
                 places: admission.places(&function.name),
                 metrics: metrics.function(&function.name),
                 placement: OnceLock::new(),
             }));
         }
         RouteTable {
-            router,
+            tree,
             served,
             generation: records.generation,
         }
     }
 
     /// The function that answers for `path`, the longest route first.
-    pub fn find(&self, path: &str) -> Option<&Arc<Served>> {
-        let found = self.router.at(path).ok()?;
-        self.served.get(*found.value)
+    pub fn find(&self, path: &str) -> Option<Routed> {
+        let found = self.tree.find(path)?;
+        Some(Routed {
+            served: self.served.get(found.index)?.clone(),
+            prefix_bytes: found.prefix_bytes,
+            values: found.values,
+        })
     }
 
-    /// The function that has `route` already, if it is another than `name`.
-    pub fn taken_by(&self, route: &Route, name: &FunctionName) -> Option<&FunctionName> {
-        self.served
-            .iter()
-            .find(|served| served.prefix == *route && served.function.name != *name)
-            .map(|served| &served.function.name)
+    /// The function that answers already for the paths of `route`, if it is another than `name`.
+    pub fn taken_by(&self, route: &Route, name: &FunctionName) -> Option<&Served> {
+        let shape = route.shape();
+        let mut served = self.served.iter().map(|served| &**served);
+        served.find(|served| served.function.name != *name && served.route.shape() == shape)
     }
+}
+
+fn parameter(name: &str) -> Option<(String, HeaderName)> {
+    let header = HeaderName::try_from(format!("nearfield-param-{name}")).ok()?;
+    Some((name.to_owned(), header))
+}
+
+impl Routed {
+    /// The path's beginning that led here, as it was sent.
+    pub fn prefix<'a>(&self, path: &'a str) -> &'a str {
+        &path[..self.prefix_bytes]
+    }
+
+    /// The path that the guest sees, as it was sent: empty, or with its first `/`.
+    pub fn below<'a>(&self, path: &'a str) -> &'a str {
+        &path[self.prefix_bytes..]
+    }
+
+    /// The path that the guest sees, percent-decoded, without its first `/`.
+    pub fn rest(&self, path: &str) -> Result<String, Problem> {
+        let below = self.below(path);
+        let rest = decoded(below.strip_prefix('/').unwrap_or(below));
+        rest.ok_or_else(|| {
+            Problem::new(
+                ProblemKind::BadRequest,
+                "the path is not UTF-8 once it is percent-decoded",
+            )
+        })
+    }
+
+    /// The values of the route's parameters, percent-decoded, in order.
+    pub fn values(&self, path: &str) -> Result<Vec<String>, Problem> {
+        let names = self.served.parameters.iter().map(|(name, _)| name);
+        let values = self.values.iter().map(|value| &path[value.clone()]);
+        names.zip(values).map(|(name, value)| told(name, value)).collect()
+    }
+}
+
+/// A parameter's value as a header can tell it.
+fn told(name: &str, raw: &str) -> Result<String, Problem> {
+    let refused = |why: &str| {
+        Err(Problem::new(
+            ProblemKind::BadRequest,
+            format!("the path's parameter `{name}` {why}"),
+        ))
+    };
+    match decoded(raw) {
+        None => refused("is not UTF-8 once it is percent-decoded"),
+        Some(value) if value.chars().any(char::is_control) => refused("holds a control character"),
+        Some(value) if value.trim_matches(' ') != value => refused("begins or ends with a space"),
+        Some(value) => Ok(value),
+    }
+}
+
+fn decoded(text: &str) -> Option<String> {
+    let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+    decoded.ok().map(|text| text.into_owned())
 }
 
 fn resolve_inputs(
@@ -136,28 +201,34 @@ impl Routes {
     }
 }
 
-/// The path below a route, percent-decoded, without its first `/`. `None` if it is not UTF-8.
-pub fn rest_of<'a>(path: &'a str, prefix: &Route) -> Option<std::borrow::Cow<'a, str>> {
-    let rest = path.strip_prefix(prefix.as_str()).unwrap_or(path);
-    let rest = rest.strip_prefix('/').unwrap_or(rest);
-    percent_encoding::percent_decode_str(rest).decode_utf8().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn rests_are_decoded_once() {
-        let prefix = Route::try_from("/grep".to_owned()).unwrap();
-        for (path, rest) in [
-            ("/grep", ""),
-            ("/grep/", ""),
-            ("/grep/a/b", "a/b"),
-            ("/grep/a%20b%2525", "a b%25"),
+    fn values_are_decoded_once_and_fit_into_a_header() {
+        for (raw, value) in [
+            ("7", Some("7")),
+            ("a%20b%2525", Some("a b%25")),
+            ("J%C3%BCrgen", Some("Jürgen")),
+            ("a%2Fb", Some("a/b")),
+            ("a/b", Some("a/b")),
+            ("100%", Some("100%")),
+            ("%ff", None),
+            ("a%0d%0ax-evil:%201", None),
+            ("%00", None),
+            ("%20a", None),
+            ("a%20", None),
         ] {
-            assert_eq!(rest_of(path, &prefix).as_deref(), Some(rest), "{path}");
+            let told = told("id", raw);
+            assert_eq!(told.as_deref().ok(), value, "{raw}");
+            match told {
+                Ok(value) => assert!(http::HeaderValue::from_bytes(value.as_bytes()).is_ok()),
+                Err(problem) => {
+                    assert_eq!(problem.kind, ProblemKind::BadRequest);
+                    assert!(problem.detail.contains("`id`"), "{problem}");
+                }
+            }
         }
-        assert_eq!(rest_of("/grep/%ff", &prefix), None);
     }
 }

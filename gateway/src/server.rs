@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -25,7 +26,8 @@ use crate::auth::Auth;
 use crate::body::Body;
 use crate::calls::Calls;
 use crate::catalog::Catalog;
-use crate::content::{self, Content};
+use crate::content::{self, Content, Named};
+use crate::contentless;
 use crate::dispatch::Dispatch;
 use crate::hosts::Hosts;
 use crate::jobs::Jobs;
@@ -101,6 +103,8 @@ impl Gateway {
 #[derive(Debug)]
 pub struct Peer {
     pub address: SocketAddr,
+    /// This end of the connection.
+    pub listener: SocketAddr,
     pub tls: bool,
     /// `x-forwarded-for` of all its requests.
     pub forwarded_for: HeaderValue,
@@ -176,8 +180,13 @@ async fn connection(
     // Small responses must not wait for an acknowledgement.
     let _ = stream.set_nodelay(true);
     let forwarded_for = address.ip().to_canonical().to_string();
+    // A socket that cannot tell its own address is already broken.
+    let Ok(listener) = stream.local_addr() else {
+        return;
+    };
     let peer = Arc::new(Peer {
         address,
+        listener,
         tls: tls.is_some(),
         forwarded_for: HeaderValue::try_from(forwarded_for).unwrap_or(HeaderValue::from_static("unknown")),
     });
@@ -229,7 +238,7 @@ async fn speak(
 ) {
     let service = service_fn(|request: Request<Incoming>| {
         let (gateway, peer) = (gateway.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(answer(&gateway, side, request, &peer).await) }
+        async move { Ok::<_, Infallible>(finished(&gateway, side, request, &peer).await) }
     });
     let io = TokioIo::new(stream);
     let ended = if http2 {
@@ -273,6 +282,35 @@ async fn speak(
     }
 }
 
+/// An answer in the form that its request's method and version take.
+async fn finished(
+    gateway: &Arc<Gateway>,
+    side: Side,
+    request: Request<Incoming>,
+    peer: &Peer,
+) -> Response<Body> {
+    let head = request.method() == Method::HEAD;
+    let old = request.version() <= Version::HTTP_11;
+    let has_body = !request.body().is_end_stream();
+    let mut response = answer(gateway, side, request, peer).await;
+    if old && has_body {
+        if matches!(
+            response.status(),
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT
+        ) {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        // A body that nobody read to its end ends the connection. hyper finds out when it is polled next, and says
+        // `connection: close` only if the head is not written by then.
+        tokio::task::yield_now().await;
+    }
+    match head {
+        true => contentless::of_head(response),
+        false => response,
+    }
+}
+
 /// The one place where a path is first looked at.
 async fn answer(
     gateway: &Arc<Gateway>,
@@ -282,7 +320,10 @@ async fn answer(
 ) -> Response<Body> {
     let path = request.uri().path();
     if path == "/healthz" {
-        return reply::text(StatusCode::OK, "ok\n");
+        return match *request.method() {
+            Method::GET | Method::HEAD => reply::text(StatusCode::OK, "ok\n"),
+            _ => reply::not_allowed("`/healthz`", request.method(), content::METHODS),
+        };
     }
     match side {
         // Boxed, because every request's future would be as large as the largest of these.
@@ -294,6 +335,9 @@ async fn answer(
 
 /// `/b3/{hex}` and `/b3/{dataset hex}/{path}`.
 async fn bytes(gateway: &Gateway, request: &Request<Incoming>) -> Response<Body> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return reply::not_allowed("`/b3`", request.method(), content::METHODS);
+    }
     let found = async {
         gateway.auth.admin(request.headers())?;
         let rest = &request.uri().path()["/b3/".len()..];
@@ -303,20 +347,22 @@ async fn bytes(gateway: &Gateway, request: &Request<Incoming>) -> Response<Body>
         };
         let digest = nearfield_protocol::Digest::from_hex(hex)
             .map_err(|error| Problem::new(ProblemKind::BadRequest, error.to_string()))?;
-        let store = &gateway.catalog.store;
         let Some(path) = path else {
-            return Content::blob(store, digest);
+            return Content::blob(&gateway.catalog.store, digest);
         };
         let path = percent_encoding::percent_decode_str(path)
             .decode_utf8()
             .map_err(|_| Problem::new(ProblemKind::BadRequest, "the path is not UTF-8"))?;
-        let dataset = store.dataset(&digest).await.map_err(reply::store_problem)?;
-        Content::file(&dataset, &path)
+        match gateway.dataset_or_blob(&digest).await? {
+            Some(dataset) => Content::file(&dataset, &path),
+            None => Err(content::no_folder(&digest)),
+        }
     };
     match found.await {
         Ok(content) => {
             let store = &gateway.catalog.store;
-            content::respond(store, &content, request.method(), request.headers()).await
+            let named = Named::ByDigest;
+            content::respond(store, &content, named, request.method(), request.headers()).await
         }
         Err(problem) => reply::problem(&problem),
     }

@@ -17,7 +17,7 @@ use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty};
 use nearfield_gpu::client::Gpu;
-use nearfield_protocol::call::{CallReport, CallSpec, OnReport, Stages};
+use nearfield_protocol::call::{CallReport, CallSpec, OnReport, Stages, never_has_content};
 use nearfield_protocol::gpu::GpuUsage;
 use nearfield_protocol::manifest::Instances;
 use nearfield_protocol::records::FunctionVersion;
@@ -63,6 +63,7 @@ impl Invocation {
     {
         let shared = Arc::new(Shared::default());
         let reader = Reader(shared.clone());
+        let head_only = request.method() == http::Method::HEAD;
         let request = counted(request, &shared);
         let name = self.spec.function.name.clone();
         let (head_sender, head) = oneshot::channel();
@@ -89,6 +90,7 @@ impl Invocation {
         let head = head.await;
         let mut body = GuestBody {
             inner: None,
+            contentless: false,
             left_bytes: None,
             last: None,
             broken: None,
@@ -97,8 +99,11 @@ impl Invocation {
         };
         match head {
             Ok(Ok(response)) => {
+                body.contentless = head_only || never_has_content(response.status().as_u16());
                 let declared = response.headers().get(http::header::CONTENT_LENGTH);
-                body.left_bytes = declared.and_then(|length| length.to_str().ok()?.parse().ok());
+                body.left_bytes = declared
+                    .filter(|_| !body.contentless)
+                    .and_then(|length| length.to_str().ok()?.parse().ok());
                 Ok(response.map(|inner| {
                     body.inner = Some(inner);
                     body
@@ -559,6 +564,8 @@ impl End {
 pub struct GuestBody {
     /// `None` once it has ended.
     inner: Option<WasiBody>,
+    /// The answer is complete without it: a length that it does not keep to is none of its own (RFC 9110 §8.6).
+    contentless: bool,
     /// Bytes that the declared length still promises.
     left_bytes: Option<u64>,
     /// The frame that completes the declared length: with it the client takes the response for whole,
@@ -598,7 +605,7 @@ impl Body for GuestBody {
                 }
                 // Whatever broke the body off, the call's end knows the cause better.
                 Some(Err(error)) => {
-                    this.broken = Some(broken(&error));
+                    this.broken = (!this.contentless).then(|| broken(&error));
                     this.read_whole();
                 }
                 None => this.read_whole(),

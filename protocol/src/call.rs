@@ -68,6 +68,11 @@ impl CallReport {
     }
 }
 
+/// Whether an answer with this status has no content, whatever was asked (RFC 9110 §6.4.1, §15.3.6).
+pub const fn never_has_content(status: u16) -> bool {
+    matches!(status, 100..=199 | 204 | 205 | 304)
+}
+
 /// Told once what became of a call. Dropped untold if its host went away first.
 pub type OnReport = Box<dyn FnOnce(CallReport) + Send>;
 

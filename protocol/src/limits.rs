@@ -92,3 +92,7 @@ pub const ALLOWED_HOSTS: usize = 64;
 pub const ENV_VARIABLES: usize = 64;
 /// Bytes of their names and values, for the same reason.
 pub const ENV_BYTES: usize = 32 << 10;
+/// Entries of each list in a function's `cors`: they are told in one header, and origins are looked through for every call.
+pub const CORS_ENTRIES: usize = 64;
+/// How long a browser may keep the answer to a preflight: as long as any browser does.
+pub const MAX_CORS_AGE: Duration = Duration::from_secs(24 * 3600);

@@ -52,6 +52,8 @@ kinds! {
     RequestTimeout = "request-timeout", 408, "The request did not arrive in time";
     /// `--if-version` or a name that is taken.
     Conflict = "conflict", 409, "It has changed since";
+    /// `If-Match` or another precondition of the request.
+    PreconditionFailed = "precondition-failed", 412, "A precondition of the request does not hold";
     BodyTooLarge = "body-too-large", 413, "The request body is too large";
     RangeNotSatisfiable = "range-not-satisfiable", 416, "The range lies outside the content";
     /// The component is no component, imports what no host has, or cannot be compiled in bounds.

@@ -156,3 +156,58 @@ fn a_hundred_fields_are_taken_and_no_more() {
         "the connection lives"
     );
 }
+
+#[test]
+fn cookies_and_the_host_reach_the_guest_as_in_http_1() {
+    let node = Node::start();
+    let network = crate::network::Network::start(1);
+    for node in [&node, &network.gateway] {
+        node.deploy("mirror", "mirror", "public = true");
+        let client = Client::connect(node);
+        let request = client.request("GET", "/fn/mirror").header("cookie", "a=1");
+        let request = request.header("cookie", "b=2; c=3").header("cookie", "d=4");
+        let answer = client.send(request.body(Full::default()).unwrap());
+        let seen: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(
+            seen["headers"]["cookie"],
+            serde_json::json!(["a=1; b=2; c=3; d=4"])
+        );
+        let host = node.functions_url.strip_prefix("http://").unwrap();
+        assert_eq!(
+            (&seen["host"], &seen["headers"]["host"][0]),
+            (&host.into(), &host.into())
+        );
+    }
+}
+
+#[test]
+fn head_and_what_has_no_content_end_with_their_heads() {
+    let node = Node::start();
+    node.deploy("mirror", "mirror", "public = true");
+    let client = Client::connect(&node);
+    for (method, path, status, length) in [
+        ("HEAD", "/fn/mirror?status=200&body=hello", 200, Some("5")),
+        ("HEAD", "/fn/mirror?status=200&length=5", 200, Some("5")),
+        ("HEAD", "/fn/nowhere", 404, None),
+        ("HEAD", "/healthz", 200, Some("3")),
+        ("GET", "/fn/mirror?status=304&length=5", 304, None),
+        ("GET", "/fn/mirror?status=204&body=hello", 204, None),
+        ("GET", "/fn/mirror?status=205&body=hello", 205, Some("0")),
+    ] {
+        // A client resets a stream whose answer brings content that it must not have.
+        let answer = client.send(client.request(method, path).body(Full::default()).unwrap());
+        assert_eq!(
+            (answer.head.status.as_u16(), answer.body.len()),
+            (status, 0),
+            "{path}"
+        );
+        if let Some(length) = length {
+            assert_eq!(answer.head.headers["content-length"], length, "{path}");
+        }
+    }
+    assert_eq!(
+        client.get("/fn/mirror?status=200&body=x").body,
+        "x",
+        "the connection lives"
+    );
+}

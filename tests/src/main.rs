@@ -11,6 +11,7 @@ mod full_disk;
 mod growth;
 mod harness;
 mod hostile;
+mod http;
 mod http2;
 mod in_place;
 mod jobs;

@@ -12,9 +12,16 @@ fn verbs(node: &Node) -> Vec<Vec<String>> {
     node.deploy("hello", "hello", "public = true");
     node.deploy("words", "wordcount", "");
     let put = ["put", "-", "--name", "text", "--split", "lines"];
-    assert!(node.cli_with_input(&put, b"to be or not to be\n").status.success());
+    assert!(
+        node.cli_with_input(&put, b"to be or not to be\n")
+            .status
+            .success()
+    );
     node.json(&["pin", "text"]);
-    let job = node.json(&["run", "words", "--over", "text"])["job"].as_str().unwrap().to_owned();
+    let job = node.json(&["run", "words", "--over", "text"])["job"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let id = node.get("/fn/hello").header("nearfield-id").unwrap().to_owned();
     let token = String::from_utf8(node.ok(&["token", "create", "--function", "hello"])).unwrap();
     let lines = [
@@ -81,7 +88,9 @@ fn a_reader_that_left_and_a_full_device_are_no_panic() {
 
             let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
             let (code, said) = run(&node, &verb, json, full.into());
-            let help = verb.iter().any(|word| word.starts_with("--help") || word == "--version");
+            let help = verb
+                .iter()
+                .any(|word| word.starts_with("--help") || word == "--version");
             if !help {
                 assert_eq!(code, Some(1), "{verb:?} on a full device: {said}");
                 assert!(said.contains("No space left on device"), "{verb:?}: {said}");
@@ -94,9 +103,16 @@ fn a_reader_that_left_and_a_full_device_are_no_panic() {
 fn empty_variables_are_as_good_as_none() {
     let node = Node::start();
     let home = tempfile::tempdir().unwrap();
-    let empty = ["NEARFIELD_URL", "NEARFIELD_TOKEN", "NEARFIELD_DATA", "XDG_DATA_HOME"];
+    let empty = [
+        "NEARFIELD_URL",
+        "NEARFIELD_TOKEN",
+        "NEARFIELD_DATA",
+        "XDG_DATA_HOME",
+    ];
     let mut command = Command::new(binary());
-    command.env("HOME", home.path()).args(["status", "--url", &node.admin_url, "--token", &node.token]);
+    command
+        .env("HOME", home.path())
+        .args(["status", "--url", &node.admin_url, "--token", &node.token]);
     empty.iter().for_each(|name| {
         command.env(name, "");
     });
@@ -104,7 +120,9 @@ fn empty_variables_are_as_good_as_none() {
     assert!(output.status.success(), "{output:?}");
 
     let mut command = Command::new(binary());
-    command.env("HOME", home.path()).args(["status", "--token", "none"]);
+    command
+        .env("HOME", home.path())
+        .args(["status", "--token", "none"]);
     empty.iter().for_each(|name| {
         command.env(name, "");
     });
@@ -122,14 +140,24 @@ fn a_put_reads_and_a_get_writes_what_is_no_plain_file() {
         let fifo = fifo.clone();
         move || std::fs::write(fifo, "from a pipe\n").unwrap()
     });
-    node.json(&["put", fifo.to_str().unwrap(), "--name", "piped", "--split", "lines"]);
+    node.json(&[
+        "put",
+        fifo.to_str().unwrap(),
+        "--name",
+        "piped",
+        "--split",
+        "lines",
+    ]);
     writer.join().unwrap();
 
     let reader = std::thread::spawn({
         let fifo = fifo.clone();
         move || {
             let mut text = String::new();
-            std::fs::File::open(fifo).unwrap().read_to_string(&mut text).unwrap();
+            std::fs::File::open(fifo)
+                .unwrap()
+                .read_to_string(&mut text)
+                .unwrap();
             text
         }
     });

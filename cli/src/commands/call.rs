@@ -96,10 +96,12 @@ fn send(session: &Session, url: &str, args: &CallArgs) -> Result<ureq::http::Res
         .clone()
         .unwrap_or_else(|| if args.data.is_some() { "POST" } else { "GET" }.to_owned());
     let method = method.to_ascii_uppercase();
+    let (url, path) = filled(url, &path(&args.path))?;
+    let url = url.as_str();
     let call = args
         .headers
         .iter()
-        .fold(Call::new(&method, path(&args.path)), |call, (key, value)| {
+        .fold(Call::new(&method, path), |call, (key, value)| {
             call.header(key, value.as_str())
         });
     match &args.data {
@@ -133,6 +135,34 @@ fn path(typed: &str) -> String {
         "/"
     };
     format!("{slash}{}", typed_path(typed))
+}
+
+/// The URL of a route whose parameters `path` begins with, and what is left of it: `/users/{id}` and `/7/posts` are
+/// `/users/7` and `/posts`.
+fn filled(url: &str, path: &str) -> Result<(String, String)> {
+    let (mut filled, mut url, mut path) = (String::new(), url, path);
+    while let Some((before, parameter)) = url.split_once("/{") {
+        let (name, after) = parameter.split_once('}').unwrap_or((parameter, ""));
+        filled.push_str(before);
+        url = after;
+        // What `{*rest}` takes follows anyway.
+        if !name.starts_with('*') {
+            let below = path.strip_prefix('/').unwrap_or_default();
+            let end = below.find(['/', '?']).unwrap_or(below.len());
+            if end == 0 {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    format!("the function's route takes `{name}`: begin the path with it, `/{name}…`"),
+                )
+                .into());
+            }
+            filled.push('/');
+            filled.push_str(&below[..end]);
+            path = &below[end..];
+        }
+    }
+    filled.push_str(url);
+    Ok((filled, path.to_owned()))
 }
 
 /// A function that fails after its headers breaks the response off; its record says why.
@@ -195,6 +225,24 @@ mod tests {
             ("/x?y", "/x?y"),
         ] {
             assert_eq!(path(typed), sent);
+        }
+    }
+
+    #[test]
+    fn a_path_begins_with_the_route_s_parameters() {
+        let host = "http://a.example:8080";
+        let of = |route: &str, path: &str| filled(&format!("{host}{route}"), path).ok();
+        let some = |url: &str, path: &str| Some((format!("{host}{url}"), path.to_owned()));
+        assert_eq!(of("/hello", "/x?y"), some("/hello", "/x?y"));
+        assert_eq!(of("/users/{id}", "/7"), some("/users/7", ""));
+        assert_eq!(of("/users/{id}", "/a%20b/c?d"), some("/users/a%20b", "/c?d"));
+        assert_eq!(
+            of("/users/{id}/posts/{post}", "/7/9?q"),
+            some("/users/7/posts/9", "?q")
+        );
+        assert_eq!(of("/files/{*rest}", "/a/b"), some("/files", "/a/b"));
+        for lacks in ["", "/", "?q", "//x"] {
+            assert_eq!(of("/users/{id}", lacks), None, "{lacks}");
         }
     }
 }

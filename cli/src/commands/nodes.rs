@@ -80,7 +80,9 @@ fn follow_drain(session: &Session, node: &str) -> Result<()> {
                 format!("others keep all {held} blobs that {node} holds: it can be stopped, or `nearfield rm node/{node}`")
             });
         }
-        spinner.set_message(format!("{node}: {left} of {held} blobs are still to be kept by others"));
+        spinner.set_message(format!(
+            "{node}: {left} of {held} blobs are still to be kept by others"
+        ));
         std::thread::sleep(ASK_AGAIN);
     }
 }

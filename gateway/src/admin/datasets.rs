@@ -7,15 +7,13 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Buf, Bytes};
 use futures_util::stream;
-use http::header::{HeaderName, HeaderValue};
-use http::{Response, StatusCode};
+use http::header::{ACCEPT_RANGES, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use nearfield_protocol::node::Label;
 use nearfield_protocol::records::DatasetVersion;
 use nearfield_protocol::{DatasetName, Digest, PartName, Problem, ProblemKind, Split};
-use nearfield_store::{
-    Dataset, Placement, PutProgress, PutReport, PutRequest, Shard, Store, StoreError, pack,
-};
+use nearfield_store::{Dataset, Placement, PutProgress, PutReport, PutRequest, Shard, Store, pack};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
@@ -23,9 +21,10 @@ use tokio::task::{JoinError, JoinHandle};
 use super::events::{self, PROGRESS_STEP, event};
 use super::{Asked, parse_digest, streamed};
 use crate::body::{Body, BodyFault, BoundedBody};
-use crate::catalog::{Keeping, PutInput, unknown_dataset};
+use crate::catalog::{Keeping, PutInput, unix_ms, unknown_dataset};
 use crate::cluster::{REPLICAS, REPLICAS_RANGE};
-use crate::content::{self, Content};
+use crate::content::{self, Content, Named};
+use crate::preconditions::{self, Answer, EntityTag, Modified, Validators};
 use crate::reply::{self, store_problem};
 use crate::server::Gateway;
 
@@ -307,43 +306,29 @@ pub async fn content(gateway: &Gateway, asked: &Asked) -> Result<Response<Body>,
         )
     })?;
     let store = &gateway.catalog.store;
-    let named = !of.starts_with("b3:");
-    let digest = if named {
-        let name = parse_name(of)?;
-        gateway
-            .catalog
-            .node
-            .records()
-            .dataset(&name)
-            .ok_or_else(|| unknown_dataset(of))?
-            .digest
+    let (digest, named) = if of.starts_with("b3:") {
+        (parse_digest(of)?, Named::ByDigest)
     } else {
-        parse_digest(of)?
-    };
-    let dataset = match store.dataset(&digest).await {
-        Ok(dataset) => Some(dataset),
-        // A digest may name any blob.
-        Err(StoreError::NotADataset { .. }) if !named => None,
-        // Its first bytes are no digest of ours, so it is no dataset either.
-        Err(StoreError::Missing(missing)) if !named && missing != digest => None,
-        Err(error) => return Err(store_problem(error)),
+        let name = parse_name(of)?;
+        let records = gateway.catalog.node.records();
+        let newest = records.dataset(&name).ok_or_else(|| unknown_dataset(of))?;
+        let put = put_at(records.dataset_versions(&name), unix_ms());
+        (newest.digest, Named::ByName { put })
     };
     let (method, headers) = (asked.request.method(), asked.request.headers());
+    let dataset = gateway.dataset_or_blob(&digest).await?;
     let named_file = dataset.as_ref().zip(asked.parameter("path"));
     let executable = named_file.is_some_and(|(dataset, path)| dataset.is_executable(path));
     let whole = match (dataset, asked.parameter("path")) {
         (Some(dataset), Some(path)) => Content::file(&dataset, path)?,
-        (Some(dataset), None) if dataset.meta.folder => return folder_tar(store, dataset).await,
+        (Some(dataset), None) if dataset.meta.folder => {
+            return folder_tar(store, dataset, named, method, headers).await;
+        }
         (Some(dataset), None) => Content::whole(&dataset),
         (None, None) => Content::blob(store, digest)?,
-        (None, Some(_)) => {
-            return Err(Problem::new(
-                ProblemKind::UnknownPath,
-                format!("{digest} is a blob, not a folder"),
-            ));
-        }
+        (None, Some(_)) => return Err(content::no_folder(&digest)),
     };
-    let mut response = content::respond(store, &whole, method, headers).await;
+    let mut response = content::respond(store, &whole, named, method, headers).await;
     if executable {
         let headers = response.headers_mut();
         headers.insert(
@@ -352,6 +337,19 @@ pub async fn content(gateway: &Gateway, asked: &Asked) -> Result<Response<Body>,
         );
     }
     Ok(response)
+}
+
+/// When the newest of `versions` was put. The date alone tells two contents apart only once its second is over and if
+/// no other version was put within it.
+fn put_at(versions: &[DatasetVersion], now_unix_ms: u64) -> Option<Modified> {
+    let seconds = |version: &DatasetVersion| version.put_unix_ms / 1000;
+    let (newest, older) = versions.split_last()?;
+    let unix_s = seconds(newest);
+    let alone = older.iter().rev().take(1).all(|older| seconds(older) < unix_s);
+    Some(Modified {
+        unix_s,
+        strong: alone && unix_s < now_unix_ms / 1000,
+    })
 }
 
 pub fn pins(gateway: &Gateway) -> Result<Response<Body>, Problem> {
@@ -378,6 +376,9 @@ pub fn pins(gateway: &Gateway) -> Result<Response<Body>, Problem> {
 
 pub async fn pin(gateway: &Gateway, digest: &str, pinned: bool) -> Result<Response<Body>, Problem> {
     let digest = parse_digest(digest)?;
+    if pinned {
+        gateway.dataset(&digest).await?;
+    }
     gateway.catalog.pin(digest, pinned).await?;
     Ok(reply::json(
         StatusCode::OK,
@@ -391,18 +392,41 @@ fn parse_name(name: &str) -> Result<DatasetName, Problem> {
     })
 }
 
-/// A folder as one tar stream.
-async fn folder_tar(store: &Store, dataset: Arc<Dataset>) -> Result<Response<Body>, Problem> {
-    let (store, runtime, digest) = (store.clone(), Handle::current(), dataset.digest);
-    let mut response = streamed::tar(digest.to_string(), move |out| {
+/// A folder as one tar stream. Another build may write another tar of the same files, so its ETag is weak, and it has no
+/// ranges.
+async fn folder_tar(
+    store: &Store,
+    dataset: Arc<Dataset>,
+    named: Named,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, Problem> {
+    let digest = dataset.digest;
+    let validators = Validators {
+        tag: EntityTag::weak(format!("{}.tar", digest.to_hex())),
+        modified: named.modified().map(|put| Modified { strong: false, ..put }),
+    };
+    let answer = preconditions::evaluate(method, headers, &validators, None);
+    let mut head = content::headed(&answer, &validators, named, 0);
+    if let Ok(value) = HeaderValue::from_str(&digest.to_string()) {
+        let headers = head.headers_mut();
+        headers.insert(HeaderName::from_static("nearfield-digest"), value);
+    }
+    if answer != Answer::Whole {
+        return Ok(head);
+    }
+    let headers = head.headers_mut();
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("none"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(streamed::TAR));
+    if method == Method::HEAD {
+        return Ok(head);
+    }
+    let (store, runtime) = (store.clone(), Handle::current());
+    let tar = streamed::tar(digest.to_string(), move |out| {
         write_tar(&store, &runtime, &dataset, out)
     })
     .await?;
-    if let Ok(value) = HeaderValue::from_str(&digest.to_string()) {
-        let headers = response.headers_mut();
-        headers.insert(HeaderName::from_static("nearfield-digest"), value);
-    }
-    Ok(response)
+    Ok(head.map(|_| tar.into_body()))
 }
 
 fn write_tar(store: &Store, runtime: &Handle, dataset: &Dataset, out: &mut dyn Write) -> io::Result<()> {
@@ -462,5 +486,36 @@ impl Read for BodyReader {
         let taken = self.chunk.len().min(buffer.len());
         self.chunk.copy_to_slice(&mut buffer[..taken]);
         Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_is_strong_once_nothing_else_can_have_it() {
+        let version = |version, put_unix_ms| DatasetVersion {
+            name: "data".parse().unwrap(),
+            version,
+            digest: Digest::of(b"data"),
+            size_bytes: 0,
+            shards: 0,
+            put_unix_ms,
+            replicas: None,
+            only: Vec::new(),
+        };
+        let put = |times: &[u64], now| {
+            let versions: Vec<_> = (1..)
+                .zip(times)
+                .map(|(number, at)| version(number, *at))
+                .collect();
+            put_at(&versions, now).map(|put| (put.unix_s, put.strong))
+        };
+        assert_eq!(put(&[], 5_000), None);
+        assert_eq!(put(&[3_200], 3_900), Some((3, false)), "another put may come");
+        assert_eq!(put(&[3_200], 4_000), Some((3, true)));
+        assert_eq!(put(&[3_200, 3_900], 9_000), Some((3, false)), "two had it");
+        assert_eq!(put(&[3_200, 4_000], 9_000), Some((4, true)));
     }
 }

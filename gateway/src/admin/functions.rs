@@ -15,6 +15,7 @@ use crate::body::Body;
 use crate::catalog::{unix_ms, unknown_function};
 use crate::dispatch::{LogQuery, Surface};
 use crate::reply::{self, store_problem};
+use crate::route::Served;
 use crate::server::Gateway;
 
 /// Hosts that compile one component at once: each takes its bytes from those that have them.
@@ -214,13 +215,20 @@ fn check_route(gateway: &Gateway, name: &FunctionName, route: Option<&Route>) ->
     let route = route.cloned().unwrap_or_else(|| Route::of(name));
     match gateway.route_table(&records).taken_by(&route, name) {
         None => Ok(()),
-        Some(other) => Err(Problem::new(
-            ProblemKind::Conflict,
-            format!(
-                "the route `{}` belongs to function `{other}`: choose another, or remove that one",
-                route.as_str()
-            ),
-        )),
+        Some(other) => Err(Problem::new(ProblemKind::Conflict, taken(&route, other))),
+    }
+}
+
+fn taken(route: &Route, other: &Served) -> String {
+    let (route, other_route, other) = (route.as_str(), other.route.as_str(), &other.function.name);
+    match route == other_route {
+        true => {
+            format!("the route `{route}` belongs to function `{other}`: choose another, or remove that one")
+        }
+        false => format!(
+            "the route `{route}` answers for the same paths as `{other_route}` of function `{other}`: choose another, or \
+             remove that one"
+        ),
     }
 }
 

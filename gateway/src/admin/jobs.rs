@@ -22,7 +22,7 @@ use crate::catalog::{unix_ms, unknown_dataset, unknown_function};
 use crate::dispatch::LogQuery;
 use crate::jobs::{JobRecord, JobState, Jobs, Selection, find_result, runs, unknown};
 use crate::logs;
-use crate::reply::{self, store_problem};
+use crate::reply;
 use crate::server::Gateway;
 
 /// How long after a job's end its last lines may come: they are written by another task.
@@ -109,12 +109,7 @@ async fn resolve(gateway: &Gateway, asking: Asking) -> Result<JobRecord, Problem
         }
     };
     // Told now rather than by the job.
-    gateway
-        .catalog
-        .store
-        .dataset(&dataset_digest)
-        .await
-        .map_err(store_problem)?;
+    gateway.dataset(&dataset_digest).await?;
     let mut inputs = std::collections::BTreeMap::new();
     for (name, input) in &function.manifest.inputs {
         let digest = match input {

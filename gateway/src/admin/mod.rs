@@ -14,6 +14,7 @@ mod usage;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::CACHE_CONTROL;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -24,16 +25,21 @@ use tokio::runtime::Handle;
 
 use crate::body::{Body, BodyFault, BoundedBody};
 use crate::calls::{MAX_CALLS, NotFound};
+use crate::content;
 use crate::reply;
 use crate::server::Gateway;
 
 const OPENAPI: &str = include_str!("../../openapi.json");
+
+/// What needs no token.
+const OPEN: [&str; 3] = ["/readyz", "/metrics", "/v1/openapi.json"];
 
 /// Calls that one list gives at most.
 const MAX_LISTED_CALLS: usize = 1_000;
 
 /// A request whose path is taken apart, percent-decoded.
 struct Asked {
+    /// GET for HEAD.
     method: Method,
     segments: Vec<String>,
     query: Vec<(String, String)>,
@@ -51,8 +57,13 @@ impl Asked {
         let segments: Result<Vec<_>, _> = request.uri().path().split('/').skip(1).map(decode).collect();
         let query = request.uri().query().unwrap_or_default().as_bytes();
         let query = form_urlencoded::parse(query).into_owned().collect();
+        // HEAD is answered as GET, and loses its body on the way out.
+        let method = match *request.method() {
+            Method::HEAD => Method::GET,
+            ref method => method.clone(),
+        };
         Ok(Asked {
-            method: request.method().clone(),
+            method,
             segments: segments?,
             query,
             request,
@@ -119,14 +130,25 @@ impl Asked {
 
 /// Answers what came in on the admin listener.
 pub async fn answer(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Response<Body> {
-    open(gateway, request)
-        .await
-        .unwrap_or_else(|problem| reply::problem(&problem))
+    let answered = open(gateway, request).await;
+    let mut response = answered.unwrap_or_else(|problem| reply::problem(&problem));
+    // What is told of a network is true now. Content says for itself how long it is.
+    let cached = response.headers_mut().entry(CACHE_CONTROL);
+    cached.or_insert(http::HeaderValue::from_static("no-store"));
+    response
 }
 
 /// What needs no token; the rest after it.
 async fn open(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
-    match request.uri().path() {
+    let path = request.uri().path();
+    if OPEN.contains(&path) && request.method() != Method::GET && request.method() != Method::HEAD {
+        return Ok(reply::not_allowed(
+            &format!("`{path}`"),
+            request.method(),
+            content::METHODS,
+        ));
+    }
+    match path {
         "/readyz" => Ok(match gateway.catalog.store.unhealthy() {
             None => reply::text(StatusCode::OK, "ready\n"),
             Some(reason) => reply::text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
@@ -232,53 +254,46 @@ async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>
         ("POST", ["v1", "tokens"]) => tokens::create(gateway, asked).await,
         ("GET", ["v1", "tokens"]) => Ok(tokens::list(gateway)),
         ("DELETE", ["v1", "tokens", id]) => tokens::revoke(gateway, id).await,
-        _ if known_path(&segments) => Err(Problem::new(
-            ProblemKind::MethodNotAllowed,
-            format!(
-                "`{}` does not take {method}; see /v1/openapi.json",
-                asked.request.uri().path()
-            ),
-        )),
-        _ => Err(Problem::new(
-            ProblemKind::UnknownRoute,
-            format!(
-                "nothing at `{}`; see /v1/openapi.json",
-                asked.request.uri().path()
-            ),
-        )),
+        _ => match methods(&segments) {
+            Some(allow) => Ok(reply::not_allowed(
+                &format!("`{}`", asked.request.uri().path()),
+                asked.request.method(),
+                allow,
+            )),
+            None => Err(Problem::new(
+                ProblemKind::UnknownRoute,
+                format!(
+                    "nothing at `{}`; see /v1/openapi.json",
+                    asked.request.uri().path()
+                ),
+            )),
+        },
     }
 }
 
-/// Whether some method is taken here.
-fn known_path(segments: &[&str]) -> bool {
-    matches!(
-        segments,
-        [
-            "v1",
-            "status"
-                | "nodes"
-                | "invitations"
-                | "leave"
-                | "datasets"
-                | "content"
-                | "blobs"
-                | "pins"
-                | "functions"
-                | "calls"
-                | "jobs"
-                | "tokens"
-                | "usage"
-        ] | [
-            "v1",
-            "datasets" | "pins" | "functions" | "calls" | "jobs" | "tokens" | "nodes",
-            _
-        ] | ["v1", "datasets", _, "prune"]
-            | ["v1", "nodes", _, "drain"]
-            | ["v1", "functions", _, "rollback" | "logs"]
-            | ["v1", "jobs", _, "output" | "events" | "logs"]
-            | ["v1", "jobs", _, "shards", _]
-            | ["v1", "jobs", _, "shards", _, "replay"]
-    )
+/// The methods that a path takes, as `Allow` lists them; `None` where there is nothing.
+fn methods(segments: &[&str]) -> Option<&'static str> {
+    let ["v1", rest @ ..] = segments else {
+        return None;
+    };
+    Some(match rest {
+        ["status" | "nodes" | "datasets" | "usage" | "content" | "pins" | "functions" | "calls"] => {
+            "GET, HEAD"
+        }
+        ["jobs" | "tokens"] => "GET, HEAD, POST",
+        ["invitations" | "leave" | "blobs"] => "POST",
+        ["nodes" | "jobs", _] => "GET, HEAD, DELETE",
+        ["calls", _] => "GET, HEAD",
+        ["datasets", _] => "GET, HEAD, POST, DELETE",
+        ["functions", _] => "GET, HEAD, PUT, DELETE",
+        ["pins", _] => "PUT, DELETE",
+        ["tokens", _] => "DELETE",
+        ["nodes", _, "drain"] | ["datasets", _, "prune"] | ["functions", _, "rollback"] => "POST",
+        ["functions", _, "logs"] | ["jobs", _, "output" | "events" | "logs"] => "GET, HEAD",
+        ["jobs", _, "shards", _] => "GET, HEAD",
+        ["jobs", _, "shards", _, "replay"] => "POST",
+        _ => return None,
+    })
 }
 
 fn status(gateway: &Gateway) -> Result<Response<Body>, Problem> {
@@ -310,48 +325,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_document_names_every_path_and_no_other() {
+    fn the_document_and_allow_name_the_same_methods() {
         let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
         let paths = document["paths"].as_object().unwrap();
-        for path in paths
-            .keys()
-            .filter(|path| *path != "/v1/openapi.json" && path.starts_with("/v1/"))
-        {
+        let mut documented = 0;
+        for (path, item) in paths.iter().filter(|(path, _)| !OPEN.contains(&path.as_str())) {
             let segments: Vec<&str> = path.split('/').skip(1).collect();
-            assert!(known_path(&segments), "{path} is documented but not served");
+            if segments[0] != "v1" {
+                continue;
+            }
+            documented += 1;
+            let allow = methods(&segments).unwrap_or_else(|| panic!("{path} is documented but not served"));
+            // HEAD goes without saying wherever GET is.
+            let mut allowed: Vec<_> = allow.split(", ").map(str::to_lowercase).collect();
+            assert_eq!(
+                allowed.contains(&"head".to_owned()),
+                allowed.contains(&"get".to_owned()),
+                "{path}"
+            );
+            allowed.retain(|method| method != "head");
+            let mut named: Vec<_> = item.as_object().unwrap().keys().cloned().collect();
+            named.retain(|key| key != "parameters" && key != "head");
+            allowed.sort();
+            named.sort();
+            assert_eq!(allowed, named, "{path}");
         }
-        for path in [
-            "/v1/status",
-            "/v1/nodes",
-            "/v1/nodes/{id}",
-            "/v1/nodes/{id}/drain",
-            "/v1/invitations",
-            "/v1/leave",
-            "/v1/datasets",
-            "/v1/datasets/{name}",
-            "/v1/datasets/{name}/prune",
-            "/v1/usage",
-            "/v1/content",
-            "/v1/blobs",
-            "/v1/pins",
-            "/v1/pins/{digest}",
-            "/v1/functions",
-            "/v1/functions/{name}",
-            "/v1/functions/{name}/rollback",
-            "/v1/functions/{name}/logs",
-            "/v1/calls",
-            "/v1/calls/{id}",
-            "/v1/jobs",
-            "/v1/jobs/{id}",
-            "/v1/jobs/{id}/output",
-            "/v1/jobs/{id}/events",
-            "/v1/jobs/{id}/logs",
-            "/v1/jobs/{id}/shards/{shard}",
-            "/v1/jobs/{id}/shards/{shard}/replay",
-            "/v1/tokens",
-            "/v1/tokens/{id}",
-        ] {
-            assert!(paths.contains_key(path), "{path} is served but not documented");
-        }
+        assert_eq!(documented, SERVED, "a path is served but not documented");
+        assert_eq!(methods(&["v1", "nothing"]), None);
+        assert_eq!(methods(&["v2", "status"]), None);
     }
+
+    /// How many paths [`admitted`] and [`methods`] match.
+    const SERVED: usize = 29;
 }

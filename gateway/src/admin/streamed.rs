@@ -15,6 +15,8 @@ use tokio::sync::mpsc;
 use crate::body::Body;
 use crate::reply::store_problem;
 
+/// The content type of a tar.
+pub const TAR: &str = "application/x-tar";
 /// A tar stream's pieces on their way out.
 const PIECE_BYTES: usize = 256 << 10;
 /// Pieces that may wait for a slow client.
@@ -49,10 +51,7 @@ pub async fn tar(
         };
         Some((piece.map(Frame::data), (None, received)))
     });
-    Ok(response(
-        StreamBody::new(frames).boxed_unsync(),
-        "application/x-tar",
-    ))
+    Ok(response(StreamBody::new(frames).boxed_unsync(), TAR))
 }
 
 /// One JSON value a line as they come: those that are there, and further ones until `ended`.

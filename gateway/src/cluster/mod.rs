@@ -19,9 +19,9 @@ use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use fetch::PeerBlobs;
+pub(crate) use repair::left_on;
 #[cfg(test)]
 pub(crate) use repair::{Kept, wanted};
-pub(crate) use repair::left_on;
 pub use repair::{REPLICAS, REPLICAS_RANGE};
 
 use crate::reply::store_problem;

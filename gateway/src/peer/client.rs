@@ -120,7 +120,10 @@ impl Remote {
             }
         };
         let problem = later.ask();
-        if response.headers().contains_key(PROBLEM) {
+        if let Some(told) = response.headers().get(PROBLEM) {
+            if let Ok(problem) = serde_json::from_slice::<Problem>(told.as_bytes()) {
+                return Err(problem);
+            }
             let body = response.into_body().collect().await.map_err(lost)?.to_bytes();
             let problem = serde_json::from_slice(&body);
             return Err(problem.unwrap_or_else(|_| unexpected()));

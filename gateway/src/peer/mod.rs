@@ -25,7 +25,7 @@ const MESSAGE_BYTES: usize = 16 << 20;
 const OUTPUT_BYTES: usize = 1 << 30;
 /// How long a peer may take to say what it wants.
 const OPENING: Duration = Duration::from_secs(3);
-/// A problem of the host's own, where the guest gave no response.
+/// A problem of the host's own, where the guest gave no response: its JSON, or that the body is its JSON.
 const PROBLEM: http::HeaderName = http::HeaderName::from_static("nearfield-problem");
 
 /// What is asked.

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Answer, MESSAGE_BYTES, OPENING, OUTPUT_BYTES, Op, PROBLEM};
 use crate::body::{self, Body};
+use crate::contentless;
 use crate::dispatch::{Dispatch, Given, LogQuery};
 
 /// Streams that are served at once, of all gateways together.
@@ -129,13 +130,22 @@ impl Serving {
                 let Some((spec, reported)) = once else {
                     return Err(Problem::new(ProblemKind::BadRequest, "one stream is one call"));
                 };
+                let (method, function) = (request.method().clone(), spec.function.clone());
                 let request = request.map(|body| body.map_err(|error| broken(&error)).boxed_unsync());
                 let report = Box::new(move |report| {
                     // Nobody may ask for it.
                     let _ = reported.send(report);
                 });
-                let answer = self.host.call(self.id, spec, request, report).await;
-                Ok(answer.unwrap_or_else(|problem| told(&problem)))
+                let answer = async {
+                    let response = self.host.call(self.id, spec, request, report).await?;
+                    // Neither would reach the gateway as what it is.
+                    contentless::check_status(&function.name, response.status())?;
+                    let mut response = contentless::settle(&method, response).await?;
+                    // Ours to say, and never a guest's.
+                    response.headers_mut().remove(PROBLEM);
+                    Ok(response)
+                };
+                Ok(answer.await.unwrap_or_else(|problem| told(&problem)))
             }
         });
         let io = TokioIo::new(tokio::io::join(ReadToEnd(Some(receive)), send));
@@ -272,14 +282,19 @@ fn given(bytes: Result<Option<bytes::Bytes>, Problem>) -> (Answer, Option<bytes:
     }
 }
 
-/// A problem as a response that only the gateway reads.
+/// A problem as a response that only the gateway reads. In a header, because the answer to HEAD has nothing else; in the body
+/// if no header can hold it.
 fn told(problem: &Problem) -> Response<Body> {
     let text = serde_json::to_vec(problem).unwrap_or_default();
+    let header = match text.len() <= limits::RESPONSE_HEADER_BYTES {
+        true => HeaderValue::from_bytes(&text).ok(),
+        false => None,
+    };
     let mut response = Response::new(body::full(text));
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     response
         .headers_mut()
-        .insert(PROBLEM, HeaderValue::from_static("1"));
+        .insert(PROBLEM, header.unwrap_or(HeaderValue::from_static("1")));
     response
 }
 
@@ -288,4 +303,24 @@ fn broken(error: &hyper::Error) -> Problem {
         ProblemKind::BadRequest,
         format!("the request body broke off: {error}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_told_without_a_body() {
+        for detail in [
+            "plain",
+            "two\nlines, a \"quote\" and ümlauts",
+            "a \u{7f} that no header holds",
+        ] {
+            let problem = Problem::new(ProblemKind::Trap, detail).with_limit("fuel = 5");
+            let response = told(&problem);
+            let header = &response.headers()[PROBLEM];
+            let read = serde_json::from_slice::<Problem>(header.as_bytes()).ok();
+            assert_eq!(read, (!detail.contains('\u{7f}')).then_some(problem));
+        }
+    }
 }

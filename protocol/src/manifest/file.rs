@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::{Allow, FunctionManifest, Input, Instances, Limits, Locate, Require, Route};
+use super::{Allow, Cors, FunctionManifest, Input, Instances, Limits, Locate, Require, Route};
 use crate::FunctionName;
 
 /// A whole `nearfield.toml`.
@@ -115,6 +115,7 @@ impl<'de> Deserialize<'de> for FunctionEntry {
             route: Option<Route>,
             #[serde(default)]
             public: bool,
+            cors: Option<Cors>,
             #[serde(default)]
             inputs: BTreeMap<String, Input>,
             locate: Option<Locate>,
@@ -133,6 +134,7 @@ impl<'de> Deserialize<'de> for FunctionEntry {
             build: source,
             route,
             public,
+            cors,
             inputs,
             locate,
             limits,
@@ -144,6 +146,7 @@ impl<'de> Deserialize<'de> for FunctionEntry {
         let manifest = FunctionManifest {
             route,
             public,
+            cors,
             inputs,
             locate,
             limits,

@@ -1,6 +1,10 @@
 //! Which file or record a call is about, and so where it runs.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
+
+use super::route::is_parameter;
 
 /// Run where the shard of this file, or of this key, is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -8,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub struct Locate {
     /// A name from `inputs`.
     pub input: String,
-    /// The file's path in it: text with `{rest}` (the path below the route) and `{query.NAME}`.
+    /// The file's path in it: text with `{rest}` (the path below the route), `{query.NAME}` and the route's own parameters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<Template>,
     /// The key in a dataset that was put with one, in the same way.
@@ -47,15 +51,18 @@ enum TemplatePart {
     Text(String),
     Rest,
     Query(String),
+    /// A parameter of the route.
+    Parameter(String),
 }
 
 impl Template {
-    /// Fills the holes: `rest` is the decoded path below the route without its first `/`.
-    /// `None` when the request lacks a query parameter that is named.
+    /// Fills the holes: `rest` is the decoded path below the route without its first `/`, `parameter` gives the decoded
+    /// values of the route's own. `None` when the request lacks a query parameter that is named.
     pub fn fill<'a>(
         &self,
         rest: &str,
-        query: impl Fn(&str) -> Option<std::borrow::Cow<'a, str>>,
+        query: impl Fn(&str) -> Option<Cow<'a, str>>,
+        parameter: impl Fn(&str) -> Option<Cow<'a, str>>,
     ) -> Option<String> {
         let mut filled = String::new();
         for part in &self.parts {
@@ -63,9 +70,18 @@ impl Template {
                 TemplatePart::Text(text) => filled.push_str(text),
                 TemplatePart::Rest => filled.push_str(rest),
                 TemplatePart::Query(name) => filled.push_str(&query(name)?),
+                TemplatePart::Parameter(name) => filled.push_str(&parameter(name)?),
             }
         }
         Some(filled)
+    }
+
+    /// The route's parameters that it names.
+    pub fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            TemplatePart::Parameter(name) => Some(name.as_str()),
+            _ => None,
+        })
     }
 }
 
@@ -85,9 +101,10 @@ impl TryFrom<String> for Template {
             parts.push(match name.strip_prefix("query.") {
                 Some(query) if !query.is_empty() => TemplatePart::Query(query.to_owned()),
                 _ if name == "rest" => TemplatePart::Rest,
+                _ if is_parameter(name) => TemplatePart::Parameter(name.to_owned()),
                 _ => {
                     return Err(format!(
-                        "`{{{name}}}` in `{text}` is unknown: use {{rest}} or {{query.NAME}}"
+                        "`{{{name}}}` in `{text}` is unknown: use {{rest}}, {{query.NAME}} or a parameter of the route"
                     ));
                 }
             });

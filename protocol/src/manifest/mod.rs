@@ -1,5 +1,6 @@
 //! `nearfield.toml`: what a function's author asks for, and nothing is granted beyond it.
 
+mod cors;
 mod file;
 mod grants;
 mod locate;
@@ -14,11 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits;
 
+pub use cors::{Cors, Origin};
 pub use file::{ComponentSource, FunctionEntry, ManifestError, ManifestFile};
 pub use grants::{Allow, HostPort, Input, Require};
 pub use locate::{Locate, Sought, Template};
 pub use quantities::{ByteSize, Limits, Timeout};
-pub use route::{RESERVED_ROUTES, Route};
+pub use route::{RESERVED_ROUTES, Route, Segment};
 
 /// What a deployed function is granted and bounded by.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +31,9 @@ pub struct FunctionManifest {
     pub route: Option<Route>,
     /// Anybody may call it; otherwise a token is needed.
     pub public: bool,
+    /// Pages of other origins that may call it from a browser; without it the gateway says nothing of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cors: Option<Cors>,
     /// Datasets it may open, by the names it opens them with.
     pub inputs: BTreeMap<String, Input>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,6 +51,7 @@ impl Default for FunctionManifest {
         FunctionManifest {
             route: None,
             public: false,
+            cors: None,
             inputs: BTreeMap::new(),
             locate: None,
             limits: Limits::default(),
@@ -109,6 +115,18 @@ impl FunctionManifest {
                 self.inputs.keys().cloned().collect::<Vec<_>>().join(", ")
             ));
         }
+        if let Some(Sought::Path(template) | Sought::Key(template)) =
+            self.locate.as_ref().and_then(Locate::sought)
+            && let Some(name) = template.parameters().find(|name| !self.has_parameter(name))
+        {
+            return Err(format!(
+                "locate names `{{{name}}}`, which is no parameter of the route: write `{{{name}}}` into `route`, or use \
+                 {{rest}} or {{query.{name}}}"
+            ));
+        }
+        if let Some(cors) = &self.cors {
+            cors.check()?;
+        }
         at_most("inputs", self.inputs.len(), limits::INPUTS)?;
         at_most("allow.http", self.allow.http.len(), limits::ALLOWED_HOSTS)?;
         at_most("env", self.env.len(), limits::ENV_VARIABLES)?;
@@ -131,6 +149,13 @@ impl FunctionManifest {
             return Err(format!("env has a variable that no system could hold: {name:?}"));
         }
         Ok(())
+    }
+}
+
+impl FunctionManifest {
+    fn has_parameter(&self, name: &str) -> bool {
+        let route = self.route.as_ref();
+        route.is_some_and(|route| route.parameters().any(|known| known.eq_ignore_ascii_case(name)))
     }
 }
 

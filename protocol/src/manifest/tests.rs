@@ -57,20 +57,181 @@ fn errors_name_the_place() {
 fn templates_fill() {
     let template = Template::try_from("logs/{rest}-{query.day}".to_owned()).unwrap();
     let query = |name: &str| (name == "day").then_some("1".into());
-    assert_eq!(template.fill("a/b", query).as_deref(), Some("logs/a/b-1"));
-    assert_eq!(template.fill("a", |_| None), None);
-    assert!(Template::try_from("{else}".to_owned()).is_err());
-    assert!(Template::try_from("{rest".to_owned()).is_err());
+    assert_eq!(
+        template.fill("a/b", query, |_| None).as_deref(),
+        Some("logs/a/b-1")
+    );
+    assert_eq!(template.fill("a", |_| None, |_| None), None);
+    let template = Template::try_from("{id}/{rest}".to_owned()).unwrap();
+    let parameter = |name: &str| (name == "id").then_some("7".into());
+    assert_eq!(template.fill("a", |_| None, parameter).as_deref(), Some("7/a"));
+    assert_eq!(template.parameters().collect::<Vec<_>>(), ["id"]);
+    for bad in ["{rest", "{}", "{query.}", "{a b}", "{1}"] {
+        assert!(Template::try_from(bad.to_owned()).is_err(), "{bad}");
+    }
 }
 
 #[test]
 fn routes_keep_off_the_gateway_s_paths() {
     for bad in [
-        "", "/", "x", "/v1", "/v1/x", "/fn/x", "/a/", "/a//b", "/a/../b", "/a?b", "/{x}",
+        "",
+        "/",
+        "x",
+        "/v1",
+        "/v1/x",
+        "/fn/x",
+        "/a/",
+        "/a//b",
+        "/a/../b",
+        "/a?b",
+        "/{x}",
+        "/{*x}",
+        "/a/{}",
+        "/a/{*}",
+        "/a/{x",
+        "/a/x}",
+        "/a/b{x}",
+        "/a/{x}b",
+        "/a/{x}{y}",
+        "/a/{*x}/b",
+        "/a/{x}/{X}",
+        "/a/{rest}",
+        "/a/{1}",
+        "/a/{x y}",
+        "/a/{{x}}",
     ] {
         assert!(Route::try_from(bad.to_owned()).is_err(), "{bad}");
     }
     assert!(Route::try_from("/v1x/y".to_owned()).is_ok());
+}
+
+#[test]
+fn routes_have_parameters() {
+    let route = |text: &str| Route::try_from(text.to_owned()).unwrap();
+    let users = route("/users/{id}/posts/{post-id}");
+    assert_eq!(users.parameters().collect::<Vec<_>>(), ["id", "post-id"]);
+    assert_eq!(users.shape(), route("/users/{a}/posts/{b}").shape());
+    assert_eq!(users.shape(), route("/users/{a}/posts/{*b}").shape());
+    assert_ne!(users.shape(), route("/users/id/posts/{b}").shape());
+    let files = route("/files/{*rest}");
+    assert_eq!(
+        files.segments().collect::<Vec<_>>(),
+        [Segment::Text("files"), Segment::Rest("rest")]
+    );
+}
+
+#[test]
+fn locate_names_parameters_that_the_route_has() {
+    let manifest = |route: &str, locate: &str| {
+        let inputs = "inputs = { x = \"d\" }";
+        ManifestFile::parse(&format!(
+            "[function.a]\n{route}\n{inputs}\nlocate = {{ input = \"x\", {locate} }}"
+        ))
+    };
+    let route = "route = \"/users/{id}\"";
+    assert_eq!(manifest(route, "key = \"{id}\"").err(), None);
+    assert_eq!(manifest(route, "path = \"a/{id}/{rest}\"").err(), None);
+    for (route, locate) in [(route, "key = \"{ix}\""), ("", "path = \"{id}\"")] {
+        let error = manifest(route, locate).unwrap_err();
+        assert!(error.message.contains("no parameter of the route"), "{error}");
+    }
+}
+
+#[test]
+fn cors_is_read_and_checked() {
+    let parse = |cors: &str| ManifestFile::parse(&format!("[function.a]\ncors = {{ {cors} }}\n"));
+    let cors = |text: &str| {
+        parse(text).unwrap().function[&"a".parse().unwrap()]
+            .manifest
+            .cors
+            .clone()
+            .unwrap()
+    };
+    let whole = "origins = [\"https://app.example\", \"http://localhost:3000\", \"http://[::1]:3000\"], \
+                 methods = [\"GET\", \"PUT\"], headers = [\"content-type\", \"X-Key\"], expose = [\"etag\"], \
+                 credentials = true, max_age = \"10m\"";
+    let read = cors(whole);
+    assert!(read.allows(b"https://app.example") && read.allows(b"http://[::1]:3000"));
+    assert!(!read.allows(b"https://app.example:8443") && !read.allows(b"https://other.example"));
+    assert!(!read.allows(b"null") && !read.allows(b"*"));
+    assert_eq!(read.max_age, Some(Timeout(Duration::from_secs(600))));
+    let json = serde_json::to_string(&read).unwrap();
+    assert_eq!(serde_json::from_str::<Cors>(&json).unwrap(), read);
+    let few = cors("origins = [\"*\"]");
+    assert_eq!(
+        (few.methods.join(" ").as_str(), few.credentials),
+        ("GET HEAD POST", false)
+    );
+    assert!(few.allows(b"https://any.example") && few.allows(b"null"));
+
+    let many = |count: usize| {
+        let origins: Vec<_> = (0..count).map(|n| format!("\"https://a{n}.example\"")).collect();
+        parse(&format!("origins = [{}]", origins.join(", ")))
+    };
+    assert_eq!(many(limits::CORS_ENTRIES).err(), None);
+    assert!(
+        many(limits::CORS_ENTRIES + 1)
+            .unwrap_err()
+            .message
+            .contains("cors.origins")
+    );
+    for (bad, named) in [
+        ("", "origins"),
+        ("origins = []", "cors.origins"),
+        ("origins = [\"*\"], credentials = true", "cors.credentials"),
+        ("origins = [\"*\", \"https://a.example\"]", "stands alone"),
+        ("origins = [\"https://app.example/\"]", "is no origin"),
+        ("origins = [\"https://App.example\"]", "is no origin"),
+        ("origins = [\"https://*.example\"]", "is no origin"),
+        ("origins = [\"https://app.example:443\"]", "is no origin"),
+        ("origins = [\"http://app.example:080\"]", "is no origin"),
+        ("origins = [\"app.example\"]", "is no origin"),
+        ("origins = [\"null\"]", "is no origin"),
+        ("origins = [\"https://\"]", "is no origin"),
+        (
+            "origins = [\"https://a.example\"], methods = [\"GET POST\"]",
+            "cors.methods",
+        ),
+        (
+            "origins = [\"https://a.example\"], methods = [\"TRACE\"]",
+            "cors.methods",
+        ),
+        (
+            "origins = [\"https://a.example\"], headers = [\"x:y\"]",
+            "cors.headers",
+        ),
+        (
+            "origins = [\"https://a.example\"], headers = [\"\"]",
+            "cors.headers",
+        ),
+        (
+            "origins = [\"https://a.example\"], headers = [\"*\", \"a\"]",
+            "cors.headers",
+        ),
+        (
+            "origins = [\"https://a.example\"], expose = [\"*\"], credentials = true",
+            "cors.expose",
+        ),
+        (
+            "origins = [\"https://a.example\"], max_age = \"25h\"",
+            "cors.max_age",
+        ),
+        ("origins = [\"https://a.example\"], origin = 1", "origin"),
+    ] {
+        let error = parse(bad).unwrap_err();
+        assert!(error.message.contains(named), "{bad}: {error}");
+        assert!(error.at.is_some(), "{bad}: {error}");
+    }
+}
+
+/// Records written before a manifest had `cors` are read, and those without it are written as they were.
+#[test]
+fn older_manifests_are_read_as_they_were() {
+    let old = r#"{"route":"/greet","public":true,"inputs":{"logs":"app-logs"},"limits":{"fuel":10000000000,"memory":268435456,"timeout":"30000ms","gpu_time":"10000ms","gpu_memory":268435456},"allow":{"http":["a.example:443"]},"require":{},"instances":"reuse","env":{"LEVEL":"info"}}"#;
+    let read: FunctionManifest = serde_json::from_str(old).unwrap();
+    assert_eq!(read.cors, None);
+    assert_eq!(read.route, Some(Route::try_from("/greet".to_owned()).unwrap()));
+    assert_eq!(serde_json::to_string(&read).unwrap(), old);
 }
 
 #[test]

@@ -147,7 +147,13 @@ const RATIOS: &[(&str, &str, &str, &str, &str)] = &[
     ("SDK over raw p2, fresh", OURS, OURS_P2, "≥ 0.9", "-"),
     ("SDK over raw p2, reuse", OURS_REUSE, OURS_P2_REUSE, "≥ 0.9", "-"),
     ("p3 over wasmtime's p3", OURS_P3, SERVE_P3, "-", "-"),
-    ("p3 reused over wasmtime's p3", OURS_P3_REUSE, SERVE_P3, "-", "1.0"),
+    (
+        "p3 reused over wasmtime's p3",
+        OURS_P3_REUSE,
+        SERVE_P3,
+        "-",
+        "1.0",
+    ),
     ("our own price, fresh", OURS_P2, BARE, "-", "-"),
     ("our own price, reuse", OURS_P2_REUSE, BARE_REUSE, "-", "-"),
 ];
