@@ -451,9 +451,36 @@ pub struct CallArgs {
 Examples:
   nearfield ls datasets
   nearfield ls jobs
+  nearfield ls dataset/photos                the files of a dataset
   nearfield ls functions --json")]
 pub struct LsArgs {
-    pub what: Listing,
+    /// functions, datasets, nodes, jobs, tokens, pins, or dataset/NAME for the files of one
+    #[arg(value_name = "WHAT")]
+    pub what: Listed,
+}
+
+/// What is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listed {
+    All(Listing),
+    /// The files of a dataset.
+    Files(DatasetName),
+}
+
+impl std::str::FromStr for Listed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(name) = text.strip_prefix("dataset/") {
+            return name
+                .parse()
+                .map(Listed::Files)
+                .map_err(|error| format!("{error}"));
+        }
+        Listing::from_str(text, true).map(Listed::All).map_err(|_| {
+            format!("`{text}` is not functions, datasets, nodes, jobs, tokens, pins or dataset/NAME")
+        })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -30,6 +30,8 @@ pub fn run(session: &Session, args: DeployArgs) -> Result<()> {
     } else {
         Value::Array(values)
     };
+    let notices = deployed.iter().flat_map(|function| &function.reply.notices);
+    notices.for_each(|notice| session.out.report(&format!("note: {notice}")));
     let texts: Result<Vec<String>> = deployed
         .iter()
         .map(|function| function.describe(args.dry_run))
@@ -127,7 +129,7 @@ fn newest(session: &Session, name: &FunctionName) -> Option<Reply> {
     #[derive(Deserialize)]
     struct Described {
         current: FunctionVersion,
-        url: String,
+        url: Option<String>,
     }
     let value = session
         .client
@@ -138,6 +140,7 @@ fn newest(session: &Session, name: &FunctionName) -> Option<Reply> {
         version: current.version,
         component: current.component,
         url,
+        notices: Vec::new(),
         imports: Vec::new(),
         code_bytes: 0,
         compiled_in_ms: None,
@@ -162,13 +165,27 @@ pub struct Reply {
     pub name: FunctionName,
     pub version: u64,
     pub component: Digest,
-    pub url: String,
+    /// None for what is a job alone.
+    url: Option<String>,
+    /// What it will lack.
+    #[serde(default)]
+    notices: Vec<String>,
     imports: Vec<String>,
     #[serde(default)]
     code_bytes: u64,
     #[serde(default)]
     compiled_in_ms: Option<u64>,
     previous: Option<FunctionVersion>,
+}
+
+impl Reply {
+    /// How it is reached.
+    pub fn reached(&self) -> String {
+        match &self.url {
+            Some(url) => format!("at {url}"),
+            None => format!("for jobs: `nearfield run {} --over DATASET`", self.name),
+        }
+    }
 }
 
 impl Deployed {
@@ -189,6 +206,7 @@ impl Deployed {
             "url": url,
             "code_bytes": code_bytes,
             "compiled_in_ms": compiled_in_ms,
+            "notices": self.reply.notices,
         })
     }
 
@@ -198,11 +216,11 @@ impl Deployed {
             name,
             version,
             component,
-            url,
             imports,
             code_bytes,
             compiled_in_ms,
             previous,
+            ..
         } = &self.reply;
         let granted = project::grants(&self.manifest);
         let mut lines = vec![format!("{name} imports{}", indented(&by_package(imports)))];
@@ -233,7 +251,7 @@ impl Deployed {
             lines.push(format!("compiled {code} of code in {seconds:.1} s"));
         }
         let would = if dry_run { "would be " } else { "" };
-        lines.push(format!("{would}{name} v{version} at {url}"));
+        lines.push(format!("{would}{name} v{version} {}", self.reply.reached()));
         Ok(lines.join("\n"))
     }
 }

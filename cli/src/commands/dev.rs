@@ -31,9 +31,12 @@ pub fn run(session: &Session, args: DevArgs) -> Result<()> {
                 Ok(deployed) => {
                     for reply in deployed {
                         // A closed stdout is no reason to stop deploying.
-                        let _ = session
-                            .out
-                            .text(&format!("{} v{} at {}", reply.name, reply.version, reply.url));
+                        let _ = session.out.text(&format!(
+                            "{} v{} {}",
+                            reply.name,
+                            reply.version,
+                            reply.reached()
+                        ));
                         if followed.insert(reply.name.clone()) {
                             scope.spawn(move || logs::follow_for_ever(session, &reply.name));
                         }

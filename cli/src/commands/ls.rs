@@ -1,16 +1,84 @@
-use anyhow::Result;
+use std::io::Write;
+
+use anyhow::{Context, Result};
 use nearfield_protocol::gpu::GpuAdvert;
 use nearfield_protocol::node::Labels;
 use nearfield_protocol::records::TokenVersion;
 use nearfield_protocol::units::{format_bytes, format_count};
-use nearfield_protocol::{Digest, FunctionName};
-use serde::Deserialize;
+use nearfield_protocol::{DatasetName, Digest, FunctionName};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{Session, jobs};
-use crate::args::Listing;
+use crate::args::{Listed, Listing};
+use crate::client::segment;
 use crate::output::{table, utc_minute};
 
-pub fn run(session: &Session, what: Listing) -> Result<()> {
+pub fn run(session: &Session, what: Listed) -> Result<()> {
+    match what {
+        Listed::All(what) => all(session, what),
+        Listed::Files(name) => files(session, &name),
+    }
+}
+
+#[derive(Deserialize)]
+struct Page {
+    version: u64,
+    files: Vec<File>,
+    next: Option<String>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct File {
+    path: String,
+    kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    executable: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
+}
+
+/// A line for each file as its page comes, or one value in all.
+fn files(session: &Session, name: &DatasetName) -> Result<()> {
+    let (mut after, mut all, mut out) = (String::new(), Vec::new(), crate::output::stdout());
+    loop {
+        let path = format!(
+            "/v1/datasets/{}/files?after={}",
+            segment(name.as_str()),
+            segment(&after)
+        );
+        let page = session.client.get(path);
+        let page: Page =
+            serde_json::from_value(page.with_context(|| format!("listing the files of `{name}`"))?)?;
+        match session.out.json {
+            true => all.extend(page.files),
+            false => {
+                for file in &page.files {
+                    let what = match (file.bytes, &file.target) {
+                        (Some(bytes), _) => format_bytes(bytes),
+                        (None, Some(target)) => format!("→ {target}"),
+                        (None, None) => file.kind.clone(),
+                    };
+                    writeln!(out, "{what:>12}  {}", file.path)?;
+                }
+            }
+        }
+        match page.next {
+            Some(next) => after = next,
+            None => {
+                let value = json!({ "name": name, "version": page.version, "files": all });
+                return match session.out.json {
+                    true => session.out.show_as(&value, String::new),
+                    false => Ok(()),
+                };
+            }
+        }
+    }
+}
+
+fn all(session: &Session, what: Listing) -> Result<()> {
     let Session { client, out } = session;
     match what {
         Listing::Functions => out.show(&client.get("/v1/functions")?, functions),

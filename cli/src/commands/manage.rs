@@ -21,8 +21,11 @@ pub fn rollback(session: &Session, args: RollbackArgs) -> Result<()> {
         .with_context(|| format!("rolling `{}` back", args.function))?;
     session.out.show(&reply, |reply: deploy::Reply| {
         format!(
-            "{} v{} at {}, component {}",
-            reply.name, reply.version, reply.url, reply.component
+            "{} v{} {}, component {}",
+            reply.name,
+            reply.version,
+            reply.reached(),
+            reply.component
         )
     })
 }

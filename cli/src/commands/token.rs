@@ -8,7 +8,7 @@ use serde_json::json;
 use nearfield_gateway::Narrowing;
 
 use super::{Session, ls, manage};
-use crate::args::{Listing, Thing, TokenScope, TokenVerb};
+use crate::args::{Listed, Listing, Thing, TokenScope, TokenVerb};
 use crate::failure::{Exit, Failure};
 
 /// More than any token has.
@@ -35,7 +35,7 @@ pub fn run(session: &Session, verb: TokenVerb) -> Result<()> {
             narrow(session, &token, &narrowing)
         }
         TokenVerb::Revoke { id } => manage::rm(session, Thing::Token(id), false),
-        TokenVerb::Ls => ls::run(session, Listing::Tokens),
+        TokenVerb::Ls => ls::run(session, Listed::All(Listing::Tokens)),
     }
 }
 

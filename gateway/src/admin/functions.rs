@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use http::{Response, StatusCode};
-use nearfield_protocol::manifest::{FunctionManifest, Route};
+use nearfield_protocol::manifest::{FunctionManifest, Input, Route};
 use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{Digest, FunctionName, NodeId, Problem, ProblemKind, limits};
 use serde::Deserialize;
@@ -261,7 +261,8 @@ fn deployed(
             "name": version.name,
             "version": version.version,
             "component": version.component,
-            "url": url(gateway, version),
+            "url": is_called(surface).then(|| url(gateway, version)),
+            "notices": notices(gateway, version),
             "imports": surface.imports,
             "exports": surface.exports,
             "code_bytes": surface.code_bytes,
@@ -269,6 +270,34 @@ fn deployed(
             "previous": previous,
         }),
     )
+}
+
+/// Whether requests reach it; what only exports a job's interfaces has no address.
+fn is_called(surface: &Surface) -> bool {
+    let handler = |export: &String| {
+        export.starts_with("wasi:http/incoming-handler@") || export.starts_with("wasi:http/handler@")
+    };
+    surface.exports.iter().any(handler)
+}
+
+/// What a deployment is told that it will lack.
+fn notices(gateway: &Gateway, version: &FunctionVersion) -> Vec<String> {
+    let records = gateway.catalog.node.records();
+    let missing = version
+        .manifest
+        .inputs
+        .iter()
+        .filter_map(|(name, input)| match input {
+            Input::Newest(dataset) if records.dataset(dataset).is_none() => Some((name, dataset)),
+            _ => None,
+        });
+    missing
+        .map(|(name, dataset)| {
+            format!(
+                "input `{name}` is the dataset `{dataset}`, which is not there: until `nearfield put … --name {dataset}`, calls fail"
+            )
+        })
+        .collect()
 }
 
 fn route(function: &FunctionVersion) -> Route {

@@ -3,6 +3,7 @@
 
 mod datasets;
 mod events;
+mod files;
 mod functions;
 mod jobs;
 mod nodes;
@@ -206,6 +207,7 @@ async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>
         ("GET", ["v1", "datasets"]) => Ok(datasets::list(gateway)),
         ("POST", ["v1", "datasets", name]) => datasets::put(gateway, name, asked).await,
         ("GET", ["v1", "datasets", name]) => datasets::describe(gateway, name).await,
+        ("GET", ["v1", "datasets", name, "files"]) => files::list(gateway, name, &asked).await,
         ("DELETE", ["v1", "datasets", name]) => datasets::remove(gateway, name, asked.flag("purge")?).await,
         ("POST", ["v1", "datasets", name, "prune"]) => datasets::prune(gateway, name, &asked).await,
         ("GET", ["v1", "usage"]) => usage::usage(gateway).await,
@@ -289,7 +291,8 @@ fn methods(segments: &[&str]) -> Option<&'static str> {
         ["pins", _] => "PUT, DELETE",
         ["tokens", _] => "DELETE",
         ["nodes", _, "drain"] | ["datasets", _, "prune"] | ["functions", _, "rollback"] => "POST",
-        ["functions", _, "logs"] | ["jobs", _, "output" | "events" | "logs"] => "GET, HEAD",
+        ["functions", _, "logs"] | ["datasets", _, "files"] => "GET, HEAD",
+        ["jobs", _, "output" | "events" | "logs"] => "GET, HEAD",
         ["jobs", _, "shards", _] => "GET, HEAD",
         ["jobs", _, "shards", _, "replay"] => "POST",
         _ => return None,
