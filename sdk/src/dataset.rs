@@ -61,7 +61,8 @@ impl Dataset {
         self.handle.by_path(path)
     }
 
-    /// Where the records of `key` lie, if there are any, in a dataset put with `--key`. They do not leave their shard.
+    /// Where the records of `key` lie, if there are any, in a dataset put with `--key`. They do not leave their shard. A key is
+    /// text: of a JSON number as it is written there, so `1.10` is not `1.1`; of a JSON string what it says.
     pub fn by_key(&self, key: &str) -> Result<Option<Location>, DataError> {
         self.handle.by_key(key)
     }

@@ -39,9 +39,8 @@ struct Progress {
 pub fn run(session: &Session, args: PutArgs) -> Result<()> {
     let started = Instant::now();
     let mut path = format!(
-        "/v1/datasets/{}?source={}&split={}",
+        "/v1/datasets/{}?split={}",
         segment(args.name.as_str()),
-        segment(&args.source.name()?),
         segment(&args.split),
     );
     if let Some(bytes) = args.shard_size {
@@ -103,7 +102,8 @@ fn upload(session: &Session, args: &PutArgs, mut path: String) -> Result<Value> 
     if let Some(text) = left_out(&input.left_out) {
         session.out.report(&text);
     }
-    path.push_str(&format!("&folder={}", input.folder));
+    let name = encoded_name(args.source.name()?, input.encoding.as_deref());
+    path.push_str(&format!("&folder={}&source={}", input.folder, segment(&name)));
     let bar = session.out.bytes_bar(input.bytes);
     let stored = session.client.upload(path, bar.wrap_read(input.read));
     bar.finish_and_clear();
@@ -121,6 +121,15 @@ fn left_out(paths: &[String]) -> Option<String> {
         more => format!(" and {more} more"),
     };
     Some(format!("left out: {}{more}", named.join(", ")))
+}
+
+/// The name of what a server sends encoded, as the file would be called that holds these bytes. Most encodings are told by their bytes,
+/// but not brotli.
+fn encoded_name(name: String, encoding: Option<&str>) -> String {
+    match encoding {
+        Some("br") if !name.to_ascii_lowercase().ends_with(".br") => format!("{name}.br"),
+        _ => name,
+    }
 }
 
 /// Only the path or URL goes to the node, which reads it itself.
@@ -146,7 +155,11 @@ fn in_place(session: &Session, source: &Source, mut path: String) -> Result<Valu
         }
         Source::Remote(remote) => remote.to_string(),
     };
-    path.push_str(&format!("&in-place={}", segment(&place)));
+    path.push_str(&format!(
+        "&source={}&in-place={}",
+        segment(&source.name()?),
+        segment(&place)
+    ));
     let call = Call::new("POST", path).header(ACCEPT.as_str(), events::CONTENT);
     let response = session.client.send(call, SendBody::none())?;
     if header(response.headers(), CONTENT_TYPE.as_str()) != Some(events::CONTENT) {
@@ -169,5 +182,19 @@ fn in_place(session: &Session, source: &Source, mut path: String) -> Result<Valu
     match stored {
         Err(error) if error.downcast_ref::<Problem>().is_none() => Err(error.context(EARLY)),
         stored => stored?.context(EARLY),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_encodes_is_named_so() {
+        let named = |name: &str, encoding| encoded_name(name.to_owned(), encoding);
+        assert_eq!(named("t.csv", Some("br")), "t.csv.br");
+        assert_eq!(named("t.csv.br", Some("br")), "t.csv.br");
+        assert_eq!(named("t.csv", Some("gzip")), "t.csv");
+        assert_eq!(named("t.csv", None), "t.csv");
     }
 }

@@ -26,6 +26,8 @@ pub struct Input {
     pub read: Box<dyn Read>,
     /// Unknown for pipes, and for servers that do not say.
     pub bytes: Option<u64>,
+    /// What a server says that it is encoded as, beside what its name says.
+    pub encoding: Option<String>,
     /// The stream is a tar of it.
     pub folder: bool,
     /// What of a folder is not in it.
@@ -62,6 +64,7 @@ impl Source {
             Source::Stdin => Ok(Input {
                 read: Box::new(io::stdin()),
                 bytes: None,
+                encoding: None,
                 folder: false,
                 left_out: Vec::new(),
             }),
@@ -94,6 +97,7 @@ fn open_path(path: &Path, excludes: &Excludes) -> Result<Input> {
         return Ok(Input {
             read: Box::new(folder.pack()?),
             bytes,
+            encoding: None,
             folder: true,
             left_out,
         });
@@ -104,6 +108,7 @@ fn open_path(path: &Path, excludes: &Excludes) -> Result<Input> {
     Ok(Input {
         read: Box::new(file),
         bytes,
+        encoding: None,
         folder: false,
         left_out: Vec::new(),
     })

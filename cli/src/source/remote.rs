@@ -2,7 +2,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use nearfield_net::remote::{Ahead, First, Pins, Remote, Site, Stream, Trust};
+use nearfield_net::remote::{Ahead, First, Pins, Remote, Site, Stream, Trust, encoding};
 use tokio::runtime::{Builder, Runtime};
 
 use super::Input;
@@ -31,7 +31,8 @@ fn open_one(runtime: Runtime, site: Arc<Site>, key: &str) -> Result<Input> {
     let first = runtime.block_on(site.first(key))?;
     let handle = runtime.handle().clone();
     Ok(match first {
-        First::Ranges(object, bytes) => Input {
+        First::Ranges(object, bytes, encoding) => Input {
+            encoding,
             bytes: Some(object.size_bytes),
             read: Box::new(Running {
                 input: Ahead::new(handle, site, vec![object], bytes),
@@ -41,6 +42,7 @@ fn open_one(runtime: Runtime, site: Arc<Site>, key: &str) -> Result<Input> {
             left_out: Vec::new(),
         },
         First::Stream(response) => Input {
+            encoding: encoding(&response),
             bytes: response.content_length(),
             read: Box::new(Running {
                 input: Stream::new(handle, site.shown(key), response),
@@ -78,6 +80,7 @@ fn open_folder(runtime: Runtime, site: Arc<Site>, prefix: &str) -> Result<Input>
     Ok(Input {
         read: Box::new(folder.pack()?),
         bytes,
+        encoding: None,
         folder: true,
         left_out: Vec::new(),
     })

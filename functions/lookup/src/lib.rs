@@ -7,6 +7,9 @@ mod csv;
 
 use nearfield::{Body, Dataset, Error, HeaderValue, Records, Request, RequestExt, Response, Result, header};
 
+/// What a spreadsheet may put before the first column's name.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Answers with the records as JSON, one a line; those of CSV become objects of strings.
 #[nearfield::http]
 fn lookup(request: Request) -> Result<Response> {
@@ -31,8 +34,10 @@ fn lookup(request: Request) -> Result<Response> {
 
 /// Each CSV record as an object, its members in the order of the columns.
 fn objects(records: &Records) -> Result<Vec<u8>> {
-    let header = csv::records(&records.header());
-    let names = header.first().map_or(&[][..], Vec::as_slice);
+    let header = records.header();
+    let header = csv::records(header.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&header));
+    // Empty lines may stand before it.
+    let names = header.last().map_or(&[][..], Vec::as_slice);
     let mut lines = Vec::new();
     for record in csv::records(records.bytes()) {
         lines.push(b'{');
@@ -81,6 +86,16 @@ mod tests {
             (200, "{\"id\":\"a/b c\",\"name\":\"Di\"}\n".into())
         );
         assert_eq!(answer(data(), "/8").0, 404);
+    }
+
+    #[test]
+    fn what_stands_before_the_header_names_no_column() {
+        let table = "\u{feff}\n\nid,name\n7,Ada\n";
+        let data = mock::Dataset::new("csv").key("id").file("users.csv", table);
+        assert_eq!(
+            answer(data, "/7"),
+            (200, "{\"id\":\"7\",\"name\":\"Ada\"}\n".into())
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nearfield_protocol::units::format_bytes;
-use reqwest::header::{HeaderMap, HeaderValue, IF_MATCH, RANGE};
+use reqwest::header::{CONTENT_ENCODING, HeaderMap, HeaderValue, IF_MATCH, RANGE};
 use reqwest::{Method, Request, Response, StatusCode, Url};
 
 use super::ahead::{AHEAD_REQUESTS, PIECE_BYTES};
@@ -52,10 +52,17 @@ enum Base {
 
 /// How an object begins.
 pub enum First {
-    /// With its first piece; the others can be asked for.
-    Ranges(Object, Vec<u8>),
+    /// With its first piece, and what the server says that it is encoded as; the other pieces can be asked for.
+    Ranges(Object, Vec<u8>, Option<String>),
     /// It comes in one stream, or not at all: the server gives no ranges, or no word by which a change would show.
     Stream(Response),
+}
+
+/// What an answer's body is encoded as, if its server says so: `br`, for instance.
+pub fn encoding(head: &Response) -> Option<String> {
+    let encoding = head.headers().get(CONTENT_ENCODING)?.to_str().ok()?;
+    let encoding = encoding.trim().to_ascii_lowercase();
+    (!encoding.is_empty() && encoding != "identity").then_some(encoding)
 }
 
 impl Site {
@@ -257,6 +264,7 @@ impl Site {
             Err(Trouble::Refused(Refusal { status: 416, .. })) => return self.plain(key).await,
             answered => answered.map_err(|trouble| self.explain(key, &trouble))?,
         };
+        let encoding = encoding(&head);
         let Some(object) = rangeable(key, described(&head)) else {
             return match head.status() {
                 StatusCode::PARTIAL_CONTENT => self.plain(key).await,
@@ -269,7 +277,7 @@ impl Site {
             Ok(()) if body.len() as u64 == range.end => body,
             _ => self.piece(&object, range, body).await?,
         };
-        Ok(First::Ranges(object, bytes))
+        Ok(First::Ranges(object, bytes, encoding))
     }
 
     async fn plain(&self, key: &str) -> Result<First, RemoteError> {
