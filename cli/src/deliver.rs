@@ -63,7 +63,7 @@ pub fn write(content: &mut dyn Read, path: &Path, executable: bool) -> Result<()
                 Ok(())
             }
             // In a folder that takes no new files, or for a file that is somebody else's.
-            Err(_) if like.is_some() => {
+            Err(error) if like.is_some() && is_refusal(&error) => {
                 let mut file = truncated(&target).with_context(writing)?;
                 io::copy(content, &mut file).with_context(copying)?;
                 Ok(())
@@ -137,6 +137,13 @@ fn beside(
         file.as_file().set_permissions(Permissions::from_mode(mode))?;
     }
     Ok((file, there))
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+    )
 }
 
 fn truncated(path: &Path) -> io::Result<File> {

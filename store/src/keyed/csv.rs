@@ -116,6 +116,18 @@ pub(super) struct Checker {
 const BACKSLASH: &str =
     "has a quote behind a backslash, which ends its field: a quote inside quotes is written twice";
 
+/// Where records end is told before it is known what separates fields, so any of these would begin a field there.
+const OTHER_DELIMITER: &str = "has a quote right behind a comma, semicolon, tab or bar that separates no columns here: readers \
+                               take it for the beginning of a field";
+
+/// Whether a quote stands in a field where it would open another, did something else separate fields.
+fn opens_another(field: &[u8]) -> bool {
+    memchr(b'"', field).is_some()
+        && field
+            .windows(2)
+            .any(|pair| DELIMITERS.contains(&pair[0]) && pair[1] == b'"')
+}
+
 impl Checker {
     pub fn of(column: &Column) -> Self {
         Checker {
@@ -142,7 +154,11 @@ impl Checker {
                             return Err(BACKSLASH.to_owned());
                         }
                     }
+                    if opens_another(&quoted[close..]) {
+                        return Err(OTHER_DELIMITER.to_owned());
+                    }
                 }
+                None if opens_another(field) => return Err(OTHER_DELIMITER.to_owned()),
                 // A Windows path may end with a backslash: it takes a quote behind it where none belongs to tell, or at the
                 // end of a line that the quotes were to hold.
                 None => {
@@ -310,10 +326,11 @@ mod tests {
     fn records_are_like_their_header_or_refused() {
         let good: &[&str] = &[
             "1,x\n",
-            "\"a \"\"b\"\",\"\n\r,;\"\r\n",
+            "\"a \"\"b\"\"\",\"\n\r,;\"\r\n",
             ",\n",
             "5\" pipe,\"\"",
             "\"C:\\dir\\\",x\n",
+            "\"a;\"\"b|\"\"\",x;y\n",
             "a\\,\"b\"",
         ];
         assert_eq!(refused("id,name\n", good), None);
@@ -334,6 +351,8 @@ mod tests {
             "has 3 fields, and the header has 2, separated by semicolons",
         );
         refuse("id,name\n", &["1,\"x\n"], 0, "nothing closes");
+        refuse("id,name\n", &["1,x;\"y\n"], 0, "right behind a comma, semicolon");
+        refuse("id\n", &["\"a\" \t\"b\"\n"], 0, "right behind a comma, semicolon");
         for escaped in [
             "\"a\\\"b\",x\n",
             "\"a\\\",b\",x\n",
