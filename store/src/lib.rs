@@ -34,3 +34,10 @@ pub use layout::Placement;
 pub use put::{PutProgress, PutReport, PutRequest, StagedDataset, StagedInput};
 pub use remembered::Remembered;
 pub use shard::{Shard, ShardReader};
+
+/// How many random cases a property is tried with: as many as `PROPTEST_CASES` says, else so many.
+#[cfg(test)]
+fn cases(usual: u32) -> u32 {
+    let given = std::env::var("PROPTEST_CASES").ok();
+    given.and_then(|cases| cases.parse().ok()).unwrap_or(usual)
+}

@@ -151,7 +151,7 @@ fn odd_text() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(crate::cases(400)))]
 
     #[test]
     fn bytes_come_back_or_an_error_names_them(

@@ -133,7 +133,7 @@ fn a_byte_order_mark_stays_in_front() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(crate::cases(300)))]
 
     #[test]
     fn every_record_of_a_table_comes_back_under_its_key(
