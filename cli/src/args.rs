@@ -431,6 +431,7 @@ Examples:
   nearfield call hello '/?name=Ada'
   nearfield call resize /photos/cat.jpg --data @cat.jpg --header content-type:image/jpeg > small.jpg")]
 pub struct CallArgs {
+    /// The function's name
     pub function: FunctionName,
     /// The path below the function's route, with its query; it begins with the route's parameters, if there are any
     #[arg(default_value = "")]
@@ -537,6 +538,7 @@ Examples:
   nearfield rollback hello                   to the version before
   nearfield rollback hello --to 3")]
 pub struct RollbackArgs {
+    /// The function's name
     pub function: FunctionName,
     /// The version to bring back
     #[arg(long, value_name = "VERSION")]
@@ -657,6 +659,25 @@ mod tests {
         assert_eq!(address("127.0.0.1:8080"), Ok(([127, 0, 0, 1], 8080).into()));
         assert_eq!(address("localhost:8080").map(|address| address.port()), Ok(8080));
         assert!(address("localhost").is_err() && address("").is_err());
+    }
+
+    #[test]
+    fn every_verb_and_argument_is_described() {
+        fn look(command: &clap::Command, path: &str, lacks: &mut Vec<String>) {
+            if command.get_about().is_none() {
+                lacks.push(path.to_owned());
+            }
+            let arguments = command.get_arguments().filter(|argument| !argument.is_hide_set());
+            for argument in arguments.filter(|argument| argument.get_help().is_none()) {
+                lacks.push(format!("{path} {}", argument.get_id()));
+            }
+            for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+                look(verb, &format!("{path} {}", verb.get_name()), lacks);
+            }
+        }
+        let mut lacks = Vec::new();
+        look(&Args::command(), "nearfield", &mut lacks);
+        assert!(lacks.is_empty(), "without a description: {lacks:#?}");
     }
 
     #[test]

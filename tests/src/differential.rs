@@ -295,7 +295,7 @@ fn the_examples_come_to_the_same_in_wasm_and_natively() {
         let mut words = Words::new(round);
         let named = |name: &str| format!("{name}{round}");
         let files = |count: usize, mut of: Box<dyn FnMut(usize) -> (String, Vec<u8>) + '_>| {
-            (0..count).map(|number| of(number)).collect::<Vec<_>>()
+            (0..count).map(&mut of).collect::<Vec<_>>()
         };
 
         let text = Files {

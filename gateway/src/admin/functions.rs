@@ -134,10 +134,13 @@ pub fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, Problem
     let current = records
         .function(&name)
         .ok_or_else(|| unknown_function(name.as_str()))?;
+    let mut shown = json!(current);
+    // Left out of records where it is the default, and looked for here.
+    shown["manifest"]["limits"]["calls"] = current.manifest.limits.calls.into();
     Ok(reply::json(
         StatusCode::OK,
         &json!({
-            "current": current,
+            "current": shown,
             "versions": records.function_versions(&name),
             "url": url(gateway, current),
         }),
