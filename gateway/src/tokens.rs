@@ -438,7 +438,7 @@ mod tests {
             "($p == \"a\" && ".repeat(6) + "true" + &")".repeat(6)
         );
         let many = "check if path($p), $p != \"a\"; ".repeat(MAX_CHECKS + 1);
-        let ways = vec!["path($p), $p == \"a\""; MAX_QUERIES + 1].join(" or ");
+        let ways = ["path($p), $p == \"a\""; MAX_QUERIES + 1].join(" or ");
         for code in [
             join.as_str(),
             "token(\"t2\"); function(\"g\");",
