@@ -93,7 +93,6 @@ impl Invocation {
             contentless: false,
             left_bytes: None,
             last: None,
-            broken: None,
             reader,
             end,
         };
@@ -282,7 +281,7 @@ impl Closing {
             problem = match shared.refused.get() {
                 Some(code) => Some(refused(&function.name, code)),
                 None if status.is_none() && !cancelled => Some(no_response(&function.name)),
-                None => None,
+                None => shared.broken.get().cloned(),
             };
         }
         (self.report)(CallReport {
@@ -464,6 +463,8 @@ pub(crate) struct Shared {
     pub status: AtomicU16,
     /// The error that the guest gave instead of a response.
     pub refused: OnceLock<String>,
+    /// How the guest's body itself broke off.
+    broken: OnceLock<Problem>,
     /// How far the response has been read: [`UNREAD`], [`READ`] or [`GONE`].
     reading: AtomicU8,
     /// Who waits for that to change.
@@ -571,8 +572,6 @@ pub struct GuestBody {
     /// The frame that completes the declared length: with it the client takes the response for whole,
     /// so it waits until the call is known to have ended well.
     last: Option<Frame<Bytes>>,
-    /// How the guest's body itself broke off.
-    broken: Option<Problem>,
     reader: Reader,
     end: End,
 }
@@ -603,9 +602,12 @@ impl Body for GuestBody {
                     // What the guest still does with its body must find it open.
                     this.reader.set(READ);
                 }
-                // Whatever broke the body off, the call's end knows the cause better.
+                // Whatever broke the body off, the call's end knows the cause better, and tells it to whoever asks.
                 Some(Err(error)) => {
-                    this.broken = (!this.contentless).then(|| broken(&error));
+                    if !this.contentless {
+                        // Only here is it set.
+                        let _ = this.reader.0.broken.set(broken(&error));
+                    }
                     this.read_whole();
                 }
                 None => this.read_whole(),
@@ -614,7 +616,7 @@ impl Body for GuestBody {
         if matches!(this.end, End::Told) {
             return Poll::Ready(None);
         }
-        let problem = ready!(this.end.poll(cx)).or_else(|| this.broken.take());
+        let problem = ready!(this.end.poll(cx));
         this.inner = None;
         match (problem, this.last.take()) {
             (Some(problem), _) => Poll::Ready(Some(Err(problem))),

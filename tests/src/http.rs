@@ -359,8 +359,8 @@ fn what_has_no_content_is_whole_without_it() {
             );
         }
         assert_eq!(
-            ask("GET", "status=200&length=5").status,
-            502,
+            ask("GET", "status=200&length=5").problem(),
+            "bad-response",
             "a body that is missing is a fault"
         );
         // One connection goes on after all of these.
