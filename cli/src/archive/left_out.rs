@@ -9,7 +9,7 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 /// A folder's own list, in the syntax of `.gitignore`.
 const IGNORE_FILE: &str = ".nearfieldignore";
 
-/// How a user chooses what is left out.
+/// The user's choice of files that a put leaves out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Excludes {
     /// As lines of a `.gitignore` in the folder that is put.
@@ -45,7 +45,7 @@ impl Rules {
 
     /// Whether an entry stays out, and a folder with all that is in it.
     pub fn leave_out(&mut self, path: &Path, is_dir: bool) -> Result<bool> {
-        // What was typed is the last word.
+        // `--exclude` decides before the folder's own list, and that before git's.
         for rules in [&self.given, &self.own] {
             let matched = rules.matched(path, is_dir);
             if !matched.is_none() {
