@@ -239,6 +239,10 @@ pub struct UpArgs {
     /// Shards that jobs work on at once; as many as there are cores without it
     #[arg(long, value_name = "N")]
     pub job_workers: Option<NonZeroUsize>,
+    /// Memory of all guests together; half of what this machine, or the group of processes that the node is in, may use
+    /// without it
+    #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
+    pub guest_memory: Option<u64>,
     /// The GPU that functions may use: auto (hardware, or else the software adapter), hardware, software, off, or a
     /// part of an adapter's name
     #[arg(long, value_name = "GPU", default_value = "auto")]

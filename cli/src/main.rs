@@ -13,6 +13,7 @@ mod failure;
 mod guest;
 mod interrupt;
 mod local;
+mod machine;
 mod output;
 mod project;
 mod sdk;

@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{Gpu, JoinArgs, UpArgs};
 use crate::local::LocalHost;
+use crate::machine;
 
 /// How much guests stand back behind listeners and control, as a nice value, and jobs behind calls.
 const GUEST_NICE: i32 = 5;
@@ -176,6 +177,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
             remembered: remembered.clone(),
             logs,
             gpu: gpu.clone(),
+            memory_bytes: args.guest_memory.unwrap_or_else(|| machine::memory_bytes() / 2),
         },
     )?;
     let token_file = data_dir.join("admin.token");

@@ -36,6 +36,23 @@ impl Loaded {
             Loaded::P3(pre) => pre.engine(),
         }
     }
+
+    /// Places that an instance takes.
+    pub fn places(&self) -> u32 {
+        engine::places_of(self.component())
+    }
+
+    /// Memory that an instance begins with, at most.
+    pub fn memory_bytes(&self) -> u64 {
+        engine::memory_of(self.component())
+    }
+
+    fn component(&self) -> &Component {
+        match self {
+            Loaded::P2(pre) => pre.instance_pre().component(),
+            Loaded::P3(pre) => pre.instance_pre().component(),
+        }
+    }
 }
 
 /// Loads components. Cheap to clone.

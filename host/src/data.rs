@@ -4,19 +4,17 @@
 //! of the map itself (one copy instead of two), and every function charges fuel before it works.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use nearfield_protocol::{Digest, cost, limits};
 use nearfield_store::{Dataset, Shard, Store as BlobStore, StoreError};
+use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, Lift, Linker, Lower, Resource, ResourceType};
-use wasmtime::{StoreContextMut, Trap};
-use wasmtime_wasi::WasiView;
 
 use crate::guest::Guest;
+use crate::meter::charge;
 
 const INTERFACE: &str = "nearfield:data/shards@0.1.0";
 
@@ -134,28 +132,6 @@ impl From<StoreError> for DataError {
 pub(crate) type Context<'a> = StoreContextMut<'a, Guest>;
 pub(crate) type Answer<T> = Result<T, DataError>;
 
-/// Takes `fuel` from the guest, or stops it.
-pub(crate) fn charge(store: &mut Context<'_>, fuel: u64) -> wasmtime::Result<()> {
-    let left = store.get_fuel()?;
-    match left.checked_sub(fuel) {
-        Some(left) => store.set_fuel(left),
-        None => {
-            store.set_fuel(0)?;
-            Err(Trap::OutOfFuel.into())
-        }
-    }
-}
-
-/// Waits for the store from a synchronous host function. What is open already is there at once; for what is cold the
-/// runtime first moves other guests off this thread, which costs more than most calls.
-fn wait<T>(work: impl Future<Output = T>) -> T {
-    let mut work = pin!(work);
-    match work.as_mut().now_or_never() {
-        Some(done) => done,
-        None => tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work)),
-    }
-}
-
 /// Adds the interface to a linker.
 pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     let mut shards = linker.instance(INTERFACE)?;
@@ -165,8 +141,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         |mut store, rep| {
             store
                 .data_mut()
-                .ctx()
-                .table
+                .table()
                 .delete(Resource::<DatasetHandle>::new_own(rep))?;
             Ok(())
         },
@@ -174,32 +149,23 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     shards.resource("shard", ResourceType::host::<ShardHandle>(), |mut store, rep| {
         store
             .data_mut()
-            .ctx()
-            .table
+            .table()
             .delete(Resource::<ShardHandle>::new_own(rep))?;
         Ok(())
     })?;
 
-    shards.func_wrap(
+    shards.func_wrap_async(
         "[static]dataset.open",
         |mut store: Context<'_>, (input,): (String,)| {
-            charge(&mut store, cost::DATA_CALL)?;
-            let data = &store.data().data;
-            let answer = match data.inputs.get(&input) {
-                None => Err(DataError::Denied(format!(
-                    "`{input}` is not among the manifest's inputs ({})",
-                    data.inputs.keys().cloned().collect::<Vec<_>>().join(", ")
-                ))),
-                Some(digest) => match wait(data.blobs.dataset(digest)) {
-                    Ok(dataset) => Ok(dataset),
-                    Err(error) => Err(told(&store, error)?),
-                },
-            };
-            let answer: Answer<Resource<DatasetHandle>> = match answer {
-                Ok(dataset) => Ok(store.data_mut().ctx().table.push(DatasetHandle(dataset))?),
-                Err(error) => Err(error),
-            };
-            Ok((answer,))
+            Box::new(async move {
+                charge(&mut store, cost::DATA_CALL)?;
+                let opened = open_dataset(&mut store, &input).await?;
+                let answer: Answer<Resource<DatasetHandle>> = match opened {
+                    Ok(dataset) => Ok(store.data_mut().table().push(DatasetHandle(dataset))?),
+                    Err(error) => Err(error),
+                };
+                Ok((answer,))
+            })
         },
     )?;
     shards.func_wrap(
@@ -216,19 +182,22 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
             Ok((dataset.shards.len() as u32,))
         },
     )?;
-    shards.func_wrap(
+    shards.func_wrap_async(
         "[method]dataset.shard",
         |mut store: Context<'_>, (this, index): (Resource<DatasetHandle>, u32)| {
-            let dataset = dataset(&mut store, &this)?;
-            let answer: Answer<Resource<ShardHandle>> = match open_shard(&mut store, &dataset, index)? {
-                Ok(shard) => Ok(store.data_mut().ctx().table.push(ShardHandle {
-                    dataset,
-                    index,
-                    shard,
-                })?),
-                Err(error) => Err(error),
-            };
-            Ok((answer,))
+            Box::new(async move {
+                let dataset = dataset(&mut store, &this)?;
+                let opened = open_shard(&mut store, &dataset, index).await?;
+                let answer: Answer<Resource<ShardHandle>> = match opened {
+                    Ok(shard) => Ok(store.data_mut().table().push(ShardHandle {
+                        dataset,
+                        index,
+                        shard,
+                    })?),
+                    Err(error) => Err(error),
+                };
+                Ok((answer,))
+            })
         },
     )?;
     shards.func_wrap(
@@ -242,12 +211,15 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
             Ok((answer,))
         },
     )?;
-    shards.func_wrap(
+    shards.func_wrap_async(
         "[method]dataset.by-key",
         |mut store: Context<'_>, (this, key): (Resource<DatasetHandle>, String)| {
-            let dataset = dataset(&mut store, &this)?;
-            let answer: Answer<Option<(u32, u64, u64)>> = by_key(&mut store, &dataset, key.as_bytes())?;
-            Ok((answer,))
+            Box::new(async move {
+                let dataset = dataset(&mut store, &this)?;
+                let answer: Answer<Option<(u32, u64, u64)>> =
+                    by_key(&mut store, &dataset, key.as_bytes()).await?;
+                Ok((answer,))
+            })
         },
     )?;
 
@@ -262,7 +234,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         "[method]shard.size",
         |mut store: Context<'_>, (this,): (Resource<ShardHandle>,)| {
             charge(&mut store, cost::DATA_CALL)?;
-            Ok((store.data_mut().ctx().table.get(&this)?.shard.size_bytes(),))
+            Ok((store.data_mut().table().get(&this)?.shard.size_bytes(),))
         },
     )?;
     shards.func_wrap(
@@ -295,32 +267,20 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
             Ok((source.cloned().unwrap_or_default(),))
         },
     )?;
-    shards.func_wrap(
+    shards.func_wrap_async(
         "[method]shard.read",
         |mut store: Context<'_>, (this, offset, len): (Resource<ShardHandle>, u64, u32)| {
-            let shard = store.data_mut().ctx().table.get(&this)?.shard.clone();
-            let answer = match range(&shard, offset, len) {
-                Ok(range) => {
-                    let bytes = range.end - range.start;
-                    charge(&mut store, cost::DATA_CALL + cost::bytes(bytes))?;
-                    store.data_mut().data.bytes += bytes;
-                    let begun = Instant::now();
-                    let read = shard.read(range);
-                    if let Shard::InPlace(_) = shard {
-                        store.data_mut().data.waited += begun.elapsed();
-                    }
-                    match read {
-                        Ok(bytes) => Ok(bytes),
-                        Err(error) => Err(told(&store, error)?),
-                    }
-                }
-                Err(error) => {
-                    charge(&mut store, cost::DATA_CALL)?;
-                    Err(error)
-                }
-            };
-            let answer: Answer<Bytes> = answer;
-            Ok((answer,))
+            Box::new(async move {
+                let shard = store.data_mut().table().get(&this)?.shard.clone();
+                let range = range(&shard, offset, len);
+                let bytes = range.as_ref().map_or(0, |range| range.end - range.start);
+                charge(&mut store, cost::DATA_CALL + cost::bytes(bytes))?;
+                let answer: Answer<Bytes> = match range {
+                    Ok(range) => read(&mut store, shard, range).await?,
+                    Err(error) => Err(error),
+                };
+                Ok((answer,))
+            })
         },
     )?;
     Ok(())
@@ -328,17 +288,59 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 
 fn dataset(store: &mut Context<'_>, this: &Resource<DatasetHandle>) -> wasmtime::Result<Arc<Dataset>> {
     charge(store, cost::DATA_CALL)?;
-    Ok(store.data_mut().ctx().table.get(this)?.0.clone())
+    Ok(store.data_mut().table().get(this)?.0.clone())
 }
 
 fn shard(store: &mut Context<'_>, this: &Resource<ShardHandle>) -> wasmtime::Result<(Arc<Dataset>, u32)> {
     charge(store, cost::DATA_CALL)?;
-    let handle = store.data_mut().ctx().table.get(this)?;
+    let handle = store.data_mut().table().get(this)?;
     Ok((handle.dataset.clone(), handle.index))
 }
 
+async fn open_dataset(store: &mut Context<'_>, input: &str) -> wasmtime::Result<Answer<Arc<Dataset>>> {
+    let data = &store.data().data;
+    let Some(digest) = data.inputs.get(input) else {
+        return Ok(Err(DataError::Denied(format!(
+            "`{input}` is not among the manifest's inputs ({})",
+            data.inputs.keys().cloned().collect::<Vec<_>>().join(", ")
+        ))));
+    };
+    let (blobs, digest) = (data.blobs.clone(), *digest);
+    Ok(match blobs.dataset(&digest).await {
+        Ok(dataset) => Ok(dataset),
+        Err(error) => Err(told(store, error)?),
+    })
+}
+
+/// Reads what was paid for.
+async fn read(
+    store: &mut Context<'_>,
+    shard: Shard,
+    range: std::ops::Range<u64>,
+) -> wasmtime::Result<Answer<Bytes>> {
+    let bytes = range.end - range.start;
+    let read = match shard {
+        // Mapped: copies nothing.
+        Shard::Stored(_) => shard.read(range),
+        // A disk, or a server that may take long to answer.
+        Shard::InPlace(_) => {
+            let begun = Instant::now();
+            let read = tokio::task::spawn_blocking(move || shard.read(range)).await;
+            store.data_mut().data.waited += begun.elapsed();
+            read?
+        }
+    };
+    Ok(match read {
+        Ok(read) => {
+            store.data_mut().data.bytes += bytes;
+            Ok(read)
+        }
+        Err(error) => Err(told(store, error)?),
+    })
+}
+
 /// Looks through the one block that may hold the key. Who asks pays for it as for a read.
-fn by_key(
+async fn by_key(
     store: &mut Context<'_>,
     dataset: &Dataset,
     key: &[u8],
@@ -351,15 +353,15 @@ fn by_key(
         return Ok(Ok(None));
     };
     charge(store, cost::bytes(block.size_bytes))?;
-    let shard = match open_shard(store, dataset, block.shard)? {
+    let shard = match open_shard(store, dataset, block.shard).await? {
         Ok(shard) => shard,
         Err(error) => return Ok(Err(error)),
     };
-    let bytes = match shard.read(block.offset..block.offset + block.size_bytes) {
+    let range = block.offset..block.offset + block.size_bytes;
+    let bytes = match read(store, shard, range).await? {
         Ok(bytes) => bytes,
-        Err(error) => return Ok(Err(told(store, error)?)),
+        Err(error) => return Ok(Err(error)),
     };
-    store.data_mut().data.bytes += block.size_bytes;
     Ok(match dataset.find_key(&bytes, key) {
         Ok(found) => Ok(found.map(|range| {
             let offset = block.offset + range.start as u64;
@@ -369,7 +371,11 @@ fn by_key(
     })
 }
 
-fn open_shard(store: &mut Context<'_>, dataset: &Dataset, index: u32) -> wasmtime::Result<Answer<Shard>> {
+async fn open_shard(
+    store: &mut Context<'_>,
+    dataset: &Dataset,
+    index: u32,
+) -> wasmtime::Result<Answer<Shard>> {
     let blobs = store.data().data.blobs.clone();
     let Some((_, digest)) = dataset.shard(index) else {
         return Ok(Err(DataError::NotFound(format!(
@@ -381,7 +387,7 @@ fn open_shard(store: &mut Context<'_>, dataset: &Dataset, index: u32) -> wasmtim
         return Ok(Ok(shard));
     }
     let begun = Instant::now();
-    let opened = wait(blobs.open_shard(&digest));
+    let opened = blobs.open_shard(&digest).await;
     let data = &mut store.data_mut().data;
     Ok(match opened {
         Ok(opened) => {

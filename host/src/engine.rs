@@ -3,13 +3,19 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use nearfield_protocol::limits;
+use wasmtime::component::Component;
 use wasmtime::{
     Config, Enabled, Engine, Inlining, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
     WasmBacktraceDetails,
 };
 
-/// Calls that run at once on one host. Each needs a slot of the pool, so this bounds memory too.
-pub(crate) const CALLS_AT_ONCE: u32 = 512;
+/// Places for calls on one host: as many calls run at once as take one place each, which nearly all do.
+pub(crate) const PLACES: u32 = 512;
+/// Places for instances that lie idle. They are beside those of calls, so that no call ever lacks what lies idle.
+pub(crate) const IDLE_PLACES: u32 = 128;
+/// What one place holds of the pool: a component made of Rust has one memory and two tables.
+const MEMORIES_PER_PLACE: u32 = 2;
+const TABLES_PER_PLACE: u32 = 4;
 
 /// Memory of a finished guest that stays mapped in its slot, so that the next one does not fault it
 /// in again. Only with the kernel's page-map scan: without it, zeroing costs more than it saves.
@@ -121,13 +127,16 @@ pub fn compiling_engine(target: Target) -> wasmtime::Result<Engine> {
 
 /// An engine that runs guests from a pool.
 pub(crate) fn running_engine(target: Target) -> wasmtime::Result<Engine> {
+    let places = PLACES + IDLE_PLACES;
     let mut pool = PoolingAllocationConfig::default();
-    pool.total_component_instances(CALLS_AT_ONCE)
-        .total_core_instances(CALLS_AT_ONCE * 8)
-        .total_memories(CALLS_AT_ONCE * 2)
-        .total_tables(CALLS_AT_ONCE * 4)
-        .total_stacks(CALLS_AT_ONCE * 2)
+    pool.total_component_instances(places)
+        // A count, which reserves nothing.
+        .total_core_instances(places * limits::INSTANCES_PER_STORE as u32)
+        .total_memories(places * MEMORIES_PER_PLACE)
+        .total_tables(places * TABLES_PER_PLACE)
+        .total_stacks(places * 2)
         .max_core_instances_per_component(limits::INSTANCES_PER_STORE as u32)
+        .max_memories_per_component(limits::MEMORIES_PER_STORE as u32)
         .max_tables_per_component(limits::TABLES_PER_STORE as u32)
         .table_elements(TABLE_ELEMENTS)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
@@ -137,6 +146,31 @@ pub(crate) fn running_engine(target: Target) -> wasmtime::Result<Engine> {
     let mut config = base_config(target);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     Engine::new(&config)
+}
+
+/// Places that an instance of `component` takes.
+pub(crate) fn places_of(component: &Component) -> u32 {
+    let most = |memories: u32, tables: u32| {
+        let places = memories
+            .div_ceil(MEMORIES_PER_PLACE)
+            .max(tables.div_ceil(TABLES_PER_PLACE));
+        places.max(1)
+    };
+    match component.resources_required() {
+        Some(required) => most(required.num_memories, required.num_tables),
+        // It instantiates what it imports: nothing that a linker of ours offers.
+        None => most(limits::MEMORIES_PER_STORE as u32, limits::TABLES_PER_STORE as u32),
+    }
+}
+
+/// A page of memory, in which the engine counts them.
+const PAGE: u64 = 64 << 10;
+
+/// Bytes of memory that an instance of `component` begins with, at most.
+pub(crate) fn memory_of(component: &Component) -> u64 {
+    component.resources_required().map_or(0, |required| {
+        u64::from(required.num_memories) * required.max_initial_memory_size.unwrap_or(0) * PAGE
+    })
 }
 
 /// Names everything that native code depends on beside the component: engine version, settings, CPU
@@ -224,5 +258,29 @@ mod tests {
             };
             assert_eq!(burn(true), burn(false));
         }
+    }
+
+    /// A component with so many instances of a module that has one memory.
+    fn with_memories(count: usize) -> Vec<u8> {
+        let instances = "(core instance (instantiate $m))".repeat(count);
+        wat::parse_str(format!("(component (core module $m (memory 1)) {instances})")).unwrap()
+    }
+
+    #[test]
+    fn a_component_takes_places_by_what_it_has() {
+        let engine = compiling_engine(Target::new(Lane::LiveP2, 0)).unwrap();
+        for (memories, places) in [(0, 1), (1, 1), (2, 1), (3, 2), (16, 8)] {
+            let component = Component::new(&engine, with_memories(memories)).unwrap();
+            assert_eq!(places_of(&component), places, "{memories} memories");
+            assert_eq!(memory_of(&component), memories as u64 * (64 << 10));
+        }
+    }
+
+    #[test]
+    fn a_component_has_no_more_memories_than_real_ones() {
+        let engine = running_engine(Target::new(Lane::LiveP2, 0)).unwrap();
+        assert!(Component::new(&engine, with_memories(limits::MEMORIES_PER_STORE)).is_ok());
+        let refused = Component::new(&engine, with_memories(59)).err().unwrap();
+        assert!(format!("{refused:#}").contains("59"), "{refused:#}");
     }
 }

@@ -1,32 +1,28 @@
 //! What a store holds for its guest, and the bounds on what the guest may take.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use nearfield_gpu::client::Gpu;
 use nearfield_protocol::call::CallSpec;
 use nearfield_protocol::job::{PureSpec, ResultKey, Work};
-use nearfield_protocol::{cost, limits};
+use nearfield_protocol::limits;
 use nearfield_store::Store as BlobStore;
 use wasmtime::component::ResourceTable;
-use wasmtime::{Engine, ResourceLimiter, Store};
+use wasmtime::{Engine, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::data::{DataAccess, Sources};
 use crate::gpu::GpuAccess;
+use crate::invoke::Shared;
 use crate::logs::{CallLog, Logs};
+use crate::memory::{FIELD_BYTES, GuestMemory, Limiter};
+use crate::meter::{self, Meter, YIELD_FUEL};
 use crate::outgoing::Outgoing;
 use crate::output::Output;
 use crate::pure;
-
-/// Fuel between two yields to the runtime: about 0.2 ms, so that a busy guest delays others no longer.
-const YIELD_FUEL: u64 = 500_000;
-/// Random bytes a guest may ask for at once.
-const MAX_RANDOM_BYTES: u64 = 1 << 20;
-/// Table elements of one store.
-const TABLE_ELEMENTS: usize = 100_000;
-/// wasi-http counts a header's memory, not its text: names and values cost about twice their bytes.
-const FIELD_BYTES: usize = 2 * limits::RESPONSE_HEADER_BYTES;
+use crate::random::{Counted, MAX_RANDOM_BYTES, Machine};
 
 /// The data of one wasmtime store.
 pub(crate) struct Guest {
@@ -40,10 +36,13 @@ pub(crate) struct Guest {
     /// What it writes, if it may.
     pub output: Output,
     pub log: CallLog,
+    pub meter: Meter,
 }
 
+/// The engine asks for these once in each call of WASI's functions.
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.meter.wasi_called();
         WasiCtxView {
             ctx: &mut self.wasi,
             table: &mut self.table,
@@ -53,28 +52,30 @@ impl WasiView for Guest {
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView {
-            ctx: &mut self.http,
-            table: &mut self.table,
-            hooks: &mut self.outgoing,
-        }
+        self.meter.wasi_called();
+        self.http_context()
     }
 }
 
 impl Guest {
-    /// A store for one guest of `spec`'s function, bounded, with fuel for one call.
+    /// A store for one guest of `spec`'s function, bounded, with fuel for one call until `deadline`.
     pub fn store(
         engine: &Engine,
         spec: &CallSpec,
         blobs: &BlobStore,
         logs: Logs,
         gpu: Option<Gpu>,
+        memory: Arc<GuestMemory>,
+        (deadline, bodies): (Instant, Arc<Shared>),
     ) -> wasmtime::Result<Store<Guest>> {
         let manifest = &spec.function.manifest;
         let log = CallLog::new(logs, spec.function.name.clone(), spec.id);
+        let meter = Meter::new(deadline, manifest.limits.fuel, bodies);
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log.clone())
             .stderr(log.clone())
+            .secure_random(Counted::new(Machine, &meter))
+            .insecure_random(Counted::new(Machine, &meter))
             .max_random_size(MAX_RANDOM_BYTES);
         for (name, value) in &manifest.env {
             wasi.env(name, value);
@@ -90,9 +91,10 @@ impl Guest {
             outgoing: Outgoing::new(Arc::new(manifest.allow.http.clone()), log.clone()),
             data: DataAccess::new(blobs.clone(), spec.inputs.clone(), Sources::Shown),
             gpu: GpuAccess::of_call(gpu, spec),
-            limiter: Limiter::new(manifest.limits.memory.0),
+            limiter: Limiter::new(manifest.limits.memory.0, memory),
             output: Output::default(),
             log,
+            meter,
         };
         let handles = handles(manifest.require.gpu.is_some());
         bounded(
@@ -112,36 +114,47 @@ impl Guest {
         blobs: &BlobStore,
         log: CallLog,
         gpu: Option<Gpu>,
+        memory: Arc<GuestMemory>,
+        deadline: Instant,
     ) -> wasmtime::Result<Store<Guest>> {
         let setting = &spec.setting;
+        let meter = Meter::new(deadline, setting.limits.fuel, Arc::default());
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits::GUEST_HANDLES);
         let guest = Guest {
             table,
-            wasi: pure::wasi(key, log.clone()),
+            wasi: pure::wasi(key, log.clone(), &meter),
             http: WasiHttpCtx::new(),
             outgoing: Outgoing::new(Arc::default(), log.clone()),
             data: DataAccess::new(blobs.clone(), Arc::new(setting.inputs.clone()), Sources::Hidden),
             gpu: GpuAccess::of_run(gpu, spec),
-            limiter: Limiter::new(setting.limits.memory_bytes),
+            limiter: Limiter::new(setting.limits.memory_bytes, memory),
             output: Output::new(setting.may_write && matches!(spec.work, Work::Map { .. })),
             log,
+            meter,
         };
-        let memory = usize::try_from(setting.limits.memory_bytes).unwrap_or(usize::MAX);
+        let most = usize::try_from(setting.limits.memory_bytes).unwrap_or(usize::MAX);
         // A result may be as large as the memory that it comes from.
         bounded(
             engine,
             guest,
             setting.limits.fuel,
-            memory.max(limits::HOST_CALL_COPY_BYTES),
+            most.max(limits::HOST_CALL_COPY_BYTES),
             handles(setting.gpu.is_some()),
         )
     }
 
     /// Makes a store that has served a call ready for the next one.
-    pub fn renew(store: &mut Store<Guest>, spec: &CallSpec) -> wasmtime::Result<()> {
-        store.set_fuel(spec.function.manifest.limits.fuel)?;
+    pub fn renew(
+        store: &mut Store<Guest>,
+        spec: &CallSpec,
+        (deadline, bodies): (Instant, Arc<Shared>),
+    ) -> wasmtime::Result<()> {
+        let fuel = spec.function.manifest.limits.fuel;
+        store.set_fuel(fuel)?;
+        store.fuel_async_yield_interval(Some(YIELD_FUEL))?;
         let guest = store.data_mut();
+        guest.meter.renew(deadline, fuel, bodies);
         guest.log.renew(spec.id);
         guest.outgoing.renew();
         guest.data.renew(spec.inputs.clone());
@@ -150,11 +163,23 @@ impl Guest {
         Ok(())
     }
 
-    /// Host calls' fuel that is known only at the end: all that was not charged as it happened.
-    pub fn settled_fuel(&self) -> u64 {
-        self.limiter.pages_grown * cost::PAGE_GROWN
-            + u64::from(self.outgoing.sent()) * cost::OUTGOING_REQUEST
-            + cost::bytes(self.outgoing.bytes())
+    /// Counts what the host holds for the guest's handles.
+    pub fn count_held(&mut self) -> wasmtime::Result<()> {
+        self.limiter.hold(&mut self.table)
+    }
+
+    /// What the guest's handles stand for.
+    pub fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+
+    /// What the host works with on the guest's behalf, which is no call of the guest's.
+    pub fn http_context(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            ctx: &mut self.http,
+            table: &mut self.table,
+            hooks: &mut self.outgoing,
+        }
     }
 
     /// Handles that the guest holds.
@@ -184,105 +209,8 @@ fn bounded(
     store.limiter(|guest| &mut guest.limiter);
     store.set_hostcall_fuel(copy_bytes);
     store.set_max_component_handles(handles);
+    store.call_hook(meter::look);
     store.fuel_async_yield_interval(Some(YIELD_FUEL))?;
     store.set_fuel(fuel)?;
     Ok(store)
-}
-
-/// Bounds on memory and tables; remembers what it refused, because the guest's trap will not say.
-#[derive(Debug, Default)]
-pub(crate) struct Limiter {
-    memory_bytes: u64,
-    /// All memories of the store together.
-    used_bytes: u64,
-    pub pages_grown: u64,
-    pub memory_refused: bool,
-}
-
-impl Limiter {
-    fn new(memory_bytes: u64) -> Self {
-        Limiter {
-            memory_bytes,
-            ..Limiter::default()
-        }
-    }
-
-    fn renew(&mut self) {
-        self.pages_grown = 0;
-        self.memory_refused = false;
-    }
-}
-
-impl ResourceLimiter for Limiter {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        const PAGE: u64 = 64 << 10;
-        // The component's own limit, which it knows of.
-        if maximum.is_some_and(|maximum| desired > maximum) {
-            return Ok(false);
-        }
-        let more = (desired - current) as u64;
-        if self.used_bytes + more > self.memory_bytes {
-            self.memory_refused = true;
-            return Ok(false);
-        }
-        self.used_bytes += more;
-        // What a component starts with is not grown.
-        if current > 0 {
-            self.pages_grown += more / PAGE;
-        }
-        Ok(true)
-    }
-
-    /// The machine has no memory: not the guest's doing, and nothing that it may go on with.
-    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        Err(error)
-    }
-
-    fn table_growing(
-        &mut self,
-        _current: usize,
-        desired: usize,
-        _maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_ELEMENTS)
-    }
-
-    fn instances(&self) -> usize {
-        limits::INSTANCES_PER_STORE
-    }
-
-    fn tables(&self) -> usize {
-        limits::TABLES_PER_STORE
-    }
-
-    fn memories(&self) -> usize {
-        limits::INSTANCES_PER_STORE
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_is_bounded_over_all_memories_and_refusals_are_remembered() {
-        let mut limiter = Limiter {
-            memory_bytes: 1 << 20,
-            ..Limiter::default()
-        };
-        assert!(limiter.memory_growing(0, 512 << 10, None).unwrap());
-        assert_eq!(limiter.pages_grown, 0, "the start is not growth");
-        assert!(limiter.memory_growing(512 << 10, 576 << 10, None).unwrap());
-        assert_eq!(limiter.pages_grown, 1);
-        assert!(
-            !limiter.memory_growing(0, 512 << 10, None).unwrap(),
-            "a second memory counts too"
-        );
-        assert!(limiter.memory_refused);
-    }
 }

@@ -3,23 +3,25 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::Body;
 use nearfield_gpu::client::Gpu;
 use nearfield_protocol::call::{CallReport, CallSpec, OnReport, Stages};
-use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind, limits, units};
+use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind, units};
 use nearfield_store::{Remembered, Store};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::compile::{Compiler, CompilerCommand};
 use crate::components::{Checked, Components, Loaded};
-use crate::engine::CALLS_AT_ONCE;
-use crate::instances::InstancePool;
+use crate::engine::PLACES;
+use crate::idle::{Idle, InstancePool};
 use crate::invoke::{GuestBody, Invocation};
 use crate::logs::Logs;
+use crate::memory::GuestMemory;
+use crate::places::{Places, Queue};
 
 /// Function versions that are kept ready, with their idle instances.
 const MAX_READY: u64 = 1_024;
@@ -43,6 +45,8 @@ pub struct HostOptions {
     pub logs: Logs,
     /// The GPU that functions may use which require one.
     pub gpu: Option<Gpu>,
+    /// Memory of all guests together.
+    pub memory_bytes: u64,
 }
 
 /// Why a host cannot start.
@@ -71,8 +75,9 @@ pub(crate) struct Inner {
     pub remembered: Remembered,
     pub logs: Logs,
     pub gpu: Option<Gpu>,
-    places: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    places: Places,
+    idle: Arc<Idle>,
+    pub memory: Arc<GuestMemory>,
     /// What a guest burns in a millisecond, averaged over the last runs of jobs; 0 before any.
     pub fuel_per_ms: AtomicU64,
     ready: moka::sync::Cache<VersionKey, Arc<Ready>>,
@@ -87,7 +92,11 @@ struct VersionKey {
 /// What a function's version runs with. An instance of one never serves another.
 pub(crate) struct Ready {
     pub component: Arc<Loaded>,
-    pub pool: InstancePool,
+    pub pool: Arc<InstancePool>,
+    /// Places that a call of it takes.
+    places: u32,
+    /// Calls of it that wait for a place.
+    queue: Queue,
 }
 
 impl Host {
@@ -101,8 +110,11 @@ impl Host {
             remembered,
             logs,
             gpu,
+            memory_bytes,
         } = options;
         let compiler = Compiler::new(compiler, code_dir)?;
+        let idle = Arc::new(Idle::default());
+        guests.spawn(Idle::sweep(Arc::downgrade(&idle)));
         let inner = Inner {
             components: Components::new(store.clone(), compiler).map_err(HostError::Engine)?,
             store,
@@ -113,8 +125,9 @@ impl Host {
             remembered,
             logs,
             gpu,
-            places: Arc::new(Semaphore::new(CALLS_AT_ONCE as usize)),
-            waiting: AtomicUsize::new(0),
+            places: Places::new(PLACES),
+            memory: Arc::new(GuestMemory::new(memory_bytes, idle.clone())),
+            idle,
             fuel_per_ms: AtomicU64::new(0),
             ready: moka::sync::Cache::new(MAX_READY),
         };
@@ -151,8 +164,7 @@ impl Host {
 
     /// Calls that run or wait.
     pub fn calls(&self) -> usize {
-        let running = CALLS_AT_ONCE as usize - self.inner.places.available_permits();
-        running + self.inner.waiting.load(Ordering::Relaxed)
+        self.inner.places.taken() + self.inner.places.waiting()
     }
 
     /// Fuel that a core burns in a millisecond, as runs of jobs have shown; 0 before any has.
@@ -171,8 +183,6 @@ impl Host {
     async fn prepare(&self, spec: CallSpec) -> Result<Invocation, (Problem, Stages)> {
         let started = Instant::now();
         let mut stages = Stages::default();
-        let (place, waited) = self.place().await.map_err(|problem| (problem, stages))?;
-        stages.queue_us = waited.as_micros() as u64;
         let key = VersionKey {
             function: spec.function.name.clone(),
             version: spec.function.version,
@@ -194,11 +204,23 @@ impl Host {
                 (loaded.map_err(|problem| (problem, stages))?, true)
             }
         };
+        // Not before: a call that waits for the compiler keeps nobody from running.
+        let (place, waited) = self
+            .inner
+            .places
+            .take(&ready.queue, ready.places)
+            .await
+            .map_err(|problem| (problem, stages))?;
+        let asked = Instant::now();
+        let room = self.inner.memory.admit(ready.component.memory_bytes()).await;
+        room.map_err(|problem| (problem, stages))?;
+        stages.queue_us = (waited + asked.elapsed()).as_micros() as u64;
         Ok(Invocation {
             ready,
             blobs: self.inner.store.clone(),
             logs: self.inner.logs.clone(),
             gpu: self.inner.gpu.clone(),
+            memory: self.inner.memory.clone(),
             spec,
             started,
             stages,
@@ -210,37 +232,15 @@ impl Host {
     async fn load(&self, key: VersionKey, spec: &CallSpec) -> Result<Arc<Ready>, Problem> {
         let component = self.inner.components.load(spec.function.component).await?;
         let ready = || {
+            let places = component.places();
             Arc::new(Ready {
+                pool: self.inner.idle.pool(places),
                 component,
-                pool: InstancePool::default(),
+                places,
+                queue: Queue::new(places),
             })
         };
         Ok(self.inner.ready.get_with(key, ready))
-    }
-
-    /// A place to run in: at once, or after a bounded wait in a bounded queue. And how long it waited.
-    async fn place(&self) -> Result<(OwnedSemaphorePermit, Duration), Problem> {
-        let inner = &self.inner;
-        if let Ok(place) = inner.places.clone().try_acquire_owned() {
-            return Ok((place, Duration::ZERO));
-        }
-        let asked = Instant::now();
-        let full =
-            |what: &str, limit: String| Err(Problem::new(ProblemKind::Overload, what).with_limit(limit));
-        let _waiting = Waiting::enter(&inner.waiting);
-        if inner.waiting.load(Ordering::Relaxed) > limits::QUEUED_CALLS {
-            return full(
-                "this host's queue is full",
-                format!("queued calls = {}", limits::QUEUED_CALLS),
-            );
-        }
-        match tokio::time::timeout(limits::QUEUE_WAIT, inner.places.clone().acquire_owned()).await {
-            Ok(Ok(place)) => Ok((place, asked.elapsed())),
-            _ => full(
-                "this host had no place in time",
-                format!("queue wait = {}", units::exact_duration(limits::QUEUE_WAIT)),
-            ),
-        }
     }
 }
 
@@ -257,20 +257,4 @@ fn still_compiling(spec: &CallSpec) -> Problem {
         "limits.timeout = {}",
         units::exact_duration(spec.function.manifest.limits.timeout.0)
     ))
-}
-
-/// Counts a waiting call while it waits.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Waiting(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }

@@ -1,8 +1,8 @@
-//! Instances: made for a call, and for functions that ask for it, kept for the next ones.
+//! Instances: a guest in its store, and how one call of it goes. What is kept of them between calls is in `idle`.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 
 use nearfield_protocol::limits;
 use tokio::sync::oneshot;
@@ -10,7 +10,7 @@ use wasmtime::Store;
 use wasmtime_wasi_http::p2::bindings::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p3::bindings::Service;
-use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView, p3};
+use wasmtime_wasi_http::{Error, WasiBody, p3};
 
 use crate::components::Loaded;
 use crate::guest::Guest;
@@ -18,9 +18,6 @@ use crate::invoke::Shared;
 
 /// Calls that one reused instance serves: bounds what it may leak.
 const CALLS_PER_INSTANCE: u32 = 10_000;
-/// Idle instances kept of one function version: as many as it may have calls at once would hold
-/// that much memory for ever; a burst beyond these instantiates anew.
-const IDLE_INSTANCES: usize = 32;
 /// Handles that an instance may hold between calls: its streams and what it caches.
 const IDLE_HANDLES: usize = limits::GUEST_HANDLES / 4;
 
@@ -75,6 +72,18 @@ impl Instance {
         }
     }
 
+    /// Whether it may serve another call.
+    pub fn is_reusable(&mut self) -> bool {
+        let guest = self.store.data_mut();
+        // What lies idle must not keep others from the GPU's memory.
+        self.calls < CALLS_PER_INSTANCE && guest.handles() <= IDLE_HANDLES && !guest.gpu.holds_buffers()
+    }
+
+    /// Bytes of its memories.
+    pub fn memory_bytes(&self) -> u64 {
+        self.store.data().limiter.used_bytes()
+    }
+
     /// Runs one call to the guest's end. The head is sent on the way.
     pub async fn handle(
         &mut self,
@@ -109,10 +118,13 @@ async fn handle_p2(
     } else {
         Scheme::Http
     };
-    let request = store.data_mut().http().new_incoming_request(scheme, request)?;
+    let request = store
+        .data_mut()
+        .http_context()
+        .new_incoming_request(scheme, request)?;
     let outparam = store
         .data_mut()
-        .http()
+        .http_context()
         .new_response_outparam_from_callback(move |response| {
             head.send(response.map_err(|code| format!("{code:?}")));
         })?;
@@ -134,7 +146,7 @@ async fn handle_p3(
     store
         .run_concurrent(async |accessor| {
             let (request, processed) = accessor.with(|mut access| {
-                let view = access.get().http();
+                let view = access.get().http_context();
                 let (request, processed) = p3::Request::from_http(view.hooks, request);
                 let processed: Processed = Box::pin(processed);
                 wasmtime::error::Ok((view.table.push(request)?, processed))
@@ -142,7 +154,7 @@ async fn handle_p3(
             let response = service.wasi_http_handler().call_handle(accessor, request).await?;
             let response = match response {
                 Ok(response) => accessor.with(|mut access| {
-                    let response = access.get().http().table.delete(response)?;
+                    let response = access.get().http_context().table.delete(response)?;
                     response.into_http(&mut access, processed).map(Ok)
                 })?,
                 Err(code) => Err(format!("{code:?}")),
@@ -153,36 +165,4 @@ async fn handle_p3(
             Ok(())
         })
         .await?
-}
-
-/// Idle instances of one function version.
-#[derive(Default)]
-pub(crate) struct InstancePool {
-    /// Last in, first out: the warmest is taken first. The lock is held for one push or pop.
-    idle: Mutex<Vec<Instance>>,
-}
-
-impl InstancePool {
-    /// Whether a call would find one. Another may take it first.
-    pub fn has_idle(&self) -> bool {
-        !self.idle.lock().expect("no panic under this lock").is_empty()
-    }
-
-    pub fn take(&self) -> Option<Instance> {
-        self.idle.lock().expect("no panic under this lock").pop()
-    }
-
-    /// Keeps an instance whose call ended well, unless it is used up.
-    pub fn give_back(&self, mut instance: Instance) {
-        let guest = instance.store.data_mut();
-        // What lies idle must not keep others from the GPU's memory.
-        let keeps = guest.handles() > IDLE_HANDLES || guest.gpu.holds_buffers();
-        if instance.calls >= CALLS_PER_INSTANCE || keeps {
-            return;
-        }
-        let mut idle = self.idle.lock().expect("no panic under this lock");
-        if idle.len() < IDLE_INSTANCES {
-            idle.push(instance);
-        }
-    }
 }

@@ -6,7 +6,7 @@
 //! response is complete only if the call was.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
@@ -31,6 +31,9 @@ use crate::guest::Guest;
 use crate::host::Ready;
 use crate::instances::{HeadSender, Instance};
 use crate::logs::Logs;
+use crate::memory::{GuestMemory, HostFull};
+use crate::meter::{OutOfTime, in_turns};
+use crate::places::Place;
 
 /// What a call's task works with.
 pub(crate) struct Invocation {
@@ -39,11 +42,12 @@ pub(crate) struct Invocation {
     pub blobs: nearfield_store::Store,
     pub logs: Logs,
     pub gpu: Option<Gpu>,
+    pub memory: Arc<GuestMemory>,
     pub started: Instant,
     pub stages: Stages,
     pub cold: bool,
     /// Held until the guest has ended.
-    pub place: tokio::sync::OwnedSemaphorePermit,
+    pub place: Place,
 }
 
 impl Invocation {
@@ -133,26 +137,29 @@ impl Invocation {
             blobs,
             logs,
             gpu,
+            memory,
             started,
             mut stages,
             cold,
             place,
         } = self;
         let limits = &spec.function.manifest.limits;
-        let deadline = tokio::time::Instant::from_std(started + limits.timeout.0);
+        let deadline = started + limits.timeout.0;
         let begun = Instant::now();
 
         let mut instance = None;
         let ended = {
-            let run = pin!(async {
+            let run = in_turns(deadline, async {
                 let instance = match ready.pool.take() {
                     Some(used) => {
                         let used = instance.insert(used);
-                        Guest::renew(&mut used.store, &spec)?;
+                        Guest::renew(&mut used.store, &spec, (deadline, shared.clone()))?;
                         used
                     }
                     None => {
-                        let store = Guest::store(ready.component.engine(), &spec, &blobs, logs, gpu)?;
+                        let engine = ready.component.engine();
+                        let call = (deadline, shared.clone());
+                        let store = Guest::store(engine, &spec, &blobs, logs, gpu, memory, call)?;
                         instance.insert(Instance::new(store))
                     }
                 };
@@ -160,10 +167,11 @@ impl Invocation {
             });
             tokio::select! {
                 biased;
-                ended = tokio::time::timeout_at(deadline, run) => match ended {
+                ended = run => match ended {
                     Ok(Ok(())) => Ended::Well,
+                    Ok(Err(error)) if error.is::<OutOfTime>() => Ended::TimedOut,
                     Ok(Err(error)) => Ended::Trapped(error),
-                    Err(_) => Ended::TimedOut,
+                    Err(OutOfTime) => Ended::TimedOut,
                 },
                 () = shared.gone() => Ended::Cancelled,
             }
@@ -179,7 +187,7 @@ impl Invocation {
             let guest = instance.store.data();
             guest.log.finish();
             guest.gpu.close();
-            fuel = limits.fuel.saturating_sub(left) + guest.settled_fuel();
+            fuel = guest.fuel(limits.fuel, left);
             figures = Figures::of(guest);
             problem = ended.problem(&spec, guest);
             // What a panic said stands in the log already.
@@ -245,7 +253,7 @@ struct Closing {
     problem: Option<Problem>,
     /// Nobody wanted the response while the guest still ran.
     cancelled: bool,
-    deadline: tokio::time::Instant,
+    deadline: Instant,
     cold: bool,
     stages: Stages,
     shared: Arc<Shared>,
@@ -255,8 +263,8 @@ struct Closing {
 impl Closing {
     /// Waits for the response to be read, but not beyond the call's time.
     async fn close_when_read(self) -> Option<Problem> {
-        let read =
-            !self.cancelled && tokio::time::timeout_at(self.deadline, self.shared.read()).await == Ok(true);
+        let read = !self.cancelled
+            && tokio::time::timeout_at(self.deadline.into(), self.shared.read()).await == Ok(true);
         self.close(read)
     }
 
@@ -272,8 +280,9 @@ impl Closing {
         let cancelled = self.cancelled || !read;
         let request_bytes = shared.request_bytes.load(Ordering::Relaxed);
         let response_bytes = shared.response_bytes.load(Ordering::Relaxed);
-        fuel += cost::bytes(request_bytes) + cost::bytes(response_bytes);
-        if problem.is_none() && fuel > function.manifest.limits.fuel {
+        fuel += shared.fuel();
+        let most = function.manifest.limits.fuel;
+        if problem.is_none() && fuel > most {
             problem = Some(out_of_fuel(&function));
         }
         let status = Some(shared.status.load(Ordering::Relaxed)).filter(|status| *status > 0);
@@ -285,7 +294,7 @@ impl Closing {
             };
         }
         (self.report)(CallReport {
-            fuel,
+            fuel: fuel.min(most),
             status,
             cancelled: cancelled && problem.is_none(),
             problem: problem.clone(),
@@ -389,6 +398,9 @@ fn trap_problem(spec: &CallSpec, error: &wasmtime::Error, panic: Option<String>)
     if error.downcast_ref::<Trap>() == Some(&Trap::OutOfFuel) {
         return out_of_fuel(&spec.function);
     }
+    if let Some(full) = error.downcast_ref::<HostFull>() {
+        return full.problem();
+    }
     if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
         return Problem::new(
             ProblemKind::Overload,
@@ -476,6 +488,12 @@ const READ: u8 = 1;
 const GONE: u8 = 2;
 
 impl Shared {
+    /// What the bytes of both bodies cost so far.
+    pub fn fuel(&self) -> u64 {
+        cost::bytes(self.request_bytes.load(Ordering::Relaxed))
+            + cost::bytes(self.response_bytes.load(Ordering::Relaxed))
+    }
+
     /// Whether the response was read to its end; false if nobody wants it any more.
     async fn read(&self) -> bool {
         poll_fn(|cx| {

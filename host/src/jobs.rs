@@ -126,6 +126,7 @@ impl Inner {
         let stopping = |_| Problem::new(ProblemKind::Draining, "this host is stopping");
         let slot = self.job_slots.acquire().await.map_err(stopping)?;
         let (subject, fuel_before, moved_bytes) = self.subject(&spec.work).await?;
+        self.memory.admit(component.memory_bytes()).await?;
         let place = self.job_places.clone().acquire_owned().await.map_err(stopping)?;
         let run = PureRun {
             key,
@@ -133,6 +134,7 @@ impl Inner {
             subject,
             blobs: self.store.clone(),
             gpu: self.gpu.clone(),
+            memory: self.memory.clone(),
             log,
             spec,
         };

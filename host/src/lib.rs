@@ -1,8 +1,8 @@
 //! Runs WebAssembly components: engines, lanes, limits, data imports.
 //!
 //! A call goes top-down through `host` (admission), `components` (digest → ready to instantiate),
-//! `invoke` (one call, one task) and `instances` (the guest itself). `guest` is what a store holds;
-//! `data`, `gpu`, `outgoing` and `logs` are what guests may touch.
+//! `invoke` (one call, one task) and `instances` (the guest itself). `guest` is what a store holds, `meter` what
+//! it pays for and how long it may go on, `memory` what it may take; `data`, `gpu`, `outgoing` and `logs` are what guests may touch.
 
 mod compile;
 mod components;
@@ -11,14 +11,19 @@ mod engine;
 mod gpu;
 mod guest;
 mod host;
+mod idle;
 mod inspect;
 mod instances;
 mod invoke;
 mod jobs;
 mod logs;
+mod memory;
+mod meter;
 mod outgoing;
 mod output;
+mod places;
 mod pure;
+mod random;
 
 pub use compile::{CompilerCommand, compiler_main};
 pub use components::Checked;

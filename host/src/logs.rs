@@ -186,6 +186,8 @@ fn rotated(path: &Path) -> PathBuf {
 pub(crate) struct CallLog {
     /// The guest's streams and the host write from one task, so the lock is never contended.
     state: Arc<Mutex<CallLogState>>,
+    /// Bytes that the guest printed in its call, kept or not.
+    printed_bytes: Arc<AtomicU64>,
 }
 
 struct CallLogState {
@@ -260,6 +262,7 @@ impl CallLog {
         };
         CallLog {
             state: Arc::new(Mutex::new(state)),
+            printed_bytes: Arc::default(),
         }
     }
 
@@ -275,6 +278,7 @@ impl CallLog {
     pub fn renew(&self, next: CallId) {
         let mut state = self.state.lock().expect("no panic under this lock");
         state.end_line();
+        self.printed_bytes.store(0, Ordering::Relaxed);
         state.left_bytes = limits::LOG_BYTES_PER_CALL;
         state.panic = None;
         if let Target::Log { call, .. } = &mut state.to {
@@ -305,7 +309,14 @@ impl CallLog {
         self.state.lock().expect("no panic under this lock").end_line();
     }
 
+    /// What the guest printed in its call, kept or not.
+    pub fn printed_bytes(&self) -> u64 {
+        self.printed_bytes.load(Ordering::Relaxed)
+    }
+
     fn write(&self, bytes: &[u8]) {
+        self.printed_bytes
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.state.lock().expect("no panic under this lock").write(bytes);
     }
 }

@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::logs::CallLog;
+use crate::memory::BODY_CHUNK_BYTES;
 
 /// Longest that resolving and connecting may take, whatever the guest asks for.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -78,6 +79,14 @@ impl Outgoing {
 }
 
 impl WasiHttpHooks for Outgoing {
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK_BYTES
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK_BYTES
+    }
+
     fn send_request(
         &mut self,
         request: http::Request<WasiBody>,

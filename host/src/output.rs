@@ -7,8 +7,9 @@ use nearfield_protocol::cost;
 use nearfield_store::written;
 use wasmtime::component::{Linker, WasmList};
 
-use crate::data::{Answer, Context, DataError, charge};
+use crate::data::{Answer, Context, DataError};
 use crate::guest::Guest;
+use crate::meter::charge;
 
 const INTERFACE: &str = "nearfield:data/output@0.1.0";
 

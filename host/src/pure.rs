@@ -4,7 +4,6 @@
 //! is no environment, network or file. So a run with the same key has the same output and fuel on
 //! every host, and its result can be remembered.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,20 +13,23 @@ use nearfield_gpu::client::Gpu;
 use nearfield_protocol::job::{PureReport, PureSpec, ResultKey, Work};
 use nearfield_protocol::{Digest, Problem, ProblemKind, cost, units};
 use nearfield_store::{Store as BlobStore, StoreError};
-use rand_core::TryRng;
 use wasmtime::component::{ComponentExportIndex, Instance, InstancePre, Linker, Resource};
 use wasmtime::{AsContextMut, Store, StoreContextMut, Trap};
+use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi::clocks::{HostMonotonicClock, HostWallClock, WasiClocksView};
 use wasmtime_wasi::p2::bindings::clocks::monotonic_clock::Host as _;
-use wasmtime_wasi::{WasiCtx, WasiView};
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, RequestOptions};
 use wasmtime_wasi_http::p2::types::{HostFutureIncomingResponse, HostOutgoingRequest};
 
 use crate::components::store_problem;
 use crate::data::ShardHandle;
+use crate::engine::memory_of;
 use crate::guest::Guest;
 use crate::invoke::told;
 use crate::logs::CallLog;
+use crate::memory::{GuestMemory, HostFull};
+use crate::meter::{Meter, OutOfTime, in_turns};
+use crate::random::{Counted, MAX_RANDOM_BYTES, Seeded};
 
 /// What a job's component exports.
 pub(crate) const MAPPER: &str = "nearfield:compute/mapper@0.1.0";
@@ -41,8 +43,6 @@ const MAX_MESSAGE_CHARS: usize = 4_096;
 /// Results up to this size are held in memory until they are kept: those in the rows of remembered results, and the
 /// smaller blobs. Larger ones may be as large as their guest's memory, and many wait at once.
 const HELD_RESULT_BYTES: usize = 4 << 20;
-/// Random bytes a guest may ask for at once.
-const MAX_RANDOM_BYTES: u64 = 1 << 20;
 
 /// A job's component, linked, its exports found.
 pub(crate) struct JobComponent {
@@ -53,6 +53,11 @@ pub(crate) struct JobComponent {
 }
 
 impl JobComponent {
+    /// Memory that an instance begins with, at most.
+    pub fn memory_bytes(&self) -> u64 {
+        memory_of(self.pre.component())
+    }
+
     pub fn new(pre: InstancePre<Guest>) -> Result<Self, Problem> {
         let component = pre.component();
         let find = |interface: &str, function: &str| {
@@ -82,7 +87,8 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         "handle",
         |mut store: StoreContextMut<'_, Guest>,
          (request, _): (Resource<HostOutgoingRequest>, Option<Resource<RequestOptions>>)| {
-            store.data_mut().ctx().table.delete(request)?;
+            store.data_mut().meter.wasi_called();
+            store.data_mut().table().delete(request)?;
             let answer: Result<Resource<HostFutureIncomingResponse>, ErrorCode> =
                 Err(ErrorCode::HttpRequestDenied);
             Ok((answer,))
@@ -100,16 +106,16 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 }
 
 /// WASI without anything that differs between runs.
-pub(crate) fn wasi(key: &ResultKey, log: CallLog) -> WasiCtx {
+pub(crate) fn wasi(key: &ResultKey, log: CallLog, meter: &Meter) -> WasiCtx {
     let mut seed = [0; 16];
-    SeededRandom::new(key, "seed").0.fill(&mut seed);
+    Seeded::new(key, "seed").fill(&mut seed);
     WasiCtx::builder()
         .stdout(log.clone())
         .stderr(log)
         .wall_clock(StoppedClock)
         .monotonic_clock(StoppedClock)
-        .secure_random(SeededRandom::new(key, "secure"))
-        .insecure_random(SeededRandom::new(key, "insecure"))
+        .secure_random(Counted::new(Seeded::new(key, "secure"), meter))
+        .insecure_random(Counted::new(Seeded::new(key, "insecure"), meter))
         .insecure_random_seed(u128::from_le_bytes(seed))
         .max_random_size(MAX_RANDOM_BYTES)
         .allow_tcp(false)
@@ -141,39 +147,6 @@ impl HostMonotonicClock for StoppedClock {
     }
 }
 
-/// BLAKE3's output stream as random numbers: the same on every processor and in every version.
-struct SeededRandom(blake3::OutputReader);
-
-impl SeededRandom {
-    fn new(key: &ResultKey, purpose: &str) -> Self {
-        let mut hasher = blake3::Hasher::new_derive_key("nearfield 2026-11 randomness of a pure run");
-        hasher.update(key.0.as_bytes());
-        hasher.update(purpose.as_bytes());
-        SeededRandom(hasher.finalize_xof())
-    }
-}
-
-impl TryRng for SeededRandom {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        let mut bytes = [0; 4];
-        self.0.fill(&mut bytes);
-        Ok(u32::from_le_bytes(bytes))
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        let mut bytes = [0; 8];
-        self.0.fill(&mut bytes);
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        self.0.fill(bytes);
-        Ok(())
-    }
-}
-
 /// What a run gave.
 pub(crate) struct PureOutput {
     pub report: PureReport,
@@ -196,6 +169,7 @@ pub(crate) struct PureRun {
     pub subject: Subject,
     pub blobs: BlobStore,
     pub gpu: Option<Gpu>,
+    pub memory: Arc<GuestMemory>,
     pub log: CallLog,
 }
 
@@ -209,33 +183,35 @@ impl PureRun {
             subject,
             blobs,
             gpu,
+            memory,
             log,
         } = self;
         let limits = &spec.setting.limits;
         let begun = Instant::now();
         let engine = component.pre.engine();
-        let mut store = match Guest::pure_store(engine, &spec, &key, &blobs, log, gpu) {
+        let deadline = begun + limits.timeout;
+        let mut store = match Guest::pure_store(engine, &spec, &key, &blobs, log, gpu, memory, deadline) {
             Ok(store) => store,
             Err(error) => return Err((Problem::new(ProblemKind::Internal, format!("{error:#}")), 0)),
         };
         let run = run_guest(&mut store, &component, subject, &spec.setting.args, &blobs);
-        let ended = tokio::time::timeout(limits.timeout, run).await;
+        let ended = in_turns(deadline, run).await;
         let guest = store.data();
         guest.log.finish();
         let left = store.get_fuel().unwrap_or(0);
-        let mut fuel = limits.fuel.saturating_sub(left) + guest.settled_fuel();
+        let mut fuel = guest.fuel(limits.fuel, left);
         let output = match ended {
             Ok(Ok(Ok(output))) => output,
             Ok(Ok(Err(message))) => return Err((said(&spec, &message), fuel)),
-            Ok(Err(error)) => {
+            Ok(Err(error)) if !error.is::<OutOfTime>() => {
                 let problem = problem(&spec, guest, &error);
                 if problem.kind != ProblemKind::Trap {
                     guest.log.note(&told(&problem));
                 }
-                return Err((problem, fuel));
+                return Err((problem, fuel.min(limits.fuel)));
             }
             // Not the guest's fault, so never a reason to leave the shard out.
-            Err(_) if guest.data.waited() > limits.timeout / 2 => {
+            _ if guest.data.waited() > limits.timeout / 2 => {
                 let detail = format!(
                     "{} took {} s of waiting for data in place",
                     subject_name(&spec),
@@ -243,12 +219,12 @@ impl PureRun {
                 );
                 return Err((Problem::new(ProblemKind::SourceUnreachable, detail), fuel));
             }
-            Err(_) if guest.gpu.waited() > limits.timeout / 2 => {
+            _ if guest.gpu.waited() > limits.timeout / 2 => {
                 let (subject, waited) = (subject_name(&spec), guest.gpu.waited().as_secs());
                 let detail = format!("{subject} took {waited} s of waiting for the GPU");
                 return Err((Problem::new(ProblemKind::NoGpu, detail), fuel));
             }
-            Err(_) => {
+            _ => {
                 let problem = timed_out(&spec);
                 guest.log.note(&told(&problem));
                 return Err((problem, fuel));
@@ -256,7 +232,7 @@ impl PureRun {
         };
         fuel += cost::bytes(output.len() as u64);
         if fuel > limits.fuel {
-            return Err((out_of_fuel(&spec), fuel));
+            return Err((out_of_fuel(&spec), limits.fuel));
         }
         let (written_files, written_bytes) = guest.output.size();
         let written = guest.output.encode();
@@ -297,7 +273,7 @@ async fn run_guest(
     let lacks = |name: &str| wasmtime::Error::msg(format!("the component exports no {name}"));
     match subject {
         Subject::Shard(shard) => {
-            let handle: Resource<ShardHandle> = store.data_mut().ctx().table.push(shard)?;
+            let handle: Resource<ShardHandle> = store.data_mut().table().push(shard)?;
             invoke(store, &instance, &component.map, (handle, args), blobs).await
         }
         Subject::Parts(parts) => {
@@ -386,6 +362,9 @@ fn problem(spec: &PureSpec, guest: &Guest, error: &wasmtime::Error) -> Problem {
     }
     if let Some(error) = error.downcast_ref::<StoreError>() {
         return store_problem(error);
+    }
+    if let Some(full) = error.downcast_ref::<HostFull>() {
+        return full.problem();
     }
     let (function, subject) = (&spec.setting.function, subject_name(spec));
     if let Some(error) = error.downcast_ref::<GpuError>() {

@@ -5,10 +5,10 @@
 //! measured yet.
 
 /// The version of the table; it is part of what a remembered result depends on.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Fuel per 4 bytes copied between host and guest by a host call (request and response bodies,
-/// shard reads). wasmtime charges 1 a byte for the guest's own `memory.copy`; a host copy is a
+/// shard reads, what is printed). wasmtime charges 1 a byte for the guest's own `memory.copy`; a host copy is a
 /// plain memcpy.
 const BYTES_PER_UNIT: u64 = 4;
 
@@ -17,6 +17,12 @@ pub const PAGE_GROWN: u64 = 3_000;
 
 /// Fuel per outgoing request, beside its bytes.
 pub const OUTGOING_REQUEST: u64 = 100_000;
+
+/// Fuel per call of a function of WASI, beside its bytes: about 0.1 ms for a thousand of them.
+pub const WASI_CALL: u64 = 250;
+
+/// Fuel per random byte: WASI's host takes one step of its generator for each.
+pub const RANDOM_BYTE: u64 = 16;
 
 /// Fuel per call of `nearfield:data`, beside its bytes.
 pub const DATA_CALL: u64 = 500;

@@ -26,8 +26,10 @@ pub const GUEST_MEMORY_BYTES: u64 = 256 << 20;
 pub const MAX_GUEST_MEMORY_BYTES: u64 = 4 << 30;
 /// Tables per store: real components have one a core module.
 pub const TABLES_PER_STORE: usize = 64;
-/// Core instances per store: real components have two to five.
+/// Core instances per store: real components have two to five, those of Python thirty.
 pub const INSTANCES_PER_STORE: usize = 64;
+/// Memories per store: real components have one, composed ones some.
+pub const MEMORIES_PER_STORE: usize = 16;
 /// Handles a guest may hold at once: enough for hundreds of open shards, small for the host.
 pub const GUEST_HANDLES: usize = 1_024;
 /// Bytes that one host call may copy out of a guest.
@@ -64,8 +66,11 @@ pub const CONNECTIONS_PER_ADDRESS: usize = 256;
 /// Calls of one function at once, through one gateway, unless its manifest says otherwise, and at most.
 pub const CALLS_PER_FUNCTION: u32 = 256;
 pub const MAX_CALLS_PER_FUNCTION: u32 = 4_096;
-/// Calls that wait on a host for a place.
+/// Of a host's places, those that the calls of one function may take: the others are left to other functions.
+pub const PLACES_PER_FUNCTION: u32 = 256;
+/// Calls that wait on a host for a place, and those of one function.
 pub const QUEUED_CALLS: usize = 1_024;
+pub const QUEUED_CALLS_PER_FUNCTION: usize = 256;
 /// How long a call waits for a place.
 pub const QUEUE_WAIT: Duration = Duration::from_secs(5);
 /// Log bytes kept of one call.

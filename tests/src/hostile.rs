@@ -1,3 +1,5 @@
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::harness::Node;
@@ -109,4 +111,135 @@ fn neighbours_of_endless_loops_are_answered() {
             assert_eq!(ended.join().unwrap(), "timeout");
         }
     });
+}
+
+/// Functions of the host that [`HOST_CALLS`](../../functions/hostile) calls for ever.
+const HOST_CALLS: [&str; 9] = [
+    "random",
+    "random-once",
+    "insecure",
+    "now",
+    "wait",
+    "environment",
+    "print",
+    "fields",
+    "directories",
+];
+
+#[test]
+fn whatever_of_the_host_a_guest_calls_its_time_ends() {
+    let node = Node::start();
+    let manifest = |fuel: &str| format!("public = true\nlimits = {{ fuel = \"{fuel}\", timeout = \"1s\" }}");
+    node.deploy("endless", "hostile", &manifest("10T"));
+    node.deploy("hello", "hello", "public = true");
+    node.get("/fn/hello");
+    for call in HOST_CALLS {
+        let started = Instant::now();
+        let reply = std::thread::scope(|scope| {
+            // As many as a host has threads for guests, and more.
+            let others: Vec<_> = (0..3)
+                .map(|_| scope.spawn(|| node.get(&format!("/fn/endless/host/{call}"))))
+                .collect();
+            assert_eq!(node.get("/fn/hello").status, 200);
+            let neighbour = started.elapsed();
+            assert!(
+                neighbour < Duration::from_millis(900),
+                "beside {call}: {neighbour:?}"
+            );
+            others.into_iter().map(|other| other.join().unwrap()).next_back()
+        });
+        let took = started.elapsed();
+        assert_eq!(reply.unwrap().problem(), "timeout", "{call}");
+        assert!(took < Duration::from_secs(3), "{call} took {took:?}");
+    }
+}
+
+#[test]
+fn whatever_of_the_host_a_guest_calls_it_pays() {
+    let node = Node::start();
+    let manifest = "public = true\nlimits = { fuel = \"100M\", timeout = \"30s\" }";
+    node.deploy("endless", "hostile", manifest);
+    for call in HOST_CALLS {
+        let reply = node.get(&format!("/fn/endless/host/{call}"));
+        assert_eq!(reply.problem(), "out-of-fuel", "{call}");
+    }
+}
+
+/// Has `count` calls of a function run at once, each of which waits for the rest of its body, and then ends them well.
+fn at_once(node: &Node, function: &str, count: usize) {
+    let address = node.functions_url.trim_start_matches("http://");
+    let calls: Vec<_> = (0..count)
+        .map(|_| {
+            let mut call = TcpStream::connect(address).unwrap();
+            let head = format!(
+                "POST /fn/{function} HTTP/1.1\r\nhost: {address}\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\
+                 connection: close\r\n\r\n"
+            );
+            call.write_all(head.as_bytes()).unwrap();
+            // Sent once somebody reads the body.
+            let mut line = [0; 25];
+            call.read_exact(&mut line).unwrap();
+            assert_eq!(&line, b"HTTP/1.1 100 Continue\r\n\r\n");
+            call
+        })
+        .collect();
+    for mut call in calls {
+        call.write_all(b"ok").unwrap();
+        let mut answer = String::new();
+        call.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains("ok"), "{answer}");
+    }
+}
+
+#[test]
+fn what_lies_idle_takes_no_place_from_calls() {
+    let node = Node::start();
+    for version in 0..16 {
+        let name = format!("kept-{version}");
+        node.deploy(&name, "echo", "public = true\ninstances = \"reuse\"");
+        at_once(&node, &name, 34);
+    }
+    node.deploy("echo", "echo", "public = true");
+    at_once(&node, "echo", 128);
+}
+
+#[test]
+fn guests_share_the_memory_that_a_node_gives_them() {
+    let node = Node::start_with(&[], &["--guest-memory", "64MiB"]);
+    node.deploy(
+        "greedy",
+        "hostile",
+        "public = true\nlimits = { memory = \"1GiB\" }",
+    );
+    node.deploy(
+        "small",
+        "hostile",
+        "public = true\nlimits = { memory = \"16MiB\" }",
+    );
+    node.deploy("hello", "hello", "public = true");
+    let reply = node.get("/fn/greedy/memory");
+    assert_eq!((reply.status, reply.problem().as_str()), (503, "overload"));
+    let said = reply.json();
+    assert_eq!(said["limit"], "guest memory = 64MiB", "{said}");
+    assert!(
+        said["detail"].as_str().unwrap().contains("--guest-memory"),
+        "{said}"
+    );
+    assert_eq!(node.get("/fn/small/memory").problem(), "out-of-memory");
+    assert_eq!(node.get("/fn/hello").status, 200);
+}
+
+#[test]
+fn what_the_host_holds_for_a_guest_counts_as_its_own() {
+    let node = Node::start();
+    node.deploy(
+        "hostile",
+        "hostile",
+        "public = true\nlimits = { memory = \"8MiB\" }",
+    );
+    for hoard in ["headers", "bodies"] {
+        let reply = node.get(&format!("/fn/hostile/hoard/{hoard}"));
+        assert_eq!(reply.problem(), "out-of-memory", "{hoard}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use redb::{ReadableTable, TableDefinition};
+use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::harness::{Node, fails, lines, until};
 use crate::network::Network;
@@ -13,18 +13,31 @@ type Row = (u64, u64, u64, u64, u64, u64, [u8; 32], u64, u64);
 const ROWS: TableDefinition<[u8; 32], Row> = TableDefinition::new("rows");
 const OUTPUTS: TableDefinition<[u8; 32], &[u8]> = TableDefinition::new("outputs");
 
-/// Gives all maps that are remembered in `data` the output of one of them. Returns how many there are.
-fn mix_up(data: &Path) -> usize {
+/// The maps that are remembered in a table of rows.
+fn maps(rows: &impl ReadableTable<[u8; 32], Row>) -> Vec<([u8; 32], Row)> {
+    rows.iter()
+        .unwrap()
+        .map(|row| row.unwrap())
+        .map(|(key, row)| (key.value(), row.value()))
+        .filter(|(_, row)| row.0 == row.1)
+        .collect()
+}
+
+/// How many maps are remembered in `data`.
+fn count_maps(data: &Path) -> usize {
+    let db = redb::Database::open(data.join("remembered.redb")).unwrap();
+    let tx = db.begin_read().unwrap();
+    maps(&tx.open_table(ROWS).unwrap()).len()
+}
+
+/// Gives all maps that are remembered in `data` the output of one of them.
+fn mix_up(data: &Path) {
     let db = redb::Database::open(data.join("remembered.redb")).unwrap();
     let tx = db.begin_write().unwrap();
-    let count = {
+    {
         let (mut rows, mut outputs) = (tx.open_table(ROWS).unwrap(), tx.open_table(OUTPUTS).unwrap());
-        let maps: Vec<_> = rows
-            .iter()
-            .unwrap()
-            .map(|row| row.unwrap())
-            .map(|(key, row)| (key.value(), row.value()))
-            .filter(|(_, row)| row.0 == row.1)
+        let maps: Vec<_> = maps(&rows)
+            .into_iter()
             .map(|(key, row)| (key, row, outputs.get(key).unwrap().unwrap().value().to_vec()))
             .collect();
         for (key, row, _) in maps.iter().skip(1) {
@@ -33,10 +46,8 @@ fn mix_up(data: &Path) -> usize {
             rows.insert(key, lie).unwrap();
             outputs.insert(key, output.as_slice()).unwrap();
         }
-        maps.len()
-    };
+    }
     tx.commit().unwrap();
-    count
 }
 
 /// What `text` comes to where nobody lies.
@@ -71,16 +82,13 @@ fn a_host_that_remembers_what_is_not_so_is_found_and_quarantined() {
     gateway.deploy("wordcount", "wordcount", "");
     gateway.json(&["run", "wordcount", "--over", "logs"]);
 
-    // Which host ran how much is chance.
-    let id = (0..hosts.len()).find_map(|at| {
-        let host = hosts.remove(at);
-        let id = host.id();
-        let (data, _) = host.stop();
-        let maps = mix_up(data.path());
-        hosts.insert(at, Node::start_in(data, &[]));
-        (maps > 1).then_some(id)
-    });
-    let id = id.expect("some host ran several maps");
+    // Which host ran how much is chance: of the one that ran the most, some maps are among any half of them.
+    let stopped: Vec<_> = hosts.drain(..).map(|host| (host.id(), host.stop().0)).collect();
+    let most = stopped.iter().max_by_key(|(_, data)| count_maps(data.path()));
+    let (id, data) = most.expect("there are hosts");
+    let id = id.clone();
+    mix_up(data.path());
+    hosts.extend(stopped.into_iter().map(|(_, data)| Node::start_in(data, &[])));
     network.wait_for(3);
     // Its maps are found again below another root.
     let truth = truth(&text);

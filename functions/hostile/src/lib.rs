@@ -12,7 +12,9 @@
 //! | `/half` | promises 1,000 bytes, sends 500, traps | is a broken transfer |
 //! | `/logs` | writes 100 MB of logs, then answers | the log limit cuts them |
 //! | `/handles` | makes resources for ever | the handle limit |
+//! | `/hoard/headers`, `/hoard/bodies` | has the host hold what it may not hold itself | the memory limit |
 //! | `/header` | sends a header of 10 MB | the header limit |
+//! | `/host/…` | calls one function of the host for ever: see [`HOST_CALLS`] | fuel, the timeout |
 //! | `/call?url=…` | asks another server, itself perhaps, and answers with its status | grants, the call depth |
 //!
 //! Any other path answers `ok`.
@@ -20,12 +22,15 @@
 
 use std::hint::black_box;
 
-use wasip2::clocks::monotonic_clock;
+use wasip2::cli::{environment, stderr};
+use wasip2::clocks::{monotonic_clock, wall_clock};
 use wasip2::exports::http::incoming_handler::Guest;
+use wasip2::filesystem::preopens;
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
     Fields, IncomingRequest, OutgoingBody, OutgoingRequest, OutgoingResponse, ResponseOutparam, Scheme,
 };
+use wasip2::random::{insecure, random};
 
 struct Hostile;
 
@@ -45,7 +50,10 @@ impl Guest for Hostile {
                 answer(out, "ok");
             }
             "/handles" => hoard_handles(),
+            "/hoard/headers" => hoard_headers(),
+            "/hoard/bodies" => hoard_bodies(),
             "/header" => huge_header(out),
+            path if path.starts_with("/host/") => call_for_ever(&path["/host/".len()..]),
             "/call" => answer(out, &call(target.split_once("url=").map_or("", |(_, url)| url))),
             _ => answer(out, "ok"),
         }
@@ -53,6 +61,40 @@ impl Guest for Hostile {
 }
 
 wasip2::http::proxy::export!(Hostile);
+
+/// Calls of the host that cost it something and a guest nearly nothing.
+const HOST_CALLS: [(&str, fn()); 9] = [
+    ("random", || drop(black_box(random::get_random_bytes(256 << 10)))),
+    ("random-once", || {
+        black_box(random::get_random_u64());
+    }),
+    ("insecure", || {
+        drop(black_box(insecure::get_insecure_random_bytes(256 << 10)))
+    }),
+    ("now", || {
+        black_box(wall_clock::now());
+    }),
+    ("wait", || monotonic_clock::subscribe_duration(0).block()),
+    ("environment", || drop(black_box(environment::get_environment()))),
+    ("print", || {
+        let _ = stderr::get_stderr().blocking_write_and_flush(&[b'x'; 4_096]);
+    }),
+    ("fields", || {
+        let entries: Vec<_> = (0..500).map(|at| (format!("x-{at}"), b"v".to_vec())).collect();
+        drop(black_box(Fields::from_list(&entries)));
+    }),
+    ("directories", || drop(black_box(preopens::get_directories()))),
+];
+
+fn call_for_ever(name: &str) {
+    let (_, call) = HOST_CALLS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .expect("a call of the list");
+    loop {
+        call();
+    }
+}
 
 fn spin() {
     let mut turns = 0u64;
@@ -96,7 +138,7 @@ fn half(out: ResponseOutparam) {
 
 fn flood_logs() {
     const LINES: usize = 100_000_000 / 4096;
-    let stderr = wasip2::cli::stderr::get_stderr();
+    let stderr = stderr::get_stderr();
     let mut line = [b'x'; 4096];
     line[4095] = b'\n';
     for _ in 0..LINES {
@@ -108,6 +150,30 @@ fn flood_logs() {
 fn hoard_handles() {
     loop {
         std::mem::forget(Fields::new());
+    }
+}
+
+fn hoard_headers() {
+    loop {
+        let fields = Fields::new();
+        fields
+            .append("x-large", &vec![b'x'; 60 << 10])
+            .expect("a header that may be sent");
+        std::mem::forget(fields);
+    }
+}
+
+fn hoard_bodies() {
+    let piece = vec![b'x'; 32 << 10];
+    loop {
+        let response = OutgoingResponse::new(Fields::new());
+        let body = response.body().expect("a body is taken once");
+        let stream = body.write().expect("a stream is taken once");
+        // As much as the host takes without a reader.
+        while stream.check_write().is_ok_and(|room| room >= piece.len() as u64) {
+            stream.write(&piece).expect("there is room");
+        }
+        std::mem::forget((response, body, stream));
     }
 }
 

@@ -342,7 +342,10 @@ impl Job<'_> {
                 }
                 Err(failure) if is_hosts(failure.problem.kind) && tried.len() + 1 < MAX_HOSTS_TRIED => {
                     tracing::warn!(host = host.short(), problem = %failure.problem, "a run goes to another host");
-                    if !matches!(failure.problem.kind, ProblemKind::Corrupt | ProblemKind::NoGpu) {
+                    if !matches!(
+                        failure.problem.kind,
+                        ProblemKind::Corrupt | ProblemKind::NoGpu | ProblemKind::Overload
+                    ) {
                         self.sites.lost(&host);
                     }
                     tried.push(host);
@@ -600,7 +603,8 @@ fn forgotten() -> Problem {
 /// Whether a host is to blame: another may do better.
 fn is_hosts(kind: ProblemKind) -> bool {
     use ProblemKind::{
-        Corrupt, Draining, HostLost, HostUnreachable, NoGpu, SourceUnreachable, UnknownBlob, UnknownDataset,
+        Corrupt, Draining, HostLost, HostUnreachable, NoGpu, Overload, SourceUnreachable, UnknownBlob,
+        UnknownDataset,
     };
     matches!(
         kind,
@@ -609,6 +613,7 @@ fn is_hosts(kind: ProblemKind) -> bool {
             | HostLost
             | HostUnreachable
             | NoGpu
+            | Overload
             | SourceUnreachable
             | UnknownBlob
             | UnknownDataset

@@ -18,10 +18,10 @@ use nearfield_protocol::cost;
 use nearfield_protocol::gpu::GpuUsage;
 use nearfield_store::{Shard, StoreError};
 use wasmtime::component::{Linker, Resource, ResourceType};
-use wasmtime_wasi::WasiView;
 
-use crate::data::{Context, ShardHandle, Sources, charge};
+use crate::data::{Context, ShardHandle, Sources};
 use crate::guest::Guest;
+use crate::meter::charge;
 
 pub(crate) use access::GpuAccess;
 use access::required;
@@ -83,7 +83,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         "pipeline",
         ResourceType::host::<PipelineHandle>(),
         |mut store, rep| {
-            let table = store.data_mut().ctx().table;
+            let table = store.data_mut().table();
             table.delete(Resource::<PipelineHandle>::new_own(rep))?;
             Ok(())
         },
@@ -93,7 +93,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         ResourceType::host::<BufferHandle>(),
         |mut store, rep| {
             let guest = store.data_mut();
-            let handle = guest.ctx().table.delete(Resource::<BufferHandle>::new_own(rep))?;
+            let handle = guest.table().delete(Resource::<BufferHandle>::new_own(rep))?;
             guest.gpu.buffers -= 1;
             guest.gpu.bytes -= handle.counted;
             Ok(())
@@ -101,7 +101,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     )?;
     compute.resource("job", ResourceType::host::<JobHandle>(), |mut store, rep| {
         let guest = store.data_mut();
-        let job = guest.ctx().table.delete(Resource::<JobHandle>::new_own(rep))?;
+        let job = guest.table().delete(Resource::<JobHandle>::new_own(rep))?;
         guest.gpu.read_bytes -= job.read_bytes;
         Ok(())
     })?;
@@ -124,7 +124,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
                     constants,
                 };
                 let built = match build(&mut store, shader).await {
-                    Ok(pipeline) => Ok(store.data_mut().ctx().table.push(PipelineHandle(pipeline))?),
+                    Ok(pipeline) => Ok(store.data_mut().table().push(PipelineHandle(pipeline))?),
                     Err(error) => Err(error),
                 };
                 answer(&store, built)
@@ -144,7 +144,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         "[static]buffer.from-shard",
         |mut store: Context<'_>, (shard, offset, size): (Resource<ShardHandle>, u64, u64)| {
             charge(&mut store, cost::GPU_CALL)?;
-            let shard = store.data_mut().ctx().table.get(&shard)?.shard.clone();
+            let shard = store.data_mut().table().get(&shard)?.shard.clone();
             let made = from_shard(&mut store, shard, offset, size);
             let pushed = push_buffer(&mut store, made, 0)?;
             answer(&store, pushed)
@@ -154,7 +154,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         "[method]buffer.size",
         |mut store: Context<'_>, (this,): (Resource<BufferHandle>,)| {
             charge(&mut store, cost::GPU_CALL)?;
-            Ok((store.data_mut().ctx().table.get(&this)?.buffer.size(),))
+            Ok((store.data_mut().table().get(&this)?.buffer.size(),))
         },
     )?;
     compute.func_wrap_async(
@@ -176,7 +176,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
                         let guest = store.data_mut();
                         guest.gpu.read_bytes += read_bytes;
                         let state = JobState::Pending(pending);
-                        Ok(guest.ctx().table.push(JobHandle { state, read_bytes })?)
+                        Ok(guest.table().push(JobHandle { state, read_bytes })?)
                     }
                     Err(error) => Err(error),
                 };
@@ -289,11 +289,7 @@ fn push_buffer(
     counted: u64,
 ) -> wasmtime::Result<Result<Resource<BufferHandle>, GpuError>> {
     Ok(match made {
-        Ok(buffer) => Ok(store
-            .data_mut()
-            .ctx()
-            .table
-            .push(BufferHandle { buffer, counted })?),
+        Ok(buffer) => Ok(store.data_mut().table().push(BufferHandle { buffer, counted })?),
         Err(error) => Err(error),
     })
 }
@@ -343,7 +339,7 @@ fn submission(
         Ok((_, _, account)) => account,
         Err(error) => return Ok(Err(error)),
     };
-    let table = guest.ctx().table;
+    let table = guest.table();
     let buffer =
         |handle: &Resource<BufferHandle>| Ok::<_, wasmtime::Error>(table.get(handle)?.buffer.clone());
     let slice = |slice: &WitSlice| {
@@ -427,7 +423,7 @@ async fn ended(
     this: &Resource<JobHandle>,
 ) -> wasmtime::Result<Result<Ended, GpuError>> {
     let lost = || GpuError::DeviceLost("nobody works on this any more".to_owned());
-    let handle = store.data_mut().ctx().table.get_mut(this)?;
+    let handle = store.data_mut().table().get_mut(this)?;
     let ended = match std::mem::replace(&mut handle.state, JobState::Ended(Err(lost()))) {
         JobState::Ended(ended) => ended,
         JobState::Pending(pending) => {
@@ -441,7 +437,7 @@ async fn ended(
             })
         }
     };
-    store.data_mut().ctx().table.get_mut(this)?.state = JobState::Ended(ended.clone());
+    store.data_mut().table().get_mut(this)?.state = JobState::Ended(ended.clone());
     Ok(ended)
 }
 

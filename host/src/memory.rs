@@ -1,0 +1,338 @@
+//! Memory for guests: what each may have, and what all of a host's guests have together. What the host holds for a guest
+//! outside the guest's own memory counts as well.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nearfield_protocol::{Problem, ProblemKind, limits, units};
+use tokio::sync::Notify;
+use wasmtime::ResourceLimiter;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi_http::FieldMap;
+use wasmtime_wasi_http::p2::body::HostOutgoingBody;
+use wasmtime_wasi_http::p2::types::{HostOutgoingRequest, HostOutgoingResponse};
+
+use crate::idle::Idle;
+
+/// Table elements of one store.
+const TABLE_ELEMENTS: usize = 100_000;
+/// wasi-http counts a header's memory, not its text: names and values cost about twice their bytes.
+pub(crate) const FIELD_BYTES: usize = 2 * limits::RESPONSE_HEADER_BYTES;
+/// What a guest may write at once to a body. One such piece waits for the client, another is on its way.
+pub(crate) const BODY_CHUNK_BYTES: usize = 64 << 10;
+
+/// Memory of all guests of a host.
+pub(crate) struct GuestMemory {
+    most_bytes: u64,
+    used_bytes: AtomicU64,
+    freed: Notify,
+    idle: Arc<Idle>,
+}
+
+/// A host has no memory left for guests. Not the guest's doing, and nothing that it gets to see: a pure one
+/// could answer something else for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this host's memory for guests ({}) is taken: call again in a moment, or give it more with `nearfield up --guest-memory`",
+    units::exact_bytes(*most_bytes)
+)]
+pub(crate) struct HostFull {
+    most_bytes: u64,
+}
+
+/// A guest needs more than its function's limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("what the host holds for the guest is beyond its memory limit")]
+struct BeyondLimit;
+
+impl GuestMemory {
+    pub fn new(most_bytes: u64, idle: Arc<Idle>) -> Self {
+        GuestMemory {
+            most_bytes,
+            used_bytes: AtomicU64::new(0),
+            freed: Notify::new(),
+            idle,
+        }
+    }
+
+    /// Waits, for a bounded time, until there is room for a guest that begins with `bytes`.
+    pub async fn admit(&self, bytes: u64) -> Result<(), Problem> {
+        let wait = async {
+            loop {
+                let freed = self.freed.notified();
+                if self.has_room(bytes) {
+                    return;
+                }
+                freed.await;
+            }
+        };
+        tokio::time::timeout(limits::QUEUE_WAIT, wait)
+            .await
+            .map_err(|_| self.full().problem())
+    }
+
+    fn has_room(&self, bytes: u64) -> bool {
+        loop {
+            if self.used_bytes.load(Ordering::Relaxed) + bytes <= self.most_bytes {
+                return true;
+            }
+            if !self.idle.drop_longest() {
+                return false;
+            }
+        }
+    }
+
+    fn take(&self, bytes: u64) -> Result<(), HostFull> {
+        loop {
+            let most = self.most_bytes;
+            let taken = self
+                .used_bytes
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                    used.checked_add(bytes).filter(|used| *used <= most)
+                });
+            if taken.is_ok() {
+                return Ok(());
+            }
+            if !self.idle.drop_longest() {
+                return Err(self.full());
+            }
+        }
+    }
+
+    fn give(&self, bytes: u64) {
+        if bytes > 0 {
+            self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.freed.notify_waiters();
+        }
+    }
+
+    fn full(&self) -> HostFull {
+        HostFull {
+            most_bytes: self.most_bytes,
+        }
+    }
+}
+
+impl HostFull {
+    pub fn problem(self) -> Problem {
+        Problem::new(ProblemKind::Overload, self.to_string())
+            .with_limit(format!("guest memory = {}", units::exact_bytes(self.most_bytes)))
+    }
+}
+
+/// Bounds on the memory and tables of one guest; remembers what it refused, because the guest's trap will not say.
+pub(crate) struct Limiter {
+    host: Arc<GuestMemory>,
+    memory_bytes: u64,
+    /// All memories of the store together.
+    used_bytes: u64,
+    /// What the host holds for it beside.
+    held_bytes: u64,
+    pub pages_grown: u64,
+    pub memory_refused: bool,
+}
+
+impl Limiter {
+    pub fn new(memory_bytes: u64, host: Arc<GuestMemory>) -> Self {
+        Limiter {
+            host,
+            memory_bytes,
+            used_bytes: 0,
+            held_bytes: 0,
+            pages_grown: 0,
+            memory_refused: false,
+        }
+    }
+
+    pub fn used_bytes(&self) -> u64 {
+        self.used_bytes + self.held_bytes
+    }
+
+    /// Begins anew for the next call of a guest that is reused.
+    pub fn renew(&mut self) {
+        self.pages_grown = 0;
+        self.memory_refused = false;
+    }
+
+    /// Counts what the host holds for the guest's handles.
+    pub fn hold(&mut self, table: &mut ResourceTable) -> wasmtime::Result<()> {
+        let held: u64 = table.iter_mut().map(|entry| held_for(entry)).sum();
+        if self.used_bytes + held > self.memory_bytes {
+            self.memory_refused = true;
+            return Err(BeyondLimit.into());
+        }
+        match held.checked_sub(self.held_bytes) {
+            Some(more) => self.host.take(more)?,
+            None => self.host.give(self.held_bytes - held),
+        }
+        self.held_bytes = held;
+        Ok(())
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.host.give(self.used_bytes());
+    }
+}
+
+/// The most that the host may hold for a handle: what is smaller than a page is not counted.
+fn held_for(entry: &mut dyn Any) -> u64 {
+    let headers = |headers: &FieldMap| match headers.is_empty() {
+        true => 0,
+        false => FIELD_BYTES as u64,
+    };
+    if let Some(fields) = entry.downcast_ref::<FieldMap>() {
+        headers(fields)
+    } else if entry.is::<HostOutgoingBody>() {
+        2 * BODY_CHUNK_BYTES as u64
+    } else if let Some(response) = entry.downcast_ref::<HostOutgoingResponse>() {
+        headers(&response.headers)
+    } else if let Some(request) = entry.downcast_ref::<HostOutgoingRequest>() {
+        headers(&request.headers)
+    } else {
+        0
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        const PAGE: u64 = 64 << 10;
+        // The component's own limit, which it knows of.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        let more = (desired - current) as u64;
+        if self.used_bytes() + more > self.memory_bytes {
+            self.memory_refused = true;
+            return Ok(false);
+        }
+        self.host.take(more)?;
+        self.used_bytes += more;
+        // What a component starts with is not grown.
+        if current > 0 {
+            self.pages_grown += more / PAGE;
+        }
+        Ok(true)
+    }
+
+    /// The machine has no memory: not the guest's doing, and nothing that it may go on with.
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        Err(error)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS)
+    }
+
+    fn instances(&self) -> usize {
+        limits::INSTANCES_PER_STORE
+    }
+
+    fn tables(&self) -> usize {
+        limits::TABLES_PER_STORE
+    }
+
+    fn memories(&self) -> usize {
+        limits::MEMORIES_PER_STORE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(most_bytes: u64) -> Arc<GuestMemory> {
+        Arc::new(GuestMemory::new(most_bytes, Arc::default()))
+    }
+
+    #[test]
+    fn memory_is_bounded_over_all_memories_and_refusals_are_remembered() {
+        let mut limiter = Limiter::new(1 << 20, host(1 << 30));
+        assert!(limiter.memory_growing(0, 512 << 10, None).unwrap());
+        assert_eq!(limiter.pages_grown, 0, "the start is not growth");
+        assert!(limiter.memory_growing(512 << 10, 576 << 10, None).unwrap());
+        assert_eq!(limiter.pages_grown, 1);
+        assert!(
+            !limiter.memory_growing(0, 512 << 10, None).unwrap(),
+            "a second memory counts too"
+        );
+        assert!(limiter.memory_refused);
+    }
+
+    #[test]
+    fn what_all_guests_have_is_bounded_and_given_back() {
+        let host = host(3 << 20);
+        let guests: Vec<_> = (0..3)
+            .map(|_| {
+                let mut limiter = Limiter::new(2 << 20, host.clone());
+                assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
+                limiter
+            })
+            .collect();
+        let mut late = Limiter::new(2 << 20, host.clone());
+        let refused = late.memory_growing(0, 64 << 10, None).unwrap_err();
+        assert!(refused.is::<HostFull>());
+        assert!(!late.memory_refused, "it is not its own limit");
+        drop(guests);
+        assert!(late.memory_growing(0, 2 << 20, None).unwrap());
+        drop(late);
+        assert_eq!(host.used_bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_no_memory_waits_for_it() {
+        let host = host(1 << 20);
+        let mut limiter = Limiter::new(1 << 20, host.clone());
+        assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
+        let full = host.admit(64 << 10).await.unwrap_err();
+        assert_eq!(full.kind, ProblemKind::Overload);
+        let mut waits = std::pin::pin!(host.admit(64 << 10));
+        assert!(futures_util::poll!(waits.as_mut()).is_pending());
+        drop(limiter);
+        waits.await.unwrap();
+    }
+
+    #[test]
+    fn what_the_host_holds_counts_as_the_guests_own() {
+        let host = host(1 << 30);
+        let mut limiter = Limiter::new(4 << 20, host.clone());
+        assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
+        let mut table = ResourceTable::new();
+        let full = |_: &u32| {
+            let mut fields = FieldMap::new_mutable(FIELD_BYTES);
+            fields
+                .append_raw(
+                    http::HeaderName::from_static("x"),
+                    http::HeaderValue::from_static("v"),
+                )
+                .unwrap();
+            fields
+        };
+        let mut pushed: Vec<_> = (0..24).map(|at| table.push(full(&at)).unwrap()).collect();
+        table.push(FieldMap::new_mutable(FIELD_BYTES)).unwrap();
+        limiter.hold(&mut table).unwrap();
+        assert_eq!(limiter.used_bytes(), 4 << 20);
+        assert!(!limiter.memory_growing(1 << 20, 2 << 20, None).unwrap());
+        pushed.push(table.push(full(&24)).unwrap());
+        limiter.memory_refused = false;
+        assert!(limiter.hold(&mut table).is_err());
+        assert!(limiter.memory_refused);
+        for fields in pushed {
+            table.delete(fields).unwrap();
+        }
+        limiter.hold(&mut table).unwrap();
+        assert_eq!(host.used_bytes.load(Ordering::Relaxed), 1 << 20);
+    }
+}
