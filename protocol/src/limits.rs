@@ -57,6 +57,8 @@ pub const BODY_IDLE: Duration = Duration::from_secs(30);
 pub const RESPONSE_BODY_BYTES: u64 = 1 << 30;
 /// Header block that a guest may produce.
 pub const RESPONSE_HEADER_BYTES: usize = 64 << 10;
+/// Header fields that a guest may set: more than any page has. Nodes that pass them on have to count them.
+pub const RESPONSE_HEADER_FIELDS: usize = 256;
 /// Response bytes held back so that fuel and timing can be headers instead of trailers.
 pub const RESPONSE_HELD_BYTES: usize = 64 << 10;
 /// Connections a listener holds at once: each costs a descriptor and about 10 KiB.
@@ -66,13 +68,23 @@ pub const CONNECTIONS_PER_ADDRESS: usize = 256;
 /// Calls of one function at once, through one gateway, unless its manifest says otherwise, and at most.
 pub const CALLS_PER_FUNCTION: u32 = 256;
 pub const MAX_CALLS_PER_FUNCTION: u32 = 4_096;
-/// Of a host's places, those that the calls of one function may take: the others are left to other functions.
+/// Places for calls on one host: each needs a slot of the engine's pool, so this bounds memory, too.
+pub const PLACES_PER_HOST: u32 = 512;
+/// Of these, those that the calls of one function may take: the others are left to other functions.
 pub const PLACES_PER_FUNCTION: u32 = 256;
+/// Calls that one host has at once, as a gateway counts, which does not know how many places each takes.
+pub const CALLS_PER_HOST: u32 = PLACES_PER_HOST;
+/// Calls of one client that wait at a gateway for a place: what a browser asks for at once, and a few such.
+pub const WAITING_PER_CLIENT: usize = 64;
+/// Clients whose calls wait at a gateway: each costs its requests' heads and first bytes.
+pub const WAITING_CLIENTS: usize = 1_024;
 /// Calls that wait on a host for a place, and those of one function.
 pub const QUEUED_CALLS: usize = 1_024;
 pub const QUEUED_CALLS_PER_FUNCTION: usize = 256;
 /// How long a call waits for a place.
 pub const QUEUE_WAIT: Duration = Duration::from_secs(5);
+/// A longer line of a log is cut into several; a peer's is cut.
+pub const LOG_LINE_BYTES: usize = 16 << 10;
 /// Log bytes kept of one call.
 pub const LOG_BYTES_PER_CALL: usize = 256 << 10;
 /// Outgoing requests of one call.

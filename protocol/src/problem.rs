@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::said::{SAID_BYTES, cut_string};
+
 macro_rules! kinds {
     ($($(#[$doc:meta])* $variant:ident = $slug:literal, $status:literal, $title:literal;)*) => {
         /// A cause of failure. The slug is part of the contract; new kinds may be added, none renamed.
@@ -110,7 +112,8 @@ impl ProblemKind {
     }
 }
 
-/// One failure: its kind, which thing, what to do next.
+/// One failure: its kind, which thing, what to do next. Its texts may be a guest's or a peer's, so however one is made,
+/// they are cut to [`SAID_BYTES`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Wire", try_from = "Wire")]
 pub struct Problem {
@@ -125,13 +128,13 @@ impl Problem {
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
         Problem {
             kind,
-            detail: detail.into(),
+            detail: cut_string(SAID_BYTES, detail.into()),
             limit: None,
         }
     }
 
     pub fn with_limit(mut self, limit: impl Into<String>) -> Self {
-        self.limit = Some(limit.into());
+        self.limit = Some(cut_string(SAID_BYTES, limit.into()));
         self
     }
 }
@@ -180,10 +183,10 @@ impl TryFrom<Wire> for Problem {
     fn try_from(wire: Wire) -> Result<Self, String> {
         let kind = ProblemKind::from_type(&wire.r#type)
             .ok_or_else(|| format!("`{}` is no problem type that this build knows", wire.r#type))?;
-        Ok(Problem {
-            kind,
-            detail: wire.detail,
-            limit: wire.limit,
+        let problem = Problem::new(kind, wire.detail);
+        Ok(match wire.limit {
+            Some(limit) => problem.with_limit(limit),
+            None => problem,
         })
     }
 }
