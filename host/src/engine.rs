@@ -10,7 +10,7 @@ use wasmtime::{
 };
 
 /// Places for calls on one host: as many calls run at once as take one place each, which nearly all do.
-pub(crate) const PLACES: u32 = 512;
+pub(crate) const PLACES: u32 = limits::PLACES_PER_HOST;
 /// Places for instances that lie idle. They are beside those of calls, so that no call ever lacks what lies idle.
 pub(crate) const IDLE_PLACES: u32 = 128;
 /// What one place holds of the pool: a component made of Rust has one memory and two tables.

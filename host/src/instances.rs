@@ -4,7 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use nearfield_protocol::limits;
+use nearfield_protocol::http::is_reserved;
+use nearfield_protocol::{limits, said};
 use tokio::sync::oneshot;
 use wasmtime::Store;
 use wasmtime_wasi_http::p2::bindings::Proxy;
@@ -35,9 +36,12 @@ impl HeadSender {
         HeadSender { sender, shared }
     }
 
-    fn send(self, head: Head) {
-        let status = match &head {
-            Ok(response) => response.status(),
+    fn send(self, mut head: Head) {
+        let status = match &mut head {
+            Ok(response) => {
+                drop_reserved(response.headers_mut());
+                response.status()
+            }
             Err(code) => {
                 // Only here is it set.
                 let _ = self.shared.refused.set(code.clone());
@@ -47,6 +51,16 @@ impl HeadSender {
         self.shared.status.store(status.as_u16(), Ordering::Relaxed);
         // The client may be gone already.
         let _ = self.sender.send(head);
+    }
+}
+
+/// Drops what only nodes may say: a guest must not speak as its host.
+pub(crate) fn drop_reserved(fields: &mut http::HeaderMap) {
+    let reserved = |name: &&http::HeaderName| is_reserved(name.as_str());
+    // Collecting none allocates nothing, and few guests set any.
+    let names: Vec<_> = fields.keys().filter(reserved).cloned().collect();
+    for name in names {
+        fields.remove(name);
     }
 }
 
@@ -126,7 +140,7 @@ async fn handle_p2(
         .data_mut()
         .http_context()
         .new_response_outparam_from_callback(move |response| {
-            head.send(response.map_err(|code| format!("{code:?}")));
+            head.send(response.map_err(|code| said(format_args!("{code:?}"))));
         })?;
     proxy
         .wasi_http_incoming_handler()
@@ -157,7 +171,7 @@ async fn handle_p3(
                     let response = access.get().http_context().table.delete(response)?;
                     response.into_http(&mut access, processed).map(Ok)
                 })?,
-                Err(code) => Err(format!("{code:?}")),
+                Err(code) => Err(said(format_args!("{code:?}"))),
             };
             head.send(response);
             // The body streams, and the guest's other tasks go on, until nothing is left to do.

@@ -7,7 +7,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -19,9 +19,10 @@ use http_body_util::{BodyExt, Empty};
 use nearfield_gpu::client::Gpu;
 use nearfield_protocol::call::{CallReport, CallSpec, OnReport, Stages, never_has_content};
 use nearfield_protocol::gpu::GpuUsage;
+use nearfield_protocol::http::{DeclaredLength, LengthFault};
 use nearfield_protocol::manifest::Instances;
 use nearfield_protocol::records::FunctionVersion;
-use nearfield_protocol::{FunctionName, Problem, ProblemKind, cost, limits, units};
+use nearfield_protocol::{FunctionName, Problem, ProblemKind, cost, limits, said, units};
 use tokio::sync::oneshot;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap};
@@ -29,7 +30,7 @@ use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
 use crate::guest::Guest;
 use crate::host::Ready;
-use crate::instances::{HeadSender, Instance};
+use crate::instances::{HeadSender, Instance, drop_reserved};
 use crate::logs::Logs;
 use crate::memory::{GuestMemory, HostFull};
 use crate::meter::{OutOfTime, in_turns};
@@ -93,32 +94,40 @@ impl Invocation {
 
         let head = head.await;
         let mut body = GuestBody {
+            function: name,
             inner: None,
             contentless: false,
-            left_bytes: None,
+            length: None,
             last: None,
+            trailers: None,
             reader,
             end,
         };
         match head {
             Ok(Ok(response)) => {
                 body.contentless = head_only || never_has_content(response.status().as_u16());
-                let declared = response.headers().get(http::header::CONTENT_LENGTH);
-                body.left_bytes = declared
-                    .filter(|_| !body.contentless)
-                    .and_then(|length| length.to_str().ok()?.parse().ok());
+                let declared = response.headers().get_all(http::header::CONTENT_LENGTH);
+                let declared = DeclaredLength::of(declared.iter().map(http::HeaderValue::as_bytes));
+                match declared {
+                    Ok(declared) => body.length = declared.filter(|_| !body.contentless),
+                    Err(fault) => {
+                        let problem = wrong_length(&body.function, fault);
+                        let _ = body.reader.0.broken.set(problem.clone());
+                        return Err(problem);
+                    }
+                }
                 Ok(response.map(|inner| {
                     body.inner = Some(inner);
                     body
                 }))
             }
             // Dropping the body stops what the guest still does.
-            Ok(Err(code)) => Err(refused(&name, &code)),
+            Ok(Err(code)) => Err(refused(&body.function, &code)),
             // The task let go of the head unsent: it has ended, or is about to, and knows why.
             Err(_) => {
                 body.reader.set(READ);
                 let problem = poll_fn(|cx| body.end.poll(cx)).await;
-                Err(problem.unwrap_or_else(|| no_response(&name)))
+                Err(problem.unwrap_or_else(|| no_response(&body.function)))
             }
         }
     }
@@ -205,6 +214,7 @@ impl Invocation {
         if let Some(instance) = instance.take().filter(|_| reuse) {
             ready.pool.give_back(instance);
         }
+        shared.end_guest();
         Closing {
             function: spec.function,
             fuel,
@@ -407,7 +417,7 @@ fn trap_problem(spec: &CallSpec, error: &wasmtime::Error, panic: Option<String>)
             format!("no room to instantiate `{name}`: {error}"),
         );
     }
-    let cause = error.root_cause().to_string();
+    let cause = said(error.root_cause());
     if matches!(
         error.downcast_ref::<ResourceTableError>(),
         Some(ResourceTableError::Full)
@@ -477,6 +487,10 @@ pub(crate) struct Shared {
     pub refused: OnceLock<String>,
     /// How the guest's body itself broke off.
     broken: OnceLock<Problem>,
+    /// The guest does nothing more: what is not in its body by now never comes.
+    guest_ended: AtomicBool,
+    /// The body, if it waits for that.
+    body_waiting: AtomicWaker,
     /// How far the response has been read: [`UNREAD`], [`READ`] or [`GONE`].
     reading: AtomicU8,
     /// Who waits for that to change.
@@ -504,6 +518,17 @@ impl Shared {
             }
         })
         .await
+    }
+
+    fn end_guest(&self) {
+        self.guest_ended.store(true, Ordering::Release);
+        self.body_waiting.wake();
+    }
+
+    /// Whether the guest has ended. If not, the body is asked again once it has.
+    fn guest_ended(&self, cx: &mut Context<'_>) -> bool {
+        self.body_waiting.register(cx.waker());
+        self.guest_ended.load(Ordering::Acquire)
     }
 
     /// Ends when nobody wants the response any more; never, if it was read to its end.
@@ -579,17 +604,20 @@ impl End {
     }
 }
 
-/// A response's body. It ends well only if the call did; dropping it stops the guest.
+/// A response's body. It ends well only if the call did, and if it is as long as its head says; dropping it stops the guest.
 pub struct GuestBody {
+    function: FunctionName,
     /// `None` once it has ended.
     inner: Option<WasiBody>,
     /// The answer is complete without it: a length that it does not keep to is none of its own (RFC 9110 §8.6).
     contentless: bool,
-    /// Bytes that the declared length still promises.
-    left_bytes: Option<u64>,
+    /// What the head says of its length.
+    length: Option<DeclaredLength>,
     /// The frame that completes the declared length: with it the client takes the response for whole,
-    /// so it waits until the call is known to have ended well.
+    /// so it waits until the body has ended there and the call is known to have ended well.
     last: Option<Frame<Bytes>>,
+    /// What came after that frame.
+    trailers: Option<Frame<Bytes>>,
     reader: Reader,
     end: End,
 }
@@ -603,48 +631,92 @@ impl Body for GuestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
         let this = &mut *self;
-        if this.last.is_none()
-            && let Some(inner) = &mut this.inner
-        {
-            match ready!(Pin::new(inner).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
-                    let counts = &this.reader.0;
-                    counts.response_bytes.fetch_add(bytes, Ordering::Relaxed);
-                    this.left_bytes = this.left_bytes.map(|left| left.saturating_sub(bytes));
-                    if this.left_bytes != Some(0) {
-                        this.end.hand_over(&this.reader.0);
-                        return Poll::Ready(Some(Ok(frame)));
-                    }
-                    this.last = Some(frame);
-                    // What the guest still does with its body must find it open.
-                    this.reader.set(READ);
-                }
-                // Whatever broke the body off, the call's end knows the cause better, and tells it to whoever asks.
-                Some(Err(error)) => {
-                    if !this.contentless {
-                        // Only here is it set.
-                        let _ = this.reader.0.broken.set(broken(&error));
-                    }
-                    this.read_whole();
-                }
-                None => this.read_whole(),
-            }
+        if let Some(frame) = ready!(this.poll_guest(cx)) {
+            return Poll::Ready(Some(Ok(frame)));
         }
         if matches!(this.end, End::Told) {
-            return Poll::Ready(None);
+            return Poll::Ready(this.trailers.take().map(Ok));
         }
         let problem = ready!(this.end.poll(cx));
         this.inner = None;
         match (problem, this.last.take()) {
-            (Some(problem), _) => Poll::Ready(Some(Err(problem))),
-            (None, last) => Poll::Ready(last.map(Ok)),
+            (Some(problem), _) => {
+                this.trailers = None;
+                Poll::Ready(Some(Err(problem)))
+            }
+            (None, Some(last)) => Poll::Ready(Some(Ok(last))),
+            (None, None) => Poll::Ready(this.trailers.take().map(Ok)),
         }
     }
 }
 
 impl GuestBody {
-    fn read_whole(&mut self) {
+    /// The guest's next frame that may be passed on, or none once it has no more and its call's end decides.
+    fn poll_guest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        while let Some(inner) = &mut self.inner {
+            // Looked at first: what comes after that look may be the guest's last.
+            let ended = self.last.is_some() && self.reader.0.guest_ended(cx);
+            match Pin::new(inner).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Some(frame) = self.pass(frame) {
+                        return Poll::Ready(Some(frame));
+                    }
+                }
+                // Whatever broke the body off, the call's end knows the cause better, and tells it to whoever asks.
+                Poll::Ready(Some(Err(error))) => self.read_whole(Some(broken(&error))),
+                Poll::Ready(None) => {
+                    let ended = self.length.map_or(Ok(()), |length| length.end());
+                    let fault = ended.err().map(|fault| wrong_length(&self.function, fault));
+                    self.read_whole(fault);
+                }
+                // A reused guest may keep its whole body open.
+                Poll::Pending if ended => self.read_whole(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    /// Counts a frame and holds it to the declared length. The frame, if it may go on now.
+    fn pass(&mut self, mut frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        if let Some(trailers) = frame.trailers_mut() {
+            drop_reserved(trailers);
+            // They wait with the last bytes, if those wait.
+            if self.last.is_some() {
+                self.trailers = Some(frame);
+                return None;
+            }
+            return Some(frame);
+        }
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        let counts = &self.reader.0;
+        counts.response_bytes.fetch_add(bytes, Ordering::Relaxed);
+        match self.length.as_mut().map(|length| length.take(bytes)) {
+            Some(Err(fault)) => {
+                // Whatever else the guest does, its response is none.
+                let _ = self.reader.0.broken.set(wrong_length(&self.function, fault));
+                self.inner = None;
+                self.reader.set(GONE);
+                None
+            }
+            Some(Ok(true)) => {
+                // Empty frames may follow the last one.
+                self.last.get_or_insert(frame);
+                None
+            }
+            Some(Ok(false)) | None => {
+                self.end.hand_over(&self.reader.0);
+                Some(frame)
+            }
+        }
+    }
+
+    /// There is no more of the body. `fault` is what is wrong with it; the guest goes on, and may fail for a better reason.
+    fn read_whole(&mut self, fault: Option<Problem>) {
+        if let Some(fault) = fault.filter(|_| !self.contentless) {
+            // The first fault is the cause of any other.
+            let _ = self.reader.0.broken.set(fault);
+        }
         self.inner = None;
         self.reader.set(READ);
     }
@@ -661,6 +733,13 @@ impl Drop for GuestBody {
 fn broken(error: &WasiError) -> Problem {
     Problem::new(
         ProblemKind::BadResponse,
-        format!("the response broke off: {error:?}"),
+        format!("the response broke off: {}", said(format_args!("{error:?}"))),
+    )
+}
+
+fn wrong_length(function: &FunctionName, fault: LengthFault) -> Problem {
+    Problem::new(
+        ProblemKind::BadResponse,
+        format!("function `{function}` answered with a body that {fault}"),
     )
 }

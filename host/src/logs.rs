@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use nearfield_protocol::said::cut;
 use nearfield_protocol::{CallId, FunctionName, limits};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWrite;
@@ -25,8 +26,6 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 const QUEUE_LINES: usize = 4_096;
 /// Lines that a slow follower may lag behind before it misses some.
 const FOLLOW_LINES: usize = 1_024;
-/// A longer line is cut into several.
-const MAX_LINE_BYTES: usize = 16 << 10;
 /// Size at which a function's file is put aside.
 const ROTATE_BYTES: u64 = 8 << 20;
 /// What a stream may write at once; the guest is told, and splits.
@@ -161,15 +160,36 @@ fn write_lines(dir: &Path, lines: &[LogLine]) -> io::Result<()> {
         text.push(b'\n');
     }
     for (function, text) in by_function {
-        let path = file_of(dir, function);
-        let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-        if file.metadata()?.len() >= ROTATE_BYTES {
-            fs::rename(&path, rotated(&path))?;
-            file = OpenOptions::new().create(true).append(true).open(&path)?;
-        }
-        file.write_all(&text)?;
+        append(&file_of(dir, function), &text)?;
     }
     Ok(())
+}
+
+/// Appends lines. The file is put aside before the line that it has no room for, however many lines come at once.
+fn append(path: &Path, mut text: &[u8]) -> io::Result<()> {
+    loop {
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        let room = ROTATE_BYTES.saturating_sub(file.metadata()?.len());
+        let (fits, rest) = text.split_at(whole_lines(text, room));
+        file.write_all(fits)?;
+        if rest.is_empty() {
+            return Ok(());
+        }
+        fs::rename(path, rotated(path))?;
+        text = rest;
+    }
+}
+
+/// How many bytes of `text` are lines that fit whole into `room`. A line is much shorter than a file, so an empty file
+/// has room for one.
+fn whole_lines(text: &[u8], room: u64) -> usize {
+    match usize::try_from(room) {
+        Ok(room) if room < text.len() => {
+            let end = text[..room].iter().rposition(|&byte| byte == b'\n');
+            end.map_or(0, |end| end + 1)
+        }
+        _ => text.len(),
+    }
 }
 
 /// Function names are safe in file names: letters, digits, `-`, `_` and inner dots.
@@ -328,10 +348,15 @@ impl CallLogState {
         }
         let taken = &bytes[..bytes.len().min(self.left_bytes)];
         self.left_bytes -= taken.len();
-        for piece in taken.split_inclusive(|&byte| byte == b'\n') {
-            self.partial.extend_from_slice(piece);
-            if self.partial.ends_with(b"\n") || self.partial.len() >= MAX_LINE_BYTES {
-                self.end_line();
+        for mut piece in taken.split_inclusive(|&byte| byte == b'\n') {
+            while !piece.is_empty() {
+                let room = limits::LOG_LINE_BYTES - self.partial.len();
+                let (fits, rest) = piece.split_at(room.min(piece.len()));
+                self.partial.extend_from_slice(fits);
+                if fits.ends_with(b"\n") || self.partial.len() == limits::LOG_LINE_BYTES {
+                    self.end_line();
+                }
+                piece = rest;
             }
         }
         if self.left_bytes == 0 {
@@ -348,7 +373,9 @@ impl CallLogState {
             return;
         }
         let bytes = std::mem::take(&mut self.partial);
-        let text = String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(&bytes)).into_owned();
+        // What stands for bytes that are no text takes more room than they did.
+        let text = String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(&bytes));
+        let text = cut(limits::LOG_LINE_BYTES, text);
         if let Some(panic) = PanicText::begun_by(&text) {
             self.panic = Some(panic);
         } else if self
@@ -443,6 +470,51 @@ mod tests {
         assert_eq!(log.take().len(), 6, "all but the advice");
         log.write(&vec![b'x'; 100_000]);
         assert!(log.panic().unwrap().len() < 2 * PANIC_CHARS);
+    }
+
+    /// However lines come and whatever is in them, a function's two files hold no more than they may.
+    #[test]
+    fn files_keep_their_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = |byte: u8| LogLine {
+            unix_ms: 1,
+            function: "f".to_owned(),
+            call: CallId::new(1, 2).to_string(),
+            line: String::from_utf8(vec![byte; limits::LOG_LINE_BYTES]).unwrap(),
+        };
+        // As JSON a control character takes six bytes.
+        for batch in [vec![line(b'x'); 1_200], vec![line(1); 400], vec![line(b'y'); 3]] {
+            write_lines(dir.path(), &batch).unwrap();
+        }
+        let path = file_of(dir.path(), "f");
+        for path in [rotated(&path), path.clone()] {
+            let text = fs::read(&path).unwrap();
+            assert!(
+                !text.is_empty() && text.len() as u64 <= ROTATE_BYTES,
+                "{}",
+                text.len()
+            );
+            for line in text.strip_suffix(b"\n").unwrap().split(|&byte| byte == b'\n') {
+                serde_json::from_slice::<LogLine>(line).unwrap();
+            }
+        }
+        assert!(
+            fs::read(&path)
+                .unwrap()
+                .windows(9)
+                .any(|text| text == b"yyyyyyyyy"),
+            "the last are there"
+        );
+    }
+
+    #[test]
+    fn a_line_has_its_bound_whatever_it_is_made_of() {
+        let log = CallLog::apart();
+        log.write(&vec![0xff; 3 * limits::LOG_LINE_BYTES]);
+        log.finish();
+        let lines = log.take();
+        assert!(lines.len() >= 3);
+        assert!(lines.iter().all(|line| line.len() < limits::LOG_LINE_BYTES + 100));
     }
 
     #[tokio::test]

@@ -38,8 +38,6 @@ const FINISHER: &str = "nearfield:compute/finisher@0.1.0";
 /// The version that the engine's own WASI has: guests with older ones are linked to it too.
 const MONOTONIC_CLOCK: &str = "wasi:clocks/monotonic-clock@0.2.12";
 const OUTGOING: &str = "wasi:http/outgoing-handler@0.2.12";
-/// What of a guest's own error is passed on.
-const MAX_MESSAGE_CHARS: usize = 4_096;
 /// Results up to this size are held in memory until they are kept: those in the rows of remembered results, and the
 /// smaller blobs. Larger ones may be as large as their guest's memory, and many wait at once.
 const HELD_RESULT_BYTES: usize = 4 << 20;
@@ -319,10 +317,14 @@ fn subject_name(spec: &PureSpec) -> String {
 }
 
 fn said(spec: &PureSpec, message: &str) -> Problem {
-    let message: String = message.chars().take(MAX_MESSAGE_CHARS).collect();
     Problem::new(
         ProblemKind::FunctionFailed,
-        format!("`{}`, {}: {message}", spec.setting.function, subject_name(spec)),
+        format!(
+            "`{}`, {}: {}",
+            spec.setting.function,
+            subject_name(spec),
+            nearfield_protocol::said(message)
+        ),
     )
 }
 
