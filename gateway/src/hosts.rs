@@ -1,7 +1,8 @@
 //! The hosts that this gateway knows: the table that placement looks at, and what changes it.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -10,6 +11,7 @@ use nearfield_net::control::{Hello, Load, MemberEvent};
 use nearfield_protocol::{Digest, NodeId};
 use nearfield_store::Dataset;
 
+use crate::cluster::Drain;
 use crate::place::holders::{Holders, Slot};
 use crate::place::table::HostTable;
 
@@ -36,6 +38,8 @@ pub struct Hosts {
     /// The same of what is in the memory of GPUs.
     resident: moka::sync::Cache<(Digest, u64, u64), Spread>,
     fuel_per_call: AtomicU64,
+    /// Of the last round of repair. The lock is held for one look-up.
+    drains: Mutex<HashMap<NodeId, Drain>>,
 }
 
 impl Hosts {
@@ -54,6 +58,7 @@ impl Hosts {
                 .time_to_live(SPREAD_AGE)
                 .build(),
             fuel_per_call: AtomicU64::new(HostTable::default().fuel_per_call),
+            drains: Mutex::default(),
         }
     }
 
@@ -137,6 +142,19 @@ impl Hosts {
             hosts: self.clone(),
             host,
         }
+    }
+
+    /// How far a draining host was in the last round of repair; `None` if none looked at it yet.
+    pub fn drain(&self, id: &NodeId) -> Option<Drain> {
+        self.drains
+            .lock()
+            .expect("no panic under this lock")
+            .get(id)
+            .copied()
+    }
+
+    pub fn set_drains(&self, drains: HashMap<NodeId, Drain>) {
+        *self.drains.lock().expect("no panic under this lock") = drains;
     }
 
     /// What a call came to.

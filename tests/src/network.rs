@@ -331,18 +331,15 @@ fn a_node_that_drains_hands_over_and_one_that_leaves_is_forgotten() {
     for _ in 0..20 {
         assert_ne!(gateway.get("/fn/hello").header("nearfield-host"), Some(&id[..10]));
     }
-    until("two others keep each shard", || {
-        let described = gateway.json(&["describe", "dataset/logs"]);
-        described["shards"].as_array().unwrap().iter().all(|shard| {
-            shard["holders"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .filter(|holder| **holder != id[..10])
-                .count()
-                >= 2
-        })
-    });
+    let drained = gateway.json(&["drain", &id[..10], "--wait"]);
+    assert_eq!(drained["drain"]["blobs_left"], 0, "{drained}");
+    assert!(drained["drain"]["blobs_held"].as_u64().unwrap() > 10, "{drained}");
+    let described = gateway.json(&["describe", "dataset/logs", "--shards"]);
+    for shard in described["shards"].as_array().unwrap() {
+        let holders = shard["holders"].as_array().unwrap().iter();
+        let others = holders.filter(|holder| **holder != id[..10]);
+        assert!(others.count() >= 2, "{shard}");
+    }
     network.hosts[0].ok(&["leave"]);
     until("it is no member", || {
         gateway.json(&["ls", "nodes"])["nodes"].as_array().unwrap().len() == 3

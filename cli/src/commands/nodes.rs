@@ -68,11 +68,27 @@ fn follow_drain(session: &Session, node: &str) -> Result<()> {
     loop {
         let described = session.client.get(format!("/v1/nodes/{}", segment(node)));
         let described = described.with_context(|| format!("asking how far node {node} is"))?;
+        let not_followed = |exit, what: String, next: &str| {
+            spinner.finish_and_clear();
+            Err(Failure::new(exit, what).next(next).into())
+        };
+        if described["draining"] != true {
+            let what = format!("node {node} is not draining any more");
+            return not_followed(Exit::Failed, what, "`nearfield ls nodes` shows what it does");
+        }
+        if described["there"] != true {
+            let what = format!("node {node} is away: what only it holds cannot be copied");
+            return not_followed(
+                Exit::Unreachable,
+                what,
+                "start it again, or `nearfield rm` it if it is lost",
+            );
+        }
         let count = |what: &str| described["drain"][what].as_u64();
         let (Some(left), Some(held)) = (count("blobs_left"), count("blobs_held")) else {
-            spinner.finish_and_clear();
-            let failure = Failure::new(Exit::Failed, format!("node {node} is not draining any more"));
-            return Err(failure.next("`nearfield ls nodes` shows what it does").into());
+            spinner.set_message(format!("{node}: its blobs are being counted"));
+            std::thread::sleep(ASK_AGAIN);
+            continue;
         };
         if left == 0 {
             spinner.finish_and_clear();

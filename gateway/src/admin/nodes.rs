@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::Asked;
 use crate::body::Body;
 use crate::catalog::{net_problem, unix_ms};
-use crate::cluster::{ask_gateways, left_on};
+use crate::cluster::ask_gateways;
 use crate::reply;
 use crate::server::Gateway;
 
@@ -30,14 +30,15 @@ pub fn list(gateway: &Gateway) -> Response<Body> {
     reply::json(StatusCode::OK, &json!({ "nodes": nodes }))
 }
 
-pub async fn describe(gateway: &Gateway, id: &str) -> Result<Response<Body>, Problem> {
+pub fn describe(gateway: &Gateway, id: &str) -> Result<Response<Body>, Problem> {
     let records = gateway.catalog.node.records();
     let id = find(gateway, id)?;
     let member = records.node(&id).ok_or_else(|| unknown(&id.to_string()))?;
     let mut described = to_json(gateway, member);
-    if member.draining {
-        let (left, held) = left_on(gateway, &id).await;
-        described["drain"] = json!({ "blobs_left": left, "blobs_held": held });
+    if member.draining
+        && let Some(drain) = gateway.hosts.drain(&id)
+    {
+        described["drain"] = json!({ "blobs_left": drain.left, "blobs_held": drain.held });
     }
     Ok(reply::json(StatusCode::OK, &described))
 }

@@ -2,6 +2,7 @@
 //!
 //! `fetch` is where blobs come from that are not here, `repair` sees that enough hosts keep each of them.
 
+mod drains;
 mod fetch;
 mod patience;
 mod repair;
@@ -18,8 +19,8 @@ use nearfield_store::Change;
 use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
+pub use drains::Drain;
 pub use fetch::PeerBlobs;
-pub(crate) use repair::left_on;
 #[cfg(test)]
 pub(crate) use repair::{Kept, wanted};
 pub use repair::{REPLICAS, REPLICAS_RANGE};

@@ -4,7 +4,7 @@
 //! of the records, the lists of shards and the table of hosts (`wanted`); hosts are then asked to fetch and keep, each by
 //! itself, so that none waits for a slow one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use nearfield_net::control::{MAX_ASKED, Question, Reply};
@@ -14,6 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Cluster;
+use super::drains::Drains;
 use super::patience::Patience;
 use crate::catalog::net_problem;
 use crate::place::holders::Slot;
@@ -72,9 +73,9 @@ impl Cluster {
     async fn repair_once(&self, asking: &mut Asking) -> Result<(), Problem> {
         let catalog = &self.gateway.catalog;
         if self.gateway.hosts.alone().is_some() {
+            self.gateway.hosts.set_drains(HashMap::new());
             return Ok(());
         }
-        let records = catalog.node.records();
         let mut orders = Orders::new();
         let mut safe = Vec::new();
         let mut lost = Vec::new();
@@ -95,11 +96,14 @@ impl Cluster {
         let leads = catalog.node.leader().is_none();
         let (patience, busy) = (&mut asking.patience, &asking.of);
         patience.begin(self.gateway.hosts.table().generation);
-        let mut look = |kept: Kept<'_>| {
+        let mut drains = Drains::begin(&self.gateway.hosts.table());
+        let look = |kept: Kept<'_>| {
             for some in kept.digests.chunks(1_024) {
                 let table = self.gateway.hosts.table();
                 for digest in some.iter().filter(|digest| **digest != Digest::EMPTY) {
-                    let Some(more) = wanted(&table, digest, &kept) else {
+                    let more = wanted(&table, digest, &kept);
+                    drains.count(&table, digest, more.is_none());
+                    let Some(more) = more else {
                         safe.push(*digest);
                         continue;
                     };
@@ -118,30 +122,8 @@ impl Cluster {
                 }
             }
         };
-        for version in records.all_dataset_versions() {
-            // A list that nobody gives now says nothing of its shards.
-            let Ok(dataset) = catalog.store.dataset(&version.digest).await else {
-                tracing::debug!(name = %version.name, version = version.version, "its list of shards cannot be had");
-                continue;
-            };
-            let heads: Vec<Digest> = dataset.heads().collect();
-            for digests in [&heads, &dataset.shards] {
-                look(Kept {
-                    dataset: Some(version.digest),
-                    digests,
-                    replicas: version.replicas.unwrap_or(REPLICAS),
-                    only: &version.only,
-                });
-            }
-        }
-        for version in records.all_function_versions() {
-            look(Kept {
-                dataset: None,
-                digests: &[version.component],
-                replicas: REPLICAS,
-                only: &[],
-            });
-        }
+        look_at_all(&self.gateway, look).await;
+        self.gateway.hosts.set_drains(drains.end());
         // A gateway without a host keeps bytes only until hosts do.
         if self.gateway.hosts.table().find(&catalog.node.id()).is_none() {
             let stored = safe
@@ -216,29 +198,19 @@ impl Cluster {
     }
 }
 
-/// Of the blobs that a draining host holds, how many too few others keep, and how many it holds in all.
-pub(crate) async fn left_on(gateway: &Gateway, host: &NodeId) -> (u64, u64) {
-    let records = gateway.catalog.node.records();
-    let (mut left, mut held) = (HashSet::new(), HashSet::new());
-    let mut count = |kept: Kept<'_>| {
-        let table = gateway.hosts.table();
-        let Some(slot) = table.slot(host) else { return };
-        for digest in kept.digests {
-            if table.holders.of(digest).any(|holder| holder == slot) {
-                held.insert(*digest);
-                if wanted(&table, digest, &kept).is_some() {
-                    left.insert(*digest);
-                }
-            }
-        }
-    };
+/// Shows every blob that a record names, and who is to keep it.
+async fn look_at_all(gateway: &Gateway, mut look: impl FnMut(Kept<'_>)) {
+    let catalog = &gateway.catalog;
+    let records = catalog.node.records();
     for version in records.all_dataset_versions() {
-        let Ok(dataset) = gateway.catalog.store.dataset(&version.digest).await else {
+        // A list that nobody gives now says nothing of its shards.
+        let Ok(dataset) = catalog.store.dataset(&version.digest).await else {
+            tracing::debug!(name = %version.name, version = version.version, "its list of shards cannot be had");
             continue;
         };
         let heads: Vec<Digest> = dataset.heads().collect();
         for digests in [&heads, &dataset.shards] {
-            count(Kept {
+            look(Kept {
                 dataset: Some(version.digest),
                 digests,
                 replicas: version.replicas.unwrap_or(REPLICAS),
@@ -247,14 +219,13 @@ pub(crate) async fn left_on(gateway: &Gateway, host: &NodeId) -> (u64, u64) {
         }
     }
     for version in records.all_function_versions() {
-        count(Kept {
+        look(Kept {
             dataset: None,
             digests: &[version.component],
             replicas: REPLICAS,
             only: &[],
         });
     }
-    (left.len() as u64, held.len() as u64)
 }
 
 /// The hosts that are to keep a blob in addition to those that do, as far as there are such; `None` if enough do.
@@ -290,6 +261,7 @@ pub(crate) fn wanted(table: &HostTable, digest: &Digest, kept: &Kept<'_>) -> Opt
 
 #[cfg(test)]
 mod tests {
+    use super::super::drains::Drain;
     use super::*;
     use nearfield_net::Records;
     use nearfield_net::control::Hello;
@@ -369,5 +341,30 @@ mod tests {
         );
         let nowhere: [Label; 1] = ["region=mars".parse().unwrap()];
         assert_eq!(wanted(&table, &blob, &kept(1, &nowhere)), Some(Vec::new()));
+    }
+
+    #[test]
+    fn a_drain_is_done_when_enough_others_keep_each_blob() {
+        let mut table = table();
+        let (shared, lonely, foreign) = (Digest::of(b"1"), Digest::of(b"2"), Digest::of(b"3"));
+        for n in [1, 2, 4] {
+            table.holds(&id(n), &[shared], &[]);
+        }
+        table.holds(&id(4), &[lonely], &[]);
+        table.holds(&id(1), &[foreign], &[]);
+        let count = |table: &HostTable| {
+            let mut drains = Drains::begin(table);
+            // Two versions that have the same blobs.
+            for digest in [shared, lonely, foreign, shared, lonely] {
+                let enough = wanted(table, &digest, &kept(2, &[])).is_none();
+                drains.count(table, &digest, enough);
+            }
+            drains.end()
+        };
+        assert_eq!(count(&table), [(id(4), Drain { held: 2, left: 1 })].into());
+        for n in [2, 3] {
+            table.holds(&id(n), &[lonely], &[]);
+        }
+        assert_eq!(count(&table), [(id(4), Drain { held: 2, left: 0 })].into());
     }
 }
