@@ -36,7 +36,6 @@ const LIMITS: AuthorizerLimits = AuthorizerLimits {
 };
 
 /// A token that this network signed and whose blocks may be evaluated.
-#[derive(Clone)]
 pub(crate) struct Token {
     pub id: String,
     pub function: FunctionName,

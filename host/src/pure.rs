@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use nearfield_gpu::GpuError;
 use nearfield_gpu::client::Gpu;
+pub(crate) use nearfield_protocol::job::MAPPER;
 use nearfield_protocol::job::{PureReport, PureSpec, ResultKey, Work};
 use nearfield_protocol::{Digest, Problem, ProblemKind, cost, units};
 use nearfield_store::{Store as BlobStore, StoreError};
@@ -31,8 +32,7 @@ use crate::memory::{GuestMemory, HostFull};
 use crate::meter::{Meter, OutOfTime, in_turns};
 use crate::random::{Counted, MAX_RANDOM_BYTES, Seeded};
 
-/// What a job's component exports.
-pub(crate) const MAPPER: &str = "nearfield:compute/mapper@0.1.0";
+/// What a job's component exports beside its mapper.
 const REDUCER: &str = "nearfield:compute/reducer@0.1.0";
 const FINISHER: &str = "nearfield:compute/finisher@0.1.0";
 /// The version that the engine's own WASI has: guests with older ones are linked to it too.

@@ -18,6 +18,9 @@ use crate::{Digest, NodeId, Problem, cost};
 /// bytes the guest's allocator had overwritten.
 pub const SEMANTICS_EPOCH: u32 = 2;
 
+/// What a component exports that is a job.
+pub const MAPPER: &str = "nearfield:compute/mapper@0.1.0";
+
 /// Most parts that one reduction takes.
 const MAX_GROUP: usize = 64;
 /// A group ends at a part whose shape has these low bits zero: at one in sixteen.
@@ -340,6 +343,45 @@ pub fn canonical_args(args: &Value) -> Vec<u8> {
     }
 }
 
+/// Refuses integers that JSON readers would round to a double: beyond 64 bits, 2^64 + 1 and 2^64 would be one argument.
+/// What `json` is otherwise is for its reader to say.
+pub fn check_integers(json: &str) -> Result<(), InexactInteger> {
+    let mut rest = json;
+    while let Some(at) = rest.find(|c: char| c == '"' || c == '-' || c.is_ascii_digit()) {
+        rest = &rest[at..];
+        let len = match rest.strip_prefix('"') {
+            Some(text) => 1 + text_len(text),
+            None => {
+                let ends = |c: char| !matches!(c, '-' | '+' | '.' | 'e' | 'E') && !c.is_ascii_digit();
+                let number = &rest[..rest.find(ends).unwrap_or(rest.len())];
+                let integer = !number.contains(['.', 'e', 'E']);
+                if integer && number.parse::<u64>().is_err() && number.parse::<i64>().is_err() {
+                    return Err(InexactInteger(number.chars().take(80).collect()));
+                }
+                number.len()
+            }
+        };
+        rest = &rest[len..];
+    }
+    Ok(())
+}
+
+/// Bytes of a JSON string behind its first quote, the last one included.
+fn text_len(text: &str) -> usize {
+    let mut escaped = false;
+    let end = text.bytes().position(|byte| {
+        let ends = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    });
+    end.map_or(text.len(), |at| at + 1)
+}
+
+/// An integer beyond 64 bits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the integer {0} has more than 64 bits, and would be rounded: give it as a string, \"{0}\"")]
+pub struct InexactInteger(String);
+
 /// JSON with sorted keys and no spaces: equal values have equal bytes.
 pub fn canonical_json(value: &Value) -> Vec<u8> {
     let mut out = Vec::new();
@@ -570,6 +612,43 @@ mod tests {
         assert_eq!(canonical_args(&Value::Null), canonical_args(&json!({})));
         assert_ne!(canonical_args(&json!([])), canonical_args(&json!({})));
         assert_ne!(canonical_args(&json!({"x": null})), canonical_args(&json!({})));
+    }
+
+    #[test]
+    fn integers_that_would_be_rounded_are_refused_by_name() {
+        for exact in [
+            "{}",
+            "0",
+            "18446744073709551615",
+            "-9223372036854775808",
+            "1e30",
+            "0.1",
+            "[1, 2.5, -3]",
+            r#""18446744073709551616""#,
+            r#"{"\\": "18446744073709551616", "\"99999999999999999999": 1}"#,
+            "",
+            "\"",
+        ] {
+            assert_eq!(check_integers(exact), Ok(()), "{exact}");
+        }
+        for (inexact, number) in [
+            ("18446744073709551616", "18446744073709551616"),
+            ("-9223372036854775809", "-9223372036854775809"),
+            (r#"{"a": ["x\\", 99999999999999999999]}"#, "99999999999999999999"),
+        ] {
+            assert_eq!(
+                check_integers(inexact),
+                Err(InexactInteger(number.to_owned())),
+                "{inexact}"
+            );
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_no_json_is_passed_over(text in "[\"\\\\0-9eE+.{}, a-]{0,40}") {
+            let _ = check_integers(&text);
+        }
     }
 
     #[test]

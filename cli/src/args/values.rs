@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use nearfield_gpu::wire::Choice;
+use nearfield_protocol::job::check_integers;
 use nearfield_protocol::units::parse_count;
 use nearfield_protocol::{DatasetName, Digest, FunctionName, JobId, ParseSplitError, Split};
 
@@ -142,7 +143,9 @@ pub(super) fn json_argument(text: &str) -> Result<serde_json::Value, String> {
         Some(path) => &std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?,
         None => text,
     };
-    serde_json::from_str(text).map_err(|error| format!("this is no JSON: {error}"))
+    let value = serde_json::from_str(text).map_err(|error| format!("this is no JSON: {error}"))?;
+    check_integers(text).map_err(shown)?;
+    Ok(value)
 }
 
 /// `1%`, as a fraction.
@@ -200,3 +203,6 @@ mod tests {
         assert!(on_error("skip").is_err() && on_error("skip:-1").is_err());
     }
 }
+        assert_eq!(json_argument("[1]"), Ok(serde_json::json!([1])));
+        let rounded = json_argument("[18446744073709551617]").unwrap_err();
+        assert!(rounded.contains("18446744073709551617"), "{rounded}");

@@ -19,7 +19,8 @@ use http::header::CACHE_CONTROL;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use nearfield_protocol::{Digest, Problem, ProblemKind, limits, units};
+use nearfield_protocol::job::check_integers;
+use nearfield_protocol::{Problem, ProblemKind, limits, units};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::runtime::Handle;
@@ -124,8 +125,13 @@ impl Asked {
 
     async fn json<T: DeserializeOwned>(self) -> Result<T, Problem> {
         let bytes = self.bytes(limits::ADMIN_BODY_BYTES as u64).await?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| Problem::new(ProblemKind::BadRequest, format!("the request body: {error}")))
+        let refused = |error: &dyn std::fmt::Display| {
+            Problem::new(ProblemKind::BadRequest, format!("the request body: {error}"))
+        };
+        let text = str::from_utf8(&bytes).map_err(|error| refused(&error))?;
+        let value = serde_json::from_str(text).map_err(|error| refused(&error))?;
+        check_integers(text).map_err(|error| refused(&error))?;
+        Ok(value)
     }
 }
 

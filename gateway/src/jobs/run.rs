@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use nearfield_net::control::BEAT;
-use nearfield_protocol::job::{PureFailure, PureReport, PureSetting, PureSpec, ResultKey, Work};
+use nearfield_protocol::job::{MAPPER, PureFailure, PureReport, PureSetting, PureSpec, ResultKey, Work};
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind, units};
 use nearfield_store::Dataset;
 use tokio::sync::watch;
@@ -29,9 +29,6 @@ const FORGOTTEN_RETRIES: usize = 8;
 const MAX_WAITS: u32 = 10;
 /// Failed shards that a job's report lists.
 const MAX_LISTED_FAILURES: usize = 100;
-
-/// What a component exports that is a job.
-const MAPPER: &str = "nearfield:compute/mapper";
 
 /// Why a job ended early.
 pub(super) struct Stop {
