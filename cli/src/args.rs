@@ -306,7 +306,7 @@ pub struct PutArgs {
     #[arg(long)]
     pub in_place: bool,
     /// Leave these files or folders out, written as in a .gitignore; repeatable. A folder's .nearfieldignore holds such lines
-    #[arg(long, value_name = "GLOB", conflicts_with = "in_place")]
+    #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
     /// Leave out what git ignores, and .git
     #[arg(long, conflicts_with = "in_place")]

@@ -1,8 +1,8 @@
 //! Blobs on disk, datasets, and the cutters that make shards of a stream. No network.
 //!
 //! `blobs` owns the files and says what is durable; `state` is its table; `put` drives `cut` and
-//! imports what it cuts; `form` tells by a file's beginning whether it is text; `in_place` indexes what stays where it is; `layout` puts parts
-//! together; `dataset` and `shard` read back, `elsewhere` what is not here. The cutters are pure: bytes in, shards out.
+//! imports what it cuts; `form` tells by a file's beginning whether it is text; `in_place` indexes what stays where it is; `left_out` says what of a
+//! folder stays out; `layout` puts parts together; `dataset` and `shard` read back, `elsewhere` what is not here. The cutters are pure: bytes in, shards out.
 
 mod blobs;
 pub mod cut;
@@ -15,6 +15,7 @@ mod form;
 mod in_place;
 mod keyed;
 mod layout;
+mod left_out;
 pub mod pack;
 pub mod path_index;
 mod put;
@@ -31,6 +32,7 @@ pub use error::StoreError;
 pub use in_place::groups::{GROUP_BYTES, Groups};
 pub use in_place::{FoundObjects, Object, ObjectError, Objects, SourceError};
 pub use layout::Placement;
+pub use left_out::{BadRule, IGNORE_FILE, LeftOut, left_out_notice};
 pub use put::{PutProgress, PutReport, PutRequest, StagedDataset, StagedInput};
 pub use remembered::Remembered;
 pub use shard::{Shard, ShardReader};

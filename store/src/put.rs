@@ -50,6 +50,8 @@ pub struct PutRequest {
     pub placement: Placement,
     /// Sort the records by this column or JSON pointer.
     pub key: Option<String>,
+    /// Of a folder in place: what is left out, as lines of a `.gitignore`.
+    pub exclude: Vec<String>,
 }
 
 impl PutRequest {
@@ -149,7 +151,7 @@ impl Store {
             split,
             index,
             keyed,
-            notice,
+            notices: notice.into_iter().collect(),
             imported,
             in_place: None,
             request,
@@ -178,7 +180,7 @@ impl Store {
                 split: indexed.split,
                 index: indexed.index,
                 keyed: None,
-                notice: indexed.notice,
+                notices: indexed.notices,
                 imported: imported.collect(),
                 in_place: Some((indexed.staged, indexed.new)),
                 request,
@@ -198,7 +200,7 @@ impl Store {
             split,
             index,
             keyed,
-            notice,
+            notices,
             mut imported,
             in_place,
             request,
@@ -250,7 +252,7 @@ impl Store {
         let paths = index.map_or(Paths::None, Paths::Own);
         layout.replace(LaidPart { name, shards, paths });
         let mut staged = self.compose(layout, imported, in_place, put_bytes).await?;
-        staged.report.notices.extend(notice);
+        staged.report.notices.extend(notices);
         Ok(staged)
     }
 
@@ -405,7 +407,7 @@ impl StagedInput {
             split: self.split,
             index: self.index.clone(),
             keyed: self.keyed.clone(),
-            notice: self.notice.clone(),
+            notices: self.notices.clone(),
             imported: self.imported.iter().map(again).collect(),
             in_place: None,
             request: self.request.clone(),
@@ -420,8 +422,8 @@ pub struct StagedInput {
     index: Option<Vec<u8>>,
     /// Of what is sorted.
     keyed: Option<Keyed>,
-    /// Why the split is not the one that its name promises.
-    notice: Option<String>,
+    /// Why the split is not the one that its name promises, and what is left out.
+    notices: Vec<String>,
     imported: Vec<Imported>,
     /// Where the input stays where it is.
     in_place: Option<(StagedInPlace, SealReport)>,

@@ -431,3 +431,31 @@ fn what_is_removed_takes_no_room_and_frees_none() {
         "nothing is known of it any more"
     );
 }
+
+#[test]
+fn what_is_left_out_stays_out_in_place_too() {
+    let (node, _dir, folder) = start();
+    fs::create_dir(folder.join("target")).unwrap();
+    for file in ["a.txt", "b.tmp", "c.log", "target/d.txt"] {
+        fs::write(folder.join(file), file).unwrap();
+    }
+    fs::write(folder.join(".nearfieldignore"), "target/\n*.tmp\n").unwrap();
+    let put = [
+        "put",
+        folder.to_str().unwrap(),
+        "--name",
+        "files",
+        "--in-place",
+        "--exclude",
+    ];
+    let stored = node.json(&[&put[..], &["*.log"]].concat());
+    assert_eq!(
+        stored["notices"][0], "left out: b.tmp, c.log, target/",
+        "{stored}"
+    );
+    let listed = node.json(&["ls", "dataset/files"]);
+    let files = listed["files"].as_array().unwrap();
+    let paths: Vec<_> = files.iter().map(|file| &file["path"]).collect();
+    assert_eq!(paths, [".nearfieldignore", "a.txt"]);
+    fails(&node.cli(&[&put[..], &["{a"]].concat()), 1, "`{a` of --exclude");
+}

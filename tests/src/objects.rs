@@ -107,6 +107,18 @@ fn a_folder_of_objects_is_read_by_its_paths_and_only_what_is_new_is_read_again()
 }
 
 #[test]
+fn what_its_server_encodes_does_not_stay_in_place() {
+    let two = start(Script {
+        brotli: Some(".csv"),
+        ..Script::default()
+    });
+    two.s3.put("bucket", "logs/a.csv", text(1, 1_000)).unwrap();
+    for url in ["s3://bucket/logs/a.csv", "s3://bucket/logs/"] {
+        two.refused(url, "a.csv is encoded as its server says (content-encoding: br)");
+    }
+}
+
+#[test]
 fn another_object_in_its_place_is_an_error_that_names_it_until_it_is_put_again() {
     let url = "s3://bucket/logs/x";
     for (what, other) in [

@@ -206,6 +206,26 @@ fn a_prefix_is_a_folder() {
     assert!(below(back.path()) == files);
 }
 
+#[test]
+fn what_a_server_encodes_is_said_or_refused() {
+    let script = Script {
+        brotli: Some(".csv"),
+        ..Script::default()
+    };
+    let two = start(script);
+    for key in ["p/a.csv", "p/b.txt"] {
+        two.s3.put("bucket", key, &b"\x0b\x02\x80hello\x03"[..]).unwrap();
+    }
+    let folder = two.put(&["s3://bucket/p/", "--name", "folder", "--split", "files"]);
+    let told = String::from_utf8_lossy(&folder.stderr).into_owned();
+    assert!(
+        folder.status.success() && told.contains("s3://bucket/p/a.csv: kept as the server"),
+        "{told}"
+    );
+    let one = two.stored(&["s3://bucket/p/a.csv", "--name", "one"]);
+    assert!(one["notices"][0].as_str().unwrap().contains("brotli"), "{one}");
+}
+
 fn below(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
-
-/// A folder's own list, in the syntax of `.gitignore`.
-const IGNORE_FILE: &str = ".nearfieldignore";
+use nearfield_store::{IGNORE_FILE, LeftOut};
 
 /// The user's choice of files that a put leaves out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,23 +19,20 @@ pub struct Excludes {
 /// The rules of one folder.
 pub(super) struct Rules {
     root: PathBuf,
-    given: Gitignore,
-    own: Gitignore,
+    given_and_own: LeftOut,
     /// By folder, read when first asked for; none without `--gitignore`.
     git: Option<HashMap<PathBuf, Gitignore>>,
 }
 
 impl Rules {
     pub fn read(root: &Path, excludes: &Excludes) -> Result<Self> {
-        let mut given = GitignoreBuilder::new(root);
-        for glob in &excludes.globs {
-            given
-                .add_line(None, glob)
-                .with_context(|| format!("--exclude {glob}"))?;
-        }
+        let path = root.join(IGNORE_FILE);
+        let own = match path.is_file() {
+            true => std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?,
+            false => String::new(),
+        };
         Ok(Rules {
-            given: given.build().context("--exclude")?,
-            own: file(root, IGNORE_FILE)?,
+            given_and_own: LeftOut::new(&excludes.globs, &own)?,
             root: root.to_owned(),
             git: excludes.git.then(HashMap::new),
         })
@@ -45,12 +40,10 @@ impl Rules {
 
     /// Whether an entry stays out, and a folder with all that is in it.
     pub fn leave_out(&mut self, path: &Path, is_dir: bool) -> Result<bool> {
-        // `--exclude` decides before the folder's own list, and that before git's.
-        for rules in [&self.given, &self.own] {
-            let matched = rules.matched(path, is_dir);
-            if !matched.is_none() {
-                return Ok(matched.is_ignore());
-            }
+        // What is asked for here decides before git's files.
+        let below = path.strip_prefix(&self.root).unwrap_or(path);
+        if let Some(stays_out) = self.given_and_own.says(below, is_dir) {
+            return Ok(stays_out);
         }
         let Some(git) = &mut self.git else {
             return Ok(false);
@@ -62,7 +55,7 @@ impl Rules {
         let above = path.ancestors().skip(1);
         for folder in above.take_while(|folder| folder.starts_with(&self.root)) {
             if !git.contains_key(folder) {
-                git.insert(folder.to_owned(), file(folder, ".gitignore")?);
+                git.insert(folder.to_owned(), gitignore(folder)?);
             }
             let matched = git[folder].matched(path, is_dir);
             if !matched.is_none() {
@@ -73,10 +66,10 @@ impl Rules {
     }
 }
 
-/// The rules in a folder's file; none if it has no such file.
-fn file(folder: &Path, name: &str) -> Result<Gitignore> {
+/// The rules in a folder's `.gitignore`; none if it has no such file.
+fn gitignore(folder: &Path) -> Result<Gitignore> {
     let mut rules = GitignoreBuilder::new(folder);
-    let path = folder.join(name);
+    let path = folder.join(".gitignore");
     if path.is_file()
         && let Some(error) = rules.add(&path)
     {

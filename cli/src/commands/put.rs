@@ -3,6 +3,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use nearfield_protocol::Problem;
 use nearfield_protocol::units::format_bytes;
+use nearfield_store::left_out_notice;
 use serde::Deserialize;
 use serde_json::Value;
 use ureq::SendBody;
@@ -65,7 +66,7 @@ pub fn run(session: &Session, args: PutArgs) -> Result<()> {
         path.push_str(&format!("&only={}", segment(&label.to_string())));
     }
     let stored = match args.in_place {
-        true => in_place(session, &args.source, path),
+        true => in_place(session, &args, path),
         false => upload(session, &args, path),
     };
     let stored = stored.with_context(|| format!("putting {} as `{}`", args.source, args.name))?;
@@ -99,7 +100,7 @@ fn upload(session: &Session, args: &PutArgs, mut path: String) -> Result<Value> 
         git: args.gitignore,
     };
     let input = args.source.open(args.insecure_source, &excludes)?;
-    if let Some(text) = left_out(&input.left_out) {
+    if let Some(text) = left_out_notice(&input.left_out) {
         session.out.report(&text);
     }
     let name = encoded_name(args.source.name()?, input.encoding.as_deref());
@@ -107,20 +108,23 @@ fn upload(session: &Session, args: &PutArgs, mut path: String) -> Result<Value> 
     let bar = session.out.bytes_bar(input.bytes);
     let stored = session.client.upload(path, bar.wrap_read(input.read));
     bar.finish_and_clear();
+    if let Some(text) = encoded(&input.site.map(|site| site.encoded()).unwrap_or_default()) {
+        session.out.warn(&text);
+    }
     stored
 }
 
-/// What a folder's put leaves out, the first few by name.
-fn left_out(paths: &[String]) -> Option<String> {
-    const NAMED: usize = 5;
-    let named = paths
-        .get(..NAMED.min(paths.len()))
-        .filter(|named| !named.is_empty())?;
-    let more = match paths.len() - named.len() {
-        0 => String::new(),
-        more => format!(" and {more} more"),
+/// What is said of a folder's objects that their server encodes.
+fn encoded(objects: &[String]) -> Option<String> {
+    let more = match objects.len() {
+        0 => return None,
+        1 => String::new(),
+        len => format!(" and {} more", len - 1),
     };
-    Some(format!("left out: {}{more}", named.join(", ")))
+    Some(format!(
+        "{}{more}: kept as the server encodes them (content-encoding: br or deflate), which their names do not tell",
+        objects[0]
+    ))
 }
 
 /// The name of what a server sends encoded, as the file would be called that holds these bytes. Most encodings are told by their bytes,
@@ -133,7 +137,8 @@ fn encoded_name(name: String, encoding: Option<&str>) -> String {
 }
 
 /// Only the path or URL goes to the node, which reads it itself.
-fn in_place(session: &Session, source: &Source, mut path: String) -> Result<Value> {
+fn in_place(session: &Session, args: &PutArgs, mut path: String) -> Result<Value> {
+    let source = &args.source;
     let usage = |what: String, next: &str| Err(Failure::new(Exit::Usage, what).next(next).into());
     let place = match source {
         Source::Path(path) => {
@@ -160,6 +165,9 @@ fn in_place(session: &Session, source: &Source, mut path: String) -> Result<Valu
         segment(&source.name()?),
         segment(&place)
     ));
+    for glob in &args.exclude {
+        path.push_str(&format!("&exclude={}", segment(glob)));
+    }
     let call = Call::new("POST", path).header(ACCEPT.as_str(), events::CONTENT);
     let response = session.client.send(call, SendBody::none())?;
     if header(response.headers(), CONTENT_TYPE.as_str()) != Some(events::CONTENT) {

@@ -7,9 +7,10 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use nearfield_net::remote::{Remote, has_scheme};
+use nearfield_net::remote::{Remote, Site, has_scheme};
 
 use crate::archive::{Excludes, Folder};
 use crate::failure::{Exit, Failure};
@@ -32,6 +33,8 @@ pub struct Input {
     pub folder: bool,
     /// What of a folder is not in it.
     pub left_out: Vec<String>,
+    /// Where a folder's objects come from: it knows afterwards which of them are encoded.
+    pub site: Option<Arc<Site>>,
 }
 
 impl Source {
@@ -67,6 +70,7 @@ impl Source {
                 encoding: None,
                 folder: false,
                 left_out: Vec::new(),
+                site: None,
             }),
             Source::Path(path) => open_path(path, excludes),
             Source::Remote(remote) => remote::open(remote, insecure),
@@ -100,6 +104,7 @@ fn open_path(path: &Path, excludes: &Excludes) -> Result<Input> {
             encoding: None,
             folder: true,
             left_out,
+            site: None,
         });
     }
     let file = File::open(path).with_context(|| format!("reading {}", path.display()))?;
@@ -111,6 +116,7 @@ fn open_path(path: &Path, excludes: &Excludes) -> Result<Input> {
         encoding: None,
         folder: false,
         left_out: Vec::new(),
+        site: None,
     })
 }
 

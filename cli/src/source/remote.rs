@@ -2,7 +2,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use nearfield_net::remote::{Ahead, First, Pins, Remote, Site, Stream, Trust, encoding};
+use nearfield_net::remote::{Ahead, Encoded, First, Pins, Remote, Site, Stream, Trust, encoding};
 use tokio::runtime::{Builder, Runtime};
 
 use super::Input;
@@ -13,6 +13,7 @@ pub fn open(remote: &Remote, insecure: bool) -> Result<Input> {
     let trust = Trust {
         plain_http: insecure,
         redirects: true,
+        encoded: Encoded::Named,
     };
     let site = Arc::new(Site::of(remote, trust)?);
     let runtime = Builder::new_multi_thread()
@@ -40,6 +41,7 @@ fn open_one(runtime: Runtime, site: Arc<Site>, key: &str) -> Result<Input> {
             }),
             folder: false,
             left_out: Vec::new(),
+            site: None,
         },
         First::Stream(response) => Input {
             encoding: encoding(&response),
@@ -50,6 +52,7 @@ fn open_one(runtime: Runtime, site: Arc<Site>, key: &str) -> Result<Input> {
             }),
             folder: false,
             left_out: Vec::new(),
+            site: None,
         },
     })
 }
@@ -70,7 +73,7 @@ fn open_folder(runtime: Runtime, site: Arc<Site>, prefix: &str) -> Result<Input>
     });
     let entries = entries.collect();
     let objects = found.into_iter().filter_map(|found| found.object).collect();
-    let input = Ahead::new(runtime.handle().clone(), site, objects, Vec::new());
+    let input = Ahead::new(runtime.handle().clone(), site.clone(), objects, Vec::new());
     let contents = Running {
         input,
         _runtime: runtime,
@@ -83,6 +86,7 @@ fn open_folder(runtime: Runtime, site: Arc<Site>, prefix: &str) -> Result<Input>
         encoding: None,
         folder: true,
         left_out: Vec::new(),
+        site: Some(site),
     })
 }
 

@@ -80,8 +80,12 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
             (false, None) => Placement::Whole,
         },
         key: asked.parameter("key").map(str::to_owned),
+        exclude: asked.all("exclude").map(str::to_owned).collect(),
     };
     let refused = |text: &str| Err(Problem::new(ProblemKind::BadRequest, text));
+    if !request.exclude.is_empty() && asked.parameter("in-place").is_none() {
+        return refused("`exclude` goes with `in-place`: leave out of the body what is not to be put");
+    }
     if request.key.is_some() {
         if request.placement != Placement::Whole {
             return refused("what is sorted by a key is put whole: leave out `append` and `part`");
@@ -137,8 +141,7 @@ fn keeping(asked: &Asked) -> Result<Keeping, Problem> {
             REPLICAS_RANGE.end()
         )));
     }
-    let only = asked.query.iter().filter(|(key, _)| key == "only");
-    let only: Result<Vec<Label>, _> = only.map(|(_, label)| label.parse()).collect();
+    let only: Result<Vec<Label>, _> = asked.all("only").map(str::parse).collect();
     Ok(Keeping {
         replicas,
         only: only.map_err(|error| bad(&error))?,

@@ -85,6 +85,12 @@ impl Asked {
             .map(|(_, value)| value.as_str())
     }
 
+    /// The values of a parameter that may be given again.
+    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        let given = self.query.iter().filter(move |(key, _)| key == name);
+        given.map(|(_, value)| value.as_str())
+    }
+
     /// Whether records or data may change. The replay of a shard is a run that nobody waits for without a client.
     fn changes(&self) -> bool {
         let segments: Vec<&str> = self.segments.iter().map(String::as_str).collect();

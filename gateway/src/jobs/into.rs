@@ -35,6 +35,7 @@ pub async fn put(
         header: None,
         folder: true,
         key: None,
+        exclude: Vec::new(),
         placement: Placement::Whole,
     };
     let tar = written::Tar::new(blobs);

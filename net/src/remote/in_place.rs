@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::ahead::Ahead;
 use super::object::{Object, is_strong};
-use super::site::{Pins, Site, Trust};
+use super::site::{Encoded, Pins, Site, Trust};
 use super::url::Remote;
 use super::{Cause, RemoteError};
 
@@ -69,6 +69,7 @@ impl RemoteObjects {
             plain_http: matches!(remote, Remote::Web(_)),
             // They lead to where nobody allowed it.
             redirects: false,
+            encoded: Encoded::Refused,
         };
         let site = self
             .sites

@@ -20,7 +20,7 @@ pub use self::ahead::Ahead;
 pub use self::in_place::RemoteObjects;
 pub use self::object::Object;
 pub use self::prefix::Found;
-pub use self::site::{First, Pins, Site, Trust, encoding};
+pub use self::site::{Encoded, First, Pins, Site, Trust, encoding};
 pub use self::stream::Stream;
 pub use self::url::{Remote, has_scheme};
 

@@ -1,4 +1,6 @@
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Mutex;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nearfield_protocol::units::format_bytes;
@@ -20,6 +22,9 @@ const MOST_OBJECTS: usize = 1_000_000;
 /// A listing that ends nowhere must end here: pages hold a thousand keys, and may be empty.
 const MOST_PAGES: usize = 100_000;
 
+/// Encoded objects that are named.
+const MOST_NAMED: usize = 1_000;
+
 /// What a site may do with who reads it.
 #[derive(Debug, Clone, Copy)]
 pub struct Trust {
@@ -27,6 +32,15 @@ pub struct Trust {
     pub plain_http: bool,
     /// It may lead to other places.
     pub redirects: bool,
+    pub encoded: Encoded,
+}
+
+/// What becomes of objects that their server says are encoded, where their bytes do not tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoded {
+    /// They are read, and [`Site::encoded`] names them.
+    Named,
+    Refused,
 }
 
 /// Which objects of a folder must have an ETag.
@@ -42,6 +56,9 @@ pub enum Pins {
 pub struct Site {
     transport: Transport,
     base: Base,
+    encoded: Encoded,
+    /// Objects of folders that are encoded. The lock is held for one look-up.
+    named: Mutex<BTreeSet<String>>,
 }
 
 enum Base {
@@ -63,6 +80,12 @@ pub fn encoding(head: &Response) -> Option<String> {
     let encoding = head.headers().get(CONTENT_ENCODING)?.to_str().ok()?;
     let encoding = encoding.trim().to_ascii_lowercase();
     (!encoding.is_empty() && encoding != "identity").then_some(encoding)
+}
+
+/// Whether what is encoded so cannot be told by its first bytes, as gzip and zstd can.
+fn is_hidden(encoding: &str) -> bool {
+    let mut encodings = encoding.split(',').map(str::trim);
+    encodings.any(|encoding| matches!(encoding, "br" | "deflate" | "compress"))
 }
 
 impl Site {
@@ -88,7 +111,40 @@ impl Site {
             Base::Web(url) => url,
         };
         let transport = Transport::new(place, redirects, insecure)?;
-        Ok(Site { transport, base })
+        Ok(Site {
+            transport,
+            base,
+            encoded: trust.encoded,
+            named: Mutex::default(),
+        })
+    }
+
+    /// The pieces that came so far of these objects are encoded, as a put does not take off.
+    pub fn encoded(&self) -> Vec<String> {
+        let named = self.named.lock().expect("no panic under this lock");
+        named.iter().cloned().collect()
+    }
+
+    /// Notes or refuses an object that is encoded as a put does not take off.
+    fn look_at_encoding(&self, key: &str, head: &Response) -> Result<(), RemoteError> {
+        let Some(encoding) = encoding(head).filter(|encoding| is_hidden(encoding)) else {
+            return Ok(());
+        };
+        let shown = self.shown(key);
+        match self.encoded {
+            Encoded::Named => {
+                let mut named = self.named.lock().expect("no panic under this lock");
+                if named.len() < MOST_NAMED {
+                    named.insert(shown);
+                }
+                Ok(())
+            }
+            Encoded::Refused => {
+                let what = format!("{shown} is encoded as its server says (content-encoding: {encoding})");
+                let next = "its bytes are not what its name says: put a copy, without --in-place";
+                Err(RemoteError::new(Cause::Failed, what).next(next))
+            }
+        }
     }
 
     pub fn shown(&self, key: &str) -> String {
@@ -201,7 +257,10 @@ impl Site {
         let etag = object.etag.as_deref();
         let head = self.ask(&object.key, &range, etag, &mut body).await?;
         let wrong = match verdict(object, &range, &described(&head), body.len() as u64) {
-            None => return Ok(body),
+            None => {
+                self.look_at_encoding(&object.key, &head)?;
+                return Ok(body);
+            }
             Some(Wrong::Changed) => return Err(changed(&self.shown(&object.key))),
             Some(Wrong::Range) => "the server sent other bytes than it was asked for".to_owned(),
             Some(Wrong::Short) => format!(
@@ -248,7 +307,9 @@ impl Site {
             // Of an empty object there is no first byte.
             Err(Trouble::Refused(Refusal { status: 416, .. })) => Ok(Some(object((0, None)))),
             answered => {
-                let found = described(&answered.map_err(|trouble| self.explain(key, &trouble))?);
+                let head = answered.map_err(|trouble| self.explain(key, &trouble))?;
+                self.look_at_encoding(key, &head)?;
+                let found = described(&head);
                 Ok(found
                     .range
                     .map(|(_, size_bytes)| object((size_bytes, found.etag))))

@@ -20,6 +20,7 @@ use crate::blobs::SealReport;
 use crate::cut::{self, CutOptions, CutShard, ShardData};
 use crate::error::StoreError;
 use crate::form::{self, SAMPLE_BYTES};
+use crate::left_out::{IGNORE_FILE, LeftOut, left_out_notice};
 use crate::path_index::{EntryKind, PathIndexBuilder, check_path};
 use crate::put::{PutProgress, PutRequest};
 
@@ -32,8 +33,8 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// What an index found.
 pub(crate) struct Indexed {
     pub split: Split,
-    /// Why the split is not the one that a name promises.
-    pub notice: Option<String>,
+    /// Why the split is not the one that a name promises, and what is left out.
+    pub notices: Vec<String>,
     /// Of a folder.
     pub index: Option<Vec<u8>>,
     pub shards: Vec<IndexedShard>,
@@ -58,7 +59,7 @@ impl InPlace {
         spill_dir: PathBuf,
         progress: &PutProgress,
     ) -> Result<Indexed, StoreError> {
-        let found = self.find(place)?;
+        let (found, left_out) = self.find(place, &request.exclude)?;
         progress.total_bytes.store(found.size_bytes(), Ordering::Relaxed);
         request.folder = matches!(found, Places::Folder(_));
         let (split, notice) = match (request.split, found.files().next()) {
@@ -83,7 +84,7 @@ impl InPlace {
             groups_bytes: 0,
             indexed: Indexed {
                 split,
-                notice,
+                notices: notice.into_iter().chain(left_out_notice(&left_out)).collect(),
                 index: None,
                 shards: Vec::new(),
                 staged: StagedInPlace {
@@ -126,27 +127,40 @@ impl InPlace {
         indexer.finish(Some(index.build()))
     }
 
-    /// What lies at a path or URL, without reading any of it.
-    fn find(&self, place: &str) -> Result<Places, SourceError> {
+    /// What lies at a path or URL, without reading any of it but a folder's list of what is left out; and what is.
+    fn find(&self, place: &str, exclude: &[String]) -> Result<(Places, Vec<String>), SourceError> {
         if is_url(place) {
             let of =
                 |object: Option<Object>| object.map_or(Entry::EmptyDir, |object| Entry::File(object.into()));
             return Ok(match self.objects()?.objects().find(place)? {
-                FoundObjects::One(object) => Places::One(object.into()),
-                FoundObjects::Folder(found) => Places::Folder(
-                    found
+                FoundObjects::One(object) => (Places::One(object.into()), Vec::new()),
+                FoundObjects::Folder(found) => {
+                    let list = found.iter().find(|(path, _)| path == IGNORE_FILE);
+                    let own = match list {
+                        Some((_, Some(object))) => {
+                            let (url, source) = self.open_place(object.clone().into())?;
+                            source.text(Path::new(&url))?
+                        }
+                        _ => String::new(),
+                    };
+                    let rules = LeftOut::new(exclude, &own)?;
+                    let (out, kept): (Vec<_>, Vec<_>) = found
                         .into_iter()
-                        .map(|(path, object)| (path, of(object)))
-                        .collect(),
-                ),
+                        .partition(|(path, _)| rules.leaves_out_file(path));
+                    let kept = kept.into_iter().map(|(path, object)| (path, of(object)));
+                    let out = out.into_iter().map(|(path, _)| path);
+                    (Places::Folder(kept.collect()), out.collect())
+                }
             });
         }
         let folder = Path::new(place);
         if let Some(size_bytes) = self.allowed.file_bytes(folder)? {
             let path = folder.to_owned();
-            return Ok(Places::One(FilePlace::File { path, size_bytes }));
+            return Ok((Places::One(FilePlace::File { path, size_bytes }), Vec::new()));
         }
-        let entries = self.allowed.walk(folder)?.into_iter().map(|found| {
+        let rules = LeftOut::new(exclude, &self.allowed.ignore_file(folder)?)?;
+        let (found, left_out) = self.allowed.walk(folder, &rules)?;
+        let entries = found.into_iter().map(|found| {
             let entry = match found.kind {
                 Kind::File { size_bytes } => Entry::File(FilePlace::File {
                     path: folder.join(&found.path),
@@ -157,7 +171,7 @@ impl InPlace {
             };
             (found.path, entry)
         });
-        Ok(Places::Folder(entries.collect()))
+        Ok((Places::Folder(entries.collect()), left_out))
     }
 
     fn open_place(&self, place: FilePlace) -> Result<(String, Source), SourceError> {

@@ -182,6 +182,8 @@ fn is_gone(error: &SourceError) -> bool {
         SourceError::NotAllowed { .. }
         | SourceError::UntoldSize(_)
         | SourceError::Own(_)
+        | SourceError::LongList(_)
+        | SourceError::Rule(_)
         | SourceError::Name(_)
         | SourceError::NoObjects
         | SourceError::Object(_) => false,

@@ -14,8 +14,11 @@ use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 
 use super::identity::{FileIdentity, Identity};
 use super::objects::{Object, ObjectError, Objects};
+use crate::left_out::{BadRule, IGNORE_FILE, LeftOut};
 use crate::path_index::PATH_BYTES;
 
+/// The longest list of what is left out: thousands of rules.
+const MAX_IGNORE_BYTES: u64 = 1 << 20;
 /// Folders below a put folder, at most: a path has no room for more.
 const MAX_DEPTH: usize = PATH_BYTES / 2;
 
@@ -41,6 +44,10 @@ pub enum SourceError {
     UntoldSize(PathBuf),
     #[error("{} became shorter while it was read: put it again", .0.display())]
     Shrank(PathBuf),
+    #[error("{} is longer than 1 MiB, and lists what is left out: shorten it", .0.display())]
+    LongList(PathBuf),
+    #[error(transparent)]
+    Rule(#[from] BadRule),
     #[error("the name of {} is not UTF-8: rename it", .0.display())]
     Name(PathBuf),
     #[error("this node may read no URLs in place: start it with `--allow-source URL`")]
@@ -72,6 +79,13 @@ enum Contents {
         object: Object,
         objects: Arc<dyn Objects>,
     },
+}
+
+/// One walk through a folder.
+struct Walk<'a> {
+    rules: &'a LeftOut,
+    found: Vec<Found>,
+    left_out: Vec<String>,
 }
 
 /// What stands in a folder.
@@ -136,12 +150,29 @@ impl Allowed {
         Ok((!is_folder).then_some(stat.st_size as u64))
     }
 
-    /// All that stands in a folder and below, in the order of a path index.
-    pub fn walk(&self, folder: &Path) -> Result<Vec<Found>, SourceError> {
-        let mut found = Vec::new();
-        self.walk_into(folder, "", 0, &mut found)?;
-        found.sort_unstable_by_key(Found::key);
-        Ok(found)
+    /// All that stands in a folder and below and is not left out, in the order of a path index; and what is left out.
+    pub fn walk(&self, folder: &Path, rules: &LeftOut) -> Result<(Vec<Found>, Vec<String>), SourceError> {
+        let mut walk = Walk {
+            rules,
+            found: Vec::new(),
+            left_out: Vec::new(),
+        };
+        self.walk_into(folder, "", 0, &mut walk)?;
+        walk.found.sort_unstable_by_key(Found::key);
+        walk.left_out.sort_unstable();
+        Ok((walk.found, walk.left_out))
+    }
+
+    /// A folder's own list of what a put leaves out; empty if it has none.
+    pub fn ignore_file(&self, folder: &Path) -> Result<String, SourceError> {
+        let path = folder.join(IGNORE_FILE);
+        match self.source(&path) {
+            Ok(source) => source.text(&path),
+            Err(SourceError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(String::new())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn walk_into(
@@ -149,7 +180,7 @@ impl Allowed {
         root: &Path,
         below: &str,
         depth: usize,
-        found: &mut Vec<Found>,
+        walk: &mut Walk<'_>,
     ) -> Result<(), SourceError> {
         let folder = root.join(below);
         if depth > MAX_DEPTH {
@@ -167,7 +198,6 @@ impl Allowed {
                     return Err(SourceError::Name(folder.join(name)));
                 }
             };
-            empty = false;
             let path = if below.is_empty() {
                 name.to_owned()
             } else {
@@ -175,9 +205,17 @@ impl Allowed {
             };
             let stat = rustix::fs::statat(&fd, entry.file_name(), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(|error| failed(&root.join(&path), error))?;
-            let kind = match FileType::from_raw_mode(stat.st_mode) {
+            let file_type = FileType::from_raw_mode(stat.st_mode);
+            let is_dir = file_type == FileType::Directory;
+            if walk.rules.says(Path::new(&path), is_dir) == Some(true) {
+                walk.left_out
+                    .push(format!("{path}{}", if is_dir { "/" } else { "" }));
+                continue;
+            }
+            empty = false;
+            let kind = match file_type {
                 FileType::Directory => {
-                    self.walk_into(root, &path, depth + 1, found)?;
+                    self.walk_into(root, &path, depth + 1, walk)?;
                     continue;
                 }
                 FileType::Symlink => {
@@ -195,10 +233,10 @@ impl Allowed {
                     }
                 }
             };
-            found.push(Found { path, kind });
+            walk.found.push(Found { path, kind });
         }
         if empty && !below.is_empty() {
-            found.push(Found {
+            walk.found.push(Found {
                 path: below.to_owned(),
                 kind: Kind::EmptyDir,
             });
@@ -292,6 +330,20 @@ impl Source {
         }
     }
 
+    /// All of a list of what is left out, which lies at `path`.
+    pub fn text(&self, path: &Path) -> Result<String, SourceError> {
+        let size = self.identity.size_bytes();
+        if size > MAX_IGNORE_BYTES {
+            return Err(SourceError::LongList(path.to_owned()));
+        }
+        let bytes = self.read(0, size).map_err(|error| SourceError::Io {
+            path: path.to_owned(),
+            error,
+        })?;
+        let bytes = bytes.ok_or_else(|| SourceError::Shrank(path.to_owned()))?;
+        String::from_utf8(bytes).map_err(|_| SourceError::Rule(BadRule::not_utf8()))
+    }
+
     /// Whether there are bytes behind the end that it said to have when it was opened, and says to have still.
     pub fn has_untold_bytes(&self) -> io::Result<bool> {
         let Contents::File(file) = &self.contents else {
@@ -359,6 +411,11 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    /// Leaves out nothing.
+    fn all() -> LeftOut {
+        LeftOut::new(&[], "").unwrap()
+    }
 
     fn allowed() -> (tempfile::TempDir, PathBuf, Allowed) {
         let dir = tempfile::tempdir().unwrap();
@@ -448,7 +505,10 @@ mod tests {
                 "{path}"
             );
         }
-        assert!(matches!(allowed.walk(&root), Err(SourceError::Own(_))));
+        assert!(matches!(allowed.walk(&root, &all()), Err(SourceError::Own(_))));
+        // Unless it is left out.
+        let rules = LeftOut::new(&["/node".to_owned()], "").unwrap();
+        assert_eq!(allowed.walk(&root, &rules).unwrap().1, ["node/"]);
         assert!(
             allowed
                 .source(&root.join("node-other"))
@@ -471,7 +531,7 @@ mod tests {
             Err(SourceError::NotAFile { kind: "folder", .. })
         ));
         assert!(matches!(
-            allowed.walk(&root.join("deep")),
+            allowed.walk(&root.join("deep"), &all()),
             Err(SourceError::NotAFile { kind: "pipe", .. })
         ));
     }
@@ -483,7 +543,8 @@ mod tests {
         fs::create_dir(root.join("all")).unwrap();
         fs::rename(root.join("deep"), root.join("all/deep")).unwrap();
         fs::rename(root.join("deep-file"), root.join("all/deep-file")).unwrap();
-        let found = allowed.walk(&root.join("all")).unwrap();
+        let (found, left_out) = allowed.walk(&root.join("all"), &all()).unwrap();
+        assert!(left_out.is_empty());
         let paths: Vec<_> = found.iter().map(|found| found.path.as_str()).collect();
         assert_eq!(paths, ["deep-file", "deep/empty", "deep/file", "deep/link"]);
         assert_eq!(found[1].kind, Kind::EmptyDir);
@@ -493,6 +554,24 @@ mod tests {
                 target: "file".into()
             }
         );
+    }
+
+    #[test]
+    fn what_is_left_out_is_told_and_not_looked_at() {
+        let (_dir, root, allowed) = allowed();
+        fs::create_dir(root.join("all")).unwrap();
+        fs::rename(root.join("deep"), root.join("all/deep")).unwrap();
+        fs::write(root.join("all/.nearfieldignore"), "deep/file\npipe\n").unwrap();
+        let pipe = root.join("all/pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let own = allowed.ignore_file(&root.join("all")).unwrap();
+        let rules = LeftOut::new(&["empty/".to_owned()], &own).unwrap();
+        let (found, left_out) = allowed.walk(&root.join("all"), &rules).unwrap();
+        let paths: Vec<_> = found.iter().map(|found| found.path.as_str()).collect();
+        assert_eq!(paths, [".nearfieldignore", "deep"]);
+        assert_eq!(found[1].kind, Kind::EmptyDir, "of which all is left out");
+        assert_eq!(left_out, ["deep/empty/", "deep/file", "pipe"]);
+        assert_eq!(allowed.ignore_file(&root).unwrap(), "");
     }
 
     #[test]

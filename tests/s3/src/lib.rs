@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Method, Request, Uri};
+use http::header::CONTENT_ENCODING;
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -36,6 +37,8 @@ pub struct Script {
     pub fault_percent: u64,
     pub seed: u64,
     pub change: Option<Change>,
+    /// The end of the keys of objects that are said to be encoded with brotli.
+    pub brotli: Option<&'static str>,
 }
 
 /// Another content for an object, from a request on.
@@ -173,12 +176,22 @@ impl Shared {
         if fault.is_some() {
             self.faults.fetch_add(1, Ordering::Relaxed);
         }
-        match fault {
+        let brotli = self
+            .script
+            .brotli
+            .is_some_and(|end| request.uri().path().ends_with(end));
+        let mut answered = match fault {
             Some(Fault::Status(status)) => Ok(faults::refuse(status)),
             Some(Fault::Silence) => Err(HttpError::new("an injected fault".into())),
             Some(Fault::Cut) => Ok(faults::cut(self.service.call(request.map(Into::into)).await?)),
             None => self.service.call(request.map(Into::into)).await,
+        }?;
+        if brotli {
+            answered
+                .headers_mut()
+                .insert(CONTENT_ENCODING, HeaderValue::from_static("br"));
         }
+        Ok(answered)
     }
 
     async fn put(&self, bucket: &str, key: &str, content: StreamingBlob) -> Result<()> {
