@@ -16,6 +16,8 @@ mod in_place;
 mod keyed;
 mod layout;
 mod left_out;
+#[cfg(test)]
+mod odd;
 pub mod pack;
 pub mod path_index;
 mod put;
