@@ -1,8 +1,27 @@
 //! A few CSV records. The `csv` crate's reader first makes tables for large inputs, which would cost more than all else
 //! that a look-up does.
 
+/// What may stand between fields, as `put --key` has it.
+const DELIMITERS: [u8; 4] = *b",;\t|";
+
+/// The header's fields, and those of each record of `key`. Fields are separated by what makes every record as long as the header, and
+/// `key` the same column of each.
+pub fn table(header: &[u8], text: &[u8], key: &str) -> (Vec<String>, Vec<Vec<String>>) {
+    let of = |delimiter| {
+        // Empty lines may stand before the header.
+        let names = records(header, delimiter).pop().unwrap_or_default();
+        (names, records(text, delimiter))
+    };
+    let fits = |(names, records): &(Vec<String>, Vec<Vec<String>>)| {
+        records.iter().all(|record| record.len() == names.len())
+            && (0..names.len()).any(|column| records.iter().all(|record| record[column] == key))
+    };
+    let found = DELIMITERS.into_iter().map(of).find(fits);
+    found.unwrap_or_else(|| of(DELIMITERS[0]))
+}
+
 /// The fields of each record.
-pub fn records(text: &[u8]) -> Vec<Vec<String>> {
+fn records(text: &[u8], delimiter: u8) -> Vec<Vec<String>> {
     let (mut records, mut record, mut field) = (Vec::new(), Vec::new(), Vec::new());
     // Whether the next byte stands between quotes, and whether a field has begun.
     let (mut quoted, mut begun) = (false, false);
@@ -12,7 +31,7 @@ pub fn records(text: &[u8]) -> Vec<Vec<String>> {
             b'"' if quoted && bytes.next_if_eq(&b'"').is_some() => field.push(b'"'),
             b'"' if quoted => quoted = false,
             b'"' if !begun => (quoted, begun) = (true, true),
-            b',' if !quoted => {
+            byte if byte == delimiter && !quoted => {
                 record.push(text_of(&mut field));
                 begun = false;
             }
@@ -40,9 +59,26 @@ fn text_of(field: &mut Vec<u8>) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
+    fn what_separates_fields_is_told_by_the_key() {
+        for (header, record) in [
+            ("id,name\n", "7,A;B\n"),
+            ("id;name\n", "7;A,B\n"),
+            ("id\tname\n", "7\tA,B\n"),
+            ("name|id\r\n", "A,B|7\r\n"),
+            ("id\n", "7\n"),
+            // A comma in the header and in the record, and the key in no column of theirs.
+            ("name, first;id\n", "A, B;7\n"),
+        ] {
+            let (names, records) = super::table(header.as_bytes(), record.as_bytes(), "7");
+            assert!(names.contains(&"id".to_owned()), "{header:?}: {names:?}");
+            assert!(records[0].contains(&"7".to_owned()), "{record:?}: {records:?}");
+        }
+    }
+
+    #[test]
     fn quotes_hold_what_they_enclose() {
         let text = b"a,\"b \"\"c\"\",\n\",5\" pipe\r\n,\"\"\n";
         let expected = [vec!["a", "b \"c\",\n", "5\" pipe"], vec!["", ""]];
-        assert_eq!(super::records(text), expected);
+        assert_eq!(super::records(text, b','), expected);
     }
 }

@@ -21,7 +21,7 @@ fn lookup(request: Request) -> Result<Response> {
         )));
     };
     let lines = match records.format().as_str() {
-        "csv" => objects(&records)?,
+        "csv" => objects(&records, &key)?,
         _ => records.bytes().to_vec(),
     };
     let mut response = Response::new(Body::from(lines));
@@ -33,13 +33,12 @@ fn lookup(request: Request) -> Result<Response> {
 }
 
 /// Each CSV record as an object, its members in the order of the columns.
-fn objects(records: &Records) -> Result<Vec<u8>> {
+fn objects(records: &Records, key: &str) -> Result<Vec<u8>> {
     let header = records.header();
-    let header = csv::records(header.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&header));
-    // Empty lines may stand before it.
-    let names = header.last().map_or(&[][..], Vec::as_slice);
+    let header = header.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&header);
+    let (names, records) = csv::table(header, records.bytes(), key);
     let mut lines = Vec::new();
-    for record in csv::records(records.bytes()) {
+    for record in records {
         lines.push(b'{');
         for (index, (name, value)) in names.iter().zip(&record).enumerate() {
             if index > 0 {
@@ -95,6 +94,17 @@ mod tests {
         assert_eq!(
             answer(data, "/7"),
             (200, "{\"id\":\"7\",\"name\":\"Ada\"}\n".into())
+        );
+    }
+
+    #[test]
+    fn columns_may_be_separated_by_others_than_commas() {
+        let data = mock::Dataset::new("csv")
+            .key("id")
+            .file("users.csv", "name;id\nAda, A;7\nBo;3\n");
+        assert_eq!(
+            answer(data, "/7"),
+            (200, "{\"name\":\"Ada, A\",\"id\":\"7\"}\n".into())
         );
     }
 
