@@ -40,7 +40,8 @@ pub fn write(path: &Path, bytes: u64) -> Result<u64> {
     Ok(written)
 }
 
-struct Text {
+/// Where the lines come from.
+pub struct Text {
     random: u64,
     words: Vec<String>,
     /// For each word how often it or one before it comes, of all.
@@ -48,7 +49,7 @@ struct Text {
 }
 
 impl Text {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut text = Text {
             random: 0x6e65_6172_6669_656c,
             words: Vec::with_capacity(WORDS),
@@ -73,7 +74,7 @@ impl Text {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
@@ -95,7 +96,7 @@ impl Text {
         word
     }
 
-    fn line(&mut self, out: &mut Vec<u8>) {
+    pub fn line(&mut self, out: &mut Vec<u8>) {
         let indent = 4 * self.below(4);
         out.extend(std::iter::repeat_n(b' ', indent as usize));
         let total = *self.up_to.last().expect("there are words");

@@ -1,8 +1,6 @@
 //! `cargo xtask bench data`: what putting and getting real data reaches.
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -11,12 +9,13 @@ use serde_json::json;
 
 use crate::cleanup::Folder;
 use crate::node::Node;
-use crate::registry;
 use crate::report::{Table, bytes, rate, time};
 use crate::workspace::{self, Profile, step};
+use crate::{sources, text};
 
-/// How much of the text is put.
-const TEXT_BYTES: usize = 300 << 20;
+/// How much text is put, and how much in many files.
+const TEXT_BYTES: u64 = 300 << 20;
+const SOURCES_BYTES: u64 = 300 << 20;
 
 pub fn parse(arguments: &[&str]) -> Result<bool> {
     match arguments {
@@ -29,9 +28,10 @@ pub fn parse(arguments: &[&str]) -> Result<bool> {
 pub fn run(as_json: bool) -> Result<()> {
     let binary = workspace::nearfield(Profile::Release)?;
     let folder = Folder::new("bench")?;
-    let sources = registry::folder()?;
-    let text = folder.path().join("sources.txt");
-    concatenate(&sources, &text)?;
+    step("making text and sources");
+    let (text, sources) = (folder.path().join("text.txt"), folder.path().join("sources"));
+    text::write(&text, TEXT_BYTES)?;
+    sources::write(&sources, SOURCES_BYTES)?;
     let node = Node::start(&binary, &folder.path().join("data"))?;
 
     let mut rows = Vec::new();
@@ -79,25 +79,4 @@ fn show(rows: &[(&str, u64, Duration)], as_json: bool) {
         table.row([what.to_owned(), bytes(count), time(took), rate(count, took)]);
     }
     println!("\n{table}");
-}
-
-/// One text of all Rust sources, up to a size.
-fn concatenate(sources: &Path, text: &Path) -> Result<()> {
-    let mut out = BufWriter::new(File::create(text)?);
-    let mut written = 0;
-    for entry in walkdir::WalkDir::new(sources).sort_by_file_name() {
-        let entry = entry?;
-        if written < TEXT_BYTES
-            && entry
-                .path()
-                .extension()
-                .is_some_and(|extension| extension == "rs")
-        {
-            let content = fs::read(entry.path())?;
-            out.write_all(&content)?;
-            written += content.len();
-        }
-    }
-    out.flush()?;
-    Ok(())
 }

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::SOURCES_BYTES;
 use crate::cleanup::Folder;
 use crate::guests::{self, component};
 use crate::node::Node;
-use crate::registry;
 use crate::report::{Table, bytes, count, rate, time};
+use crate::sources;
 use crate::workspace::{self, Profile, step};
 
 /// How long anything may take before it counts as broken.
@@ -37,8 +38,10 @@ pub fn run(hosts: usize, profile: Profile) -> Result<()> {
     let hosts = hosts?;
     until("all hosts are there", || Ok(hosting(&gateway)? == hosts.len()))?;
 
-    step("splitting the sources of our dependencies, a part for each host");
-    let parts = parts(&registry::folder()?, folder.path(), hosts.len())?;
+    step("making sources, a part for each host");
+    let sources = folder.path().join("sources");
+    sources::write(&sources, SOURCES_BYTES)?;
+    let parts = parts(&sources, folder.path(), hosts.len())?;
     println!("\n{}", put(&gateway, &hosts, &parts)?);
 
     let replicated = until("each shard is on two hosts", || is_replicated(&gateway))?;
@@ -106,7 +109,7 @@ pub fn run(hosts: usize, profile: Profile) -> Result<()> {
     gateway.stop()
 }
 
-/// Folders with a part of the crates each, hard links of the originals.
+/// Folders with a part of the crates each.
 fn parts(sources: &Path, folder: &Path, count: usize) -> Result<Vec<PathBuf>> {
     let mut crates: Vec<PathBuf> = fs::read_dir(sources)?
         .map(|entry| Ok(entry?.path()))
@@ -117,7 +120,9 @@ fn parts(sources: &Path, folder: &Path, count: usize) -> Result<Vec<PathBuf>> {
         .collect();
     for (index, path) in crates.iter().filter(|path| path.is_dir()).enumerate() {
         let name = path.file_name().context("a folder without a name")?;
-        registry::linked_copy(path, &parts[index % count].join(name))?;
+        let part = &parts[index % count];
+        fs::create_dir_all(part)?;
+        fs::rename(path, part.join(name))?;
     }
     Ok(parts)
 }
@@ -182,7 +187,7 @@ fn is_replicated(gateway: &Node) -> Result<bool> {
 
 /// How many of the listed shards each host holds.
 fn held(gateway: &Node, hosts: &[Node]) -> Result<Table> {
-    let described = gateway.json(&["describe", "dataset/registry"])?;
+    let described = gateway.json(&["describe", "dataset/registry", "--shards"])?;
     let shards = described["shards"].as_array().context("shards")?;
     let mut table = Table::new(["host", "", "holds"]);
     let nodes = gateway.json(&["ls", "nodes"])?;

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: the whole path on real data, as a user would go it, with a report.
+//! `cargo xtask demo`: the whole path on data that is the same everywhere, as a user would go it, with a report.
 
 mod hosts;
 
@@ -13,9 +13,12 @@ use ureq::http::Request;
 use crate::cleanup::Folder;
 use crate::guests;
 use crate::node::{Answer, Node};
-use crate::registry::{self, Facts};
 use crate::report::{Table, bytes, count, rate, short, time};
+use crate::sources::{self, Facts};
 use crate::workspace::{self, Profile, root, step};
+
+/// How much the demo puts: what a debug build puts in seconds.
+const SOURCES_BYTES: u64 = 200 << 20;
 
 pub struct Options {
     keep: bool,
@@ -59,11 +62,11 @@ pub fn run(options: &Options) -> Result<()> {
     let components = guests::build()?;
     let binary = workspace::nearfield(options.profile)?;
 
-    step("reading the sources of our dependencies");
+    step("making sources");
     let folder = Folder::new("demo")?;
-    let sources = registry::folder()?;
-    let csv = folder.path().join("files.csv");
-    let facts = registry::describe(&sources, &csv)?;
+    let (sources, csv) = (folder.path().join("sources"), folder.path().join("files.csv"));
+    sources::write(&sources, SOURCES_BYTES)?;
+    let facts = sources::describe(&sources, &csv)?;
 
     let node = Node::start(&binary, &folder.path().join("data"))?;
     println!(
@@ -72,13 +75,10 @@ pub fn run(options: &Options) -> Result<()> {
         bytes(facts.bytes),
         sources.display()
     );
-    // Files of their own, so that one of them can be changed later.
-    let copy = folder.path().join("sources");
-    registry::linked_copy(&sources, &copy)?;
-    println!("{}", put(&node, &copy, &csv)?);
+    println!("{}", put(&node, &sources, &csv)?);
     deploy(&node, folder.path(), &components)?;
-    println!("{}", call(&node, &facts)?);
-    println!("{}", jobs(&node, &folder.path().join("sources"), &facts)?);
+    println!("{}", call(&node, &sources, &facts)?);
+    println!("{}", jobs(&node, &sources, &facts)?);
     println!("All answers are as they must be; ✓ were compared with the files themselves.");
     if options.profile == Profile::Debug {
         println!("This was a debug build; --release shows the speed.");
@@ -150,7 +150,7 @@ fn deploy(node: &Node, folder: &Path, components: &Path) -> Result<()> {
 }
 
 /// Calls every function over HTTP and checks what it says.
-fn call<'a>(node: &'a Node, facts: &Facts) -> Result<Calls<'a>> {
+fn call<'a>(node: &'a Node, sources: &Path, facts: &Facts) -> Result<Calls<'a>> {
     step("calling");
     let mut calls = Calls {
         node,
@@ -167,7 +167,7 @@ fn call<'a>(node: &'a Node, facts: &Facts) -> Result<Calls<'a>> {
     ensure!(echoed.body == sent, "echo changed the bytes");
 
     let (file, unsafe_lines) = &facts.unsafest;
-    let original = fs::read(registry::folder()?.join(file))?;
+    let original = fs::read(sources.join(file))?;
     let part = 100..original.len().min(300);
     let request = Request::get(format!("{}/cat/{file}", node.functions_url))
         .header("range", format!("bytes={}-{}", part.start, part.end - 1))
@@ -256,8 +256,6 @@ fn jobs(node: &Node, sources: &Path, facts: &Facts) -> Result<Table> {
     let path = sources.join(file);
     let mut content = fs::read(&path)?;
     content.extend_from_slice(b"// nearfield_was_here\n");
-    // A file of its own: the original has the same bytes on disk.
-    fs::remove_file(&path)?;
     fs::write(&path, content)?;
     step("putting the sources again, one file changed");
     node.put(sources, "registry", "files")?;
