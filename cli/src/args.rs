@@ -17,7 +17,8 @@ use nearfield_protocol::{DatasetName, FunctionName, PartName};
 
 pub use jobs::{CancelArgs, ReplayArgs, RunArgs, WaitArgs};
 pub use nodes::{DrainArgs, InviteArgs, JoinArgs};
-pub use values::{Gpu, Logged, Thing, TokenScope};
+pub use values::digest_or_beginning;
+pub use values::{Gpu, Logged, RolledBack, Thing, TokenScope};
 use values::{fuel_per_day, header, source, split};
 
 use crate::source::Source;
@@ -144,7 +145,8 @@ pub enum Verb {
     Call(CallArgs),
     /// Run a function over every shard of a dataset
     Run(RunArgs),
-    /// List jobs, the newest first
+    /// The same as `ls jobs`
+    #[command(hide = true)]
     Jobs,
     /// Follow a job to its end and show what it came to
     Wait(WaitArgs),
@@ -158,7 +160,7 @@ pub enum Verb {
     Describe(DescribeArgs),
     /// Show the logs of a function or of a job
     Logs(LogsArgs),
-    /// Bring an earlier version of a function back
+    /// Bring an earlier version of a function or of a dataset back
     Rollback(RollbackArgs),
     /// Remove a function, a dataset or a token, or expel a node; asks nothing
     Rm(RmArgs),
@@ -342,7 +344,7 @@ Examples:
 What is there keeps its mode; new files and folders get theirs by the umask. Links are followed, and pipes and devices
 written into.")]
 pub struct GetArgs {
-    /// DATASET, DATASET/PATH, b3:… or b3:…/PATH
+    /// DATASET, DATASET/PATH, b3:… or b3:…/PATH; of a digest its beginning will do
     pub target: String,
     /// A file, or for a folder a new or empty folder; standard output without it
     #[arg(short, long, value_name = "PATH")]
@@ -457,7 +459,10 @@ Examples:
   nearfield ls datasets
   nearfield ls jobs
   nearfield ls dataset/photos                the files of a dataset
-  nearfield ls functions --json")]
+  nearfield ls functions --json
+
+`nearfield jobs` is `ls jobs`, and `nearfield token ls` is `ls tokens`. The beginnings of digests and ids that these tables
+show are taken wherever a digest or an id is.")]
 pub struct LsArgs {
     /// functions, datasets, nodes, jobs, tokens, pins, or dataset/NAME for the files of one
     #[arg(value_name = "WHAT")]
@@ -503,8 +508,12 @@ pub enum Listing {
 Examples:
   nearfield describe function/hello
   nearfield describe dataset/app/logs
+  nearfield describe dataset/app/logs --shards
   nearfield describe job/019ab1f04c3d7e52a8c06b9d2f41e730")]
 pub struct DescribeArgs {
+    /// Of a dataset, also list its first 1,000 shards and who holds them
+    #[arg(long)]
+    pub shards: bool,
     /// function/NAME, dataset/NAME, job/ID, token/ID or node/ID
     #[arg(value_name = "KIND/NAME")]
     pub thing: Thing,
@@ -540,10 +549,14 @@ pub struct LogsArgs {
 #[command(after_help = "\
 Examples:
   nearfield rollback hello                   to the version before
-  nearfield rollback hello --to 3")]
+  nearfield rollback hello --to 3
+  nearfield rollback dataset/app/logs        to the newest version with other bytes
+
+What is brought back becomes the newest version; nothing is lost.")]
 pub struct RollbackArgs {
-    /// The function's name
-    pub function: FunctionName,
+    /// A function's name, function/NAME or dataset/NAME
+    #[arg(value_name = "FUNCTION|KIND/NAME")]
+    pub thing: RolledBack,
     /// The version to bring back
     #[arg(long, value_name = "VERSION")]
     pub to: Option<u64>,
@@ -571,7 +584,7 @@ Examples:
   nearfield pin b3:af1349b9… --remove
   nearfield ls pins")]
 pub struct PinArgs {
-    /// A dataset's name or a digest
+    /// A dataset's name, or a digest or its beginning
     #[arg(value_name = "DATASET|b3:…")]
     pub target: String,
     /// Take the pin away
@@ -636,10 +649,11 @@ Examples:
     },
     /// Make a token useless, and all that were made of it
     Revoke {
-        /// The token's id, as `nearfield token ls` lists it
+        /// The token's id, as `nearfield ls tokens` lists it, or its beginning
         id: String,
     },
-    /// List tokens
+    /// The same as `ls tokens`
+    #[command(hide = true)]
     Ls,
 }
 

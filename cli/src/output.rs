@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, StdoutLock, Write};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nearfield_protocol::Digest;
 use nearfield_protocol::units::format_bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -148,31 +149,47 @@ pub fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [St
     text
 }
 
-/// Any JSON as indented `key: value`, sizes and times in people's units by the ending of their key.
-pub fn tree(value: &Value) -> String {
+/// Lines `name: value` in this order, JSON below a name indented; sizes and times in people's units by the ending of their key.
+pub fn page(fields: &[(&str, Value)]) -> String {
     let mut text = String::new();
-    branch(&mut text, value, 0);
+    for (name, value) in fields.iter().filter(|(_, value)| *value != "") {
+        field(&mut text, name, value, 0);
+    }
     text
+}
+
+fn field(text: &mut String, name: &str, value: &Value, depth: usize) {
+    let indent = "  ".repeat(depth);
+    let children = match value {
+        Value::Object(fields) => fields.len(),
+        Value::Array(items) => items.len(),
+        Value::Null => 0,
+        leaf => {
+            let units = ["_unix_ms", "_bytes"];
+            let named = units
+                .iter()
+                .find_map(|unit| name.strip_suffix(unit))
+                .unwrap_or(name);
+            text.push_str(&format!(
+                "{indent}{}: {}\n",
+                named.replace('_', " "),
+                scalar(name, leaf)
+            ));
+            return;
+        }
+    };
+    if children > 0 {
+        text.push_str(&format!("{indent}{}:\n", name.replace('_', " ")));
+        branch(text, value, depth + 1);
+    }
 }
 
 fn branch(text: &mut String, value: &Value, depth: usize) {
     let indent = "  ".repeat(depth);
     match value {
         Value::Object(fields) => {
-            for (key, value) in fields {
-                let children = match value {
-                    Value::Object(fields) => fields.len(),
-                    Value::Array(items) => items.len(),
-                    Value::Null => 0,
-                    leaf => {
-                        text.push_str(&format!("{indent}{key}: {}\n", scalar(key, leaf)));
-                        continue;
-                    }
-                };
-                if children > 0 {
-                    text.push_str(&format!("{indent}{key}:\n"));
-                    branch(text, value, depth + 1);
-                }
+            for (name, value) in fields {
+                field(text, name, value, depth);
             }
         }
         Value::Array(items) => {
@@ -191,7 +208,7 @@ fn scalar(key: &str, value: &Value) -> String {
     match (value, value.as_u64()) {
         (Value::String(text), _) => text.clone(),
         (_, Some(bytes)) if key.ends_with("bytes") => format_bytes(bytes),
-        (_, Some(unix_ms)) if key.ends_with("unix_ms") => utc(unix_ms),
+        (_, Some(unix_ms)) if key.ends_with("unix_ms") => format!("{} UTC", utc_minute(unix_ms)),
         _ => value.to_string(),
     }
 }
@@ -205,6 +222,11 @@ pub fn utc(unix_ms: u64) -> String {
         "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{:03}",
         ms % 1000
     )
+}
+
+/// The beginning of a digest, as tables show it and as every verb that takes a digest takes it back.
+pub fn short_digest(digest: &Digest) -> String {
+    format!("b3:{}", digest.short())
 }
 
 /// `1 shard`, `2 shards`.
@@ -255,16 +277,17 @@ mod tests {
     }
 
     #[test]
-    fn trees_read_like_a_page() {
-        let value = json!({ "name": "f", "size_bytes": 4096, "none": [], "null": null, "list": [{ "a": 1, "b": 2 }, { "a": 3 }] });
-        let text = tree(&value);
-        for line in [
-            "name: f\n",
-            "size_bytes: 4.0 KiB\n",
-            "list:\n  - a: 1\n    b: 2\n  - a: 3\n",
-        ] {
-            assert!(text.contains(line), "{text}");
-        }
-        assert!(!text.contains("none") && !text.contains("null"));
+    fn pages_keep_their_order_and_leave_out_what_is_not_there() {
+        let list = json!([{ "a": 1, "size_bytes": 2 }, { "put_unix_ms": 0 }, "text"]);
+        let fields = [
+            ("name", json!("f")),
+            ("code_bytes", json!(4096)),
+            ("none", json!([])),
+            ("null", Value::Null),
+            ("empty", json!("")),
+            ("a list", list),
+        ];
+        let text = "name: f\ncode: 4.0 KiB\na list:\n  - a: 1\n    size: 2 B\n  - put: 1970-01-01 00:00 UTC\n  - text\n";
+        assert_eq!(page(&fields), text);
     }
 }

@@ -186,6 +186,60 @@ impl Catalog {
             replicas: keeping.replicas,
             only: keeping.only.clone(),
         };
+        let dataset = self.store.dataset(&report.digest).await.map_err(store_problem)?;
+        let written = self.write_version(name, if_version, dataset.heads().collect(), make);
+        Ok(match written.await {
+            Ok(version) => Ok((version, report)),
+            Err(error) => Err((report.digest, net_problem(error))),
+        })
+    }
+
+    /// Makes an older version of a dataset, or the one before, its newest once more.
+    pub async fn roll_dataset_back(
+        &self,
+        name: &DatasetName,
+        to: Option<u64>,
+    ) -> Result<DatasetVersion, Problem> {
+        // Alone: what it goes back to must not be pruned meanwhile.
+        let _recording = self.recording.write().await;
+        let records = self.node.records();
+        let versions = records.dataset_versions(name);
+        let [.., newest] = versions else {
+            return Err(unknown_dataset(name.as_str()));
+        };
+        let target = rolled_back_to(versions, to).ok_or_else(|| {
+            let kept: Vec<_> = versions
+                .iter()
+                .map(|version| version.version.to_string())
+                .collect();
+            let detail = match to {
+                Some(to) => format!(
+                    "dataset `{name}` has no version {to}; kept are {}",
+                    kept.join(", ")
+                ),
+                None => format!("dataset `{name}` has no version before {}", newest.version),
+            };
+            Problem::new(ProblemKind::UnknownDataset, detail)
+        })?;
+        // One that cannot be read is nothing to go back to.
+        let dataset = self.store.dataset(&target.digest).await.map_err(store_problem)?;
+        let make = |version| DatasetVersion {
+            version,
+            put_unix_ms: unix_ms(),
+            ..target.clone()
+        };
+        let written = self.write_version(name, Some(newest.version), dataset.heads().collect(), make);
+        written.await.map_err(net_problem)
+    }
+
+    /// Writes a version's record, here or by the gateway that writes for all.
+    async fn write_version(
+        &self,
+        name: &DatasetName,
+        if_version: Option<u64>,
+        heads: Vec<Digest>,
+        make: impl Fn(u64) -> DatasetVersion,
+    ) -> Result<DatasetVersion, NetError> {
         // What a dataset grows by is written down by one gateway for all, so that none overlooks another's. Out of reach of
         // it, both versions are kept.
         let leader = self.node.leader().filter(|_| if_version.is_some());
@@ -195,22 +249,20 @@ impl Catalog {
             .dataset(name)
             .map_or(0, |newest| newest.version);
         let after = if_version.unwrap_or(newest);
-        let dataset = self.store.dataset(&report.digest).await.map_err(store_problem)?;
-        let heads: Vec<Digest> = dataset.heads().collect();
         let written = match (self.node.role(), leader) {
             (Role::Host, _) => {
                 cluster::record_by_gateway(&self.node, None, name, after, make(after + 1), heads).await
             }
             (Role::Gateway, Some(leader)) => {
                 let version = make(after + 1);
+                let digest = version.digest;
                 match cluster::record_by_gateway(&self.node, Some(leader), name, after, version, heads).await
                 {
                     Err(NetError::Unreachable { .. }) => {
                         match self.node.write_dataset(name, if_version, make).await {
                             // It may have been written down although no answer came.
                             Err(conflict @ NetError::Conflict { .. }) => {
-                                let found =
-                                    cluster::written_after_all(&self.node, name, after, report.digest);
+                                let found = cluster::written_after_all(&self.node, name, after, digest);
                                 found.await.ok_or(conflict)
                             }
                             written => written,
@@ -227,10 +279,7 @@ impl Catalog {
             // What was written here is among the records already.
             forget_named(&mut recorded, &self.node.records());
         }
-        Ok(match written {
-            Ok(version) => Ok((version, report)),
-            Err(error) => Err((report.digest, net_problem(error))),
-        })
+        written
     }
 
     /// Waits a while for a version after `after` that another node wrote.
@@ -280,7 +329,7 @@ impl Catalog {
             return Err(Problem::new(
                 ProblemKind::Conflict,
                 format!(
-                    "a job, or the replay of one, works on `{name}`: `nearfield jobs` lists jobs; wait for it or cancel it, \
+                    "a job, or the replay of one, works on `{name}`: `nearfield ls jobs` lists jobs; wait for it or cancel it, \
                      then purge"
                 ),
             ));
@@ -558,6 +607,16 @@ impl Drop for Held {
                 }
             }
         }
+    }
+}
+
+/// The version that a dataset goes back to: the one that is named, or the newest that has other bytes.
+fn rolled_back_to(versions: &[DatasetVersion], to: Option<u64>) -> Option<&DatasetVersion> {
+    let newest = versions.last()?;
+    let mut older = versions.iter().rev();
+    match to {
+        Some(to) => older.find(|version| version.version == to),
+        None => older.find(|version| version.digest != newest.digest),
     }
 }
 

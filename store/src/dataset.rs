@@ -141,6 +141,11 @@ impl Dataset {
         self.paths.iter().flat_map(|paths| paths.iter())
     }
 
+    /// The entries of the folder behind `key`, in path order.
+    pub fn entries_behind<'a>(&'a self, key: &'a str) -> impl Iterator<Item = Entry> + 'a {
+        self.paths.iter().flat_map(move |paths| paths.behind(key))
+    }
+
     /// The pieces of shards that hold the bytes `range` of the file at `location`.
     pub fn extents(&self, location: Location, range: std::ops::Range<u64>) -> Vec<Extent> {
         let end = range.end.min(location.size_bytes);

@@ -1,4 +1,4 @@
-use crate::harness::{Node, lines};
+use crate::harness::{Node, fails, lines};
 
 /// A folder dataset `registry` with two files.
 fn with_files(node: &Node) -> Vec<u8> {
@@ -133,6 +133,101 @@ fn bytes_by_digest() {
         node.get_as_admin(&format!("/b3/{}", "1".repeat(64))).problem(),
         "unknown-blob"
     );
+}
+
+#[test]
+fn the_beginning_of_a_digest_is_taken_where_a_digest_is() {
+    let node = Node::start();
+    let text = b"to be\nor not to be\n";
+    let put = |name: &str, text: &[u8]| {
+        let output = node.cli_with_input(&["--json", "put", "-", "--name", name, "--split", "lines"], text);
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["digest"].clone()
+    };
+    let digest = put("text", text);
+    let digest = digest.as_str().unwrap();
+    let table = String::from_utf8(node.ok(&["ls", "datasets"])).unwrap();
+    let printed = table
+        .split_whitespace()
+        .find(|word| word.starts_with("b3:"))
+        .unwrap();
+    assert!(digest.starts_with(printed), "{table}");
+    assert_eq!(node.ok(&["get", printed]), text);
+    assert_eq!(node.json(&["pin", printed])["digest"], digest);
+    assert_eq!(node.json(&["pin", printed, "--remove"])["digest"], digest);
+    node.deploy("words", "wordcount", "");
+    assert_eq!(node.json(&["run", "words", "--over", printed])["shards"], 1);
+    let table = String::from_utf8(node.ok(&["ls", "functions"])).unwrap();
+    let component = table
+        .split_whitespace()
+        .find(|word| word.starts_with("b3:"))
+        .unwrap();
+    let token = node.json(&["token", "create", "--function", &format!("words@{component}")]);
+    assert!(
+        token["component"].as_str().unwrap().starts_with(component),
+        "{token}"
+    );
+    node.json(&["token", "revoke", &token["id"].as_str().unwrap()[..8]]);
+    // A shard is no record's, and is found all the same.
+    let shards = node.json(&["describe", "dataset/text", "--shards"]);
+    let shard = shards["shards"][0]["digest"].as_str().unwrap();
+    assert_eq!(node.ok(&["get", &shard[..13]]), text);
+    let nobody = if digest.starts_with("b3:0000") {
+        "b3:1111"
+    } else {
+        "b3:0000"
+    };
+    fails(&node.cli(&["get", nobody]), 4, "begins with");
+    fails(&node.cli(&["get", "b3:12"]), 1, "is not a digest");
+}
+
+#[test]
+fn a_dataset_goes_back_to_an_older_version() {
+    let node = Node::start();
+    for (version, text) in [b"one\n", b"two\n", b"two\n"].into_iter().enumerate() {
+        let put = node.cli_with_input(&["put", "-", "--name", "a/b", "--split", "lines"], text);
+        assert!(put.status.success(), "{version}");
+    }
+    assert_eq!(node.json(&["rollback", "dataset/a/b"])["version"], 4);
+    assert_eq!(node.ok(&["get", "a/b"]), b"one\n", "the newest with other bytes");
+    assert_eq!(node.json(&["rollback", "dataset/a/b", "--to", "3"])["version"], 5);
+    assert_eq!(node.ok(&["get", "a/b"]), b"two\n");
+    fails(
+        &node.cli(&["rollback", "dataset/a/b", "--to", "9"]),
+        4,
+        "kept are 1, 2, 3, 4, 5",
+    );
+    node.json(&["prune", "a/b", "--keep", "1"]);
+    assert_eq!(
+        node.ok(&["get", "a/b"]),
+        b"two\n",
+        "what it shares with pruned versions stays"
+    );
+    fails(&node.cli(&["rollback", "dataset/a/b"]), 4, "no version before 5");
+}
+
+#[test]
+fn files_are_listed_page_by_page() {
+    let node = Node::start();
+    let folder = tempfile::tempdir().unwrap();
+    // An empty folder sorts as if a slash stood behind it.
+    for file in ["a-b", "a0", "b/c"] {
+        let path = folder.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, file).unwrap();
+    }
+    std::fs::create_dir(folder.path().join("a")).unwrap();
+    node.json(&["put", folder.path().to_str().unwrap(), "--name", "files"]);
+    let (mut after, mut paths) = (String::new(), Vec::new());
+    loop {
+        let path = format!("/v1/datasets/files/files?limit=1&after={after}");
+        let page = node.admin("GET", &path, &[]).json();
+        paths.push(page["files"][0]["path"].as_str().unwrap().to_owned());
+        match page["next"].as_str() {
+            Some(next) => after = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(paths, ["a-b", "a", "a0", "b/c"]);
 }
 
 #[test]

@@ -189,7 +189,7 @@ fn a_blob_is_no_folder_and_nothing_is_nothing() {
     for size in [64, 96, 100, 4_096] {
         std::fs::write(file.path(), lines(size as u64, size)).unwrap();
         node.json(&["put", file.path().to_str().unwrap(), "--name", "data"]);
-        let described = node.admin("GET", "/v1/datasets/data", &[]).json();
+        let described = node.admin("GET", "/v1/datasets/data?shards=true", &[]).json();
         let shard = described["shards"][0]["digest"].as_str().unwrap().to_owned();
         let hex = shard.strip_prefix("b3:").unwrap();
         for (path, problem) in [
@@ -549,7 +549,7 @@ fn a_call_runs_where_the_record_of_its_parameter_is() {
         &format!("/v1/calls/{}", reply.header("nearfield-id").unwrap()),
         &[],
     );
-    let files = node.admin("GET", "/v1/datasets/files", &[]).json();
+    let files = node.admin("GET", "/v1/datasets/files?shards=true", &[]).json();
     assert_eq!(call.json()["placement"]["located"], files["shards"][0]["digest"]);
 }
 

@@ -66,7 +66,8 @@ fn what_lies_there_is_what_a_copy_would_be() {
         "--split",
         "lines",
     ]);
-    let described = |name: &str| node.json(&["describe", &format!("dataset/{name}")])["shards"].clone();
+    let described =
+        |name: &str| node.json(&["describe", &format!("dataset/{name}"), "--shards"])["shards"].clone();
     assert_eq!(described("there"), described("copy"));
     node.deploy("wordcount", "wordcount", "");
     let there = node.json(&["run", "wordcount", "--over", "there"]);

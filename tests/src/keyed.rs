@@ -55,7 +55,7 @@ fn a_record_is_found_by_its_key() {
         (&put["digest"], &0.into())
     );
 
-    let described = node.json(&["describe", "dataset/users"]);
+    let described = node.json(&["describe", "dataset/users", "--shards"]);
     assert_eq!(described["meta"]["key"], "user_id");
     assert_eq!(described["shards"][0]["keys"][0], &sorted[0][..11]);
 

@@ -119,7 +119,7 @@ fn a_located_call_runs_on_a_holder() {
         "cat",
         "public = true\ninputs = { data = \"files\" }\nlocate = { input = \"data\", path = \"{rest}\" }",
     );
-    let described = gateway.json(&["describe", "dataset/files"]);
+    let described = gateway.json(&["describe", "dataset/files", "--shards"]);
     let shards = described["shards"].as_array().unwrap();
     for round in 0..200 {
         let reply = gateway.get(&format!("/fn/cat/{}.txt", round % 40));
@@ -301,7 +301,7 @@ fn bytes_stay_where_their_labels_say() {
     let gateway = &network.gateway;
     let text = noise(5, 3 << 20);
     network.put("private", &text, &["--only", "n=1", "--replicas", "1"]);
-    let described = gateway.json(&["describe", "dataset/private"]);
+    let described = gateway.json(&["describe", "dataset/private", "--shards"]);
     let host = &network.hosts[1].id()[..10];
     for shard in described["shards"].as_array().unwrap() {
         assert_eq!(shard["holders"], serde_json::json!([host]), "{shard}");

@@ -137,7 +137,11 @@ fn what_is_not_there_is_told() {
         2,
         "--native",
     );
-    fails(&node.cli(&["replay", "17", "--shard", "0"]), 2, "nearfield jobs");
+    fails(
+        &node.cli(&["replay", "17", "--shard", "0"]),
+        2,
+        "nearfield ls jobs",
+    );
 }
 
 #[test]

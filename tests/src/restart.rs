@@ -63,7 +63,7 @@ fn a_flipped_bit_is_noticed_and_mended_by_putting_again() {
     let file = dir.path().join("x.txt");
     std::fs::write(&file, lines(4, 500_000)).unwrap();
     node.json(&["put", file.to_str().unwrap(), "--name", "data"]);
-    let shard = node.admin("GET", "/v1/datasets/data", &[]).json()["shards"][0]["digest"]
+    let shard = node.admin("GET", "/v1/datasets/data?shards=true", &[]).json()["shards"][0]["digest"]
         .as_str()
         .unwrap()
         .to_owned();

@@ -49,7 +49,8 @@ fn compressed_input_is_cut_like_the_plain_one() {
     let gzip = gzip.finish().unwrap();
     let zstd = zstd::encode_all(&text[..], 1).unwrap();
     assert!(put_and_get(&node, "x.txt", &text, "auto") == text);
-    let shards = |node: &Node| node.admin("GET", "/v1/datasets/data", &[]).json()["shards"].clone();
+    let shards =
+        |node: &Node| node.admin("GET", "/v1/datasets/data?shards=true", &[]).json()["shards"].clone();
     let digests = |shards: serde_json::Value| -> Vec<String> {
         shards
             .as_array()

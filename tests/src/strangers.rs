@@ -155,7 +155,7 @@ async fn a_host_gets_and_does_no_more_than_it_may() {
         &["--only", "region=eu", "--shard-size", "64KiB"],
     );
     network.put("public", &lines(6, 200_000), &[]);
-    let described = |name: &str| gateway.json(&["describe", &format!("dataset/{name}")]);
+    let described = |name: &str| gateway.json(&["describe", &format!("dataset/{name}"), "--shards"]);
     let digest_of = |value: &serde_json::Value| value.as_str().unwrap().parse::<Digest>().unwrap();
     let private = described("private");
     let shard = digest_of(&private["shards"][0]["digest"]);

@@ -20,7 +20,7 @@ Examples:
 pub struct RunArgs {
     /// A deployed function with #[nearfield::map]
     pub function: FunctionName,
-    /// DATASET or b3:…
+    /// DATASET or b3:…; of a digest its beginning will do
     #[arg(long, value_name = "DATASET")]
     pub over: String,
     /// JSON for the function, or @FILE
@@ -57,7 +57,7 @@ pub struct RunArgs {
 Examples:
   nearfield wait 019ab1f04c3d7e52a8c06b9d2f41e730")]
 pub struct WaitArgs {
-    /// The job's id, as `nearfield jobs` shows it
+    /// The job's id, as `nearfield ls jobs` shows it
     #[arg(value_parser = job_id)]
     pub job: JobId,
 }
@@ -67,7 +67,7 @@ pub struct WaitArgs {
 Examples:
   nearfield cancel 019ab1f04c3d7e52a8c06b9d2f41e730")]
 pub struct CancelArgs {
-    /// The job's id, as `nearfield jobs` shows it
+    /// The job's id, as `nearfield ls jobs` shows it
     #[arg(value_parser = job_id)]
     pub job: JobId,
 }
@@ -87,7 +87,7 @@ break at CRATE::FUNCTION, or at rust_panic.
 
 Exit codes: 0 the map succeeded, 3 it failed.")]
 pub struct ReplayArgs {
-    /// The job's id, as `nearfield jobs` shows it
+    /// The job's id, as `nearfield ls jobs` shows it
     #[arg(value_parser = job_id)]
     pub job: JobId,
     /// Which shard, counted from 0

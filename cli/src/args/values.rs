@@ -59,6 +59,26 @@ impl FromStr for Gpu {
     }
 }
 
+/// What a rollback brings back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RolledBack {
+    Function(FunctionName),
+    Dataset(DatasetName),
+}
+
+impl FromStr for RolledBack {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            None => Ok(RolledBack::Function(text.parse().map_err(shown)?)),
+            Some(("function", name)) => Ok(RolledBack::Function(name.parse().map_err(shown)?)),
+            Some(("dataset", name)) => Ok(RolledBack::Dataset(name.parse().map_err(shown)?)),
+            Some(_) => Err(format!("`{text}` is not FUNCTION, function/NAME or dataset/NAME")),
+        }
+    }
+}
+
 /// Whose log to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Logged {
@@ -78,9 +98,22 @@ impl FromStr for Logged {
     }
 }
 
+/// `b3:` and up to 64 digits: the node knows whose beginning they are.
+pub fn digest_or_beginning(text: &str) -> Result<String, String> {
+    match text.strip_prefix("b3:") {
+        Some(hex) if hex.len() < 64 && hex.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+            Ok(text.to_owned())
+        }
+        _ => text
+            .parse::<Digest>()
+            .map(|digest| digest.to_string())
+            .map_err(shown),
+    }
+}
+
 pub(super) fn job_id(id: &str) -> Result<JobId, String> {
     id.parse().map_err(|_| {
-        format!("`{id}` is no job's id: `nearfield jobs` shows them, 32 hexadecimal digits each")
+        format!("`{id}` is no job's id: `nearfield ls jobs` shows them, 32 hexadecimal digits each")
     })
 }
 
@@ -88,7 +121,8 @@ pub(super) fn job_id(id: &str) -> Result<JobId, String> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenScope {
     pub function: FunctionName,
-    pub component: Option<Digest>,
+    /// A digest or its beginning.
+    pub component: Option<String>,
 }
 
 impl FromStr for TokenScope {
@@ -96,7 +130,7 @@ impl FromStr for TokenScope {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (function, component) = match text.split_once('@') {
-            Some((function, digest)) => (function, Some(digest.parse().map_err(shown)?)),
+            Some((function, digest)) => (function, Some(digest_or_beginning(digest)?)),
             None => (text, None),
         };
         Ok(TokenScope {
@@ -192,17 +226,31 @@ mod tests {
         let pinned = format!("hello@{}", Digest::EMPTY);
         assert_eq!(
             pinned.parse::<TokenScope>().unwrap().component,
-            Some(Digest::EMPTY)
+            Some(Digest::EMPTY.to_string())
         );
-        assert!("hello@x".parse::<TokenScope>().is_err());
+        assert!("hello@b3:af1349b9f5".parse::<TokenScope>().is_ok());
+        assert!("hello@x".parse::<TokenScope>().is_err() && "hello@b3:xy".parse::<TokenScope>().is_err());
+        for (text, dataset) in [
+            ("hello", false),
+            ("function/hello", false),
+            ("dataset/app/logs", true),
+        ] {
+            let is_dataset = matches!(text.parse(), Ok(RolledBack::Dataset(_)));
+            assert_eq!(
+                (text.parse::<RolledBack>().is_ok(), is_dataset),
+                (true, dataset),
+                "{text}"
+            );
+        }
+        assert!("job/1".parse::<RolledBack>().is_err());
         assert_eq!(fuel_per_day("1T/day"), Ok(1_000_000_000_000));
         assert!(fuel_per_day("1T").is_err());
+        assert_eq!(json_argument("[1]"), Ok(serde_json::json!([1])));
+        let rounded = json_argument("[18446744073709551617]").unwrap_err();
+        assert!(rounded.contains("18446744073709551617"), "{rounded}");
         assert_eq!(percentage("1%"), Ok(0.01));
         assert!(percentage("0%").is_err() && percentage("101%").is_err() && percentage("x").is_err());
         assert_eq!((on_error("fail"), on_error("skip:3")), (Ok(0), Ok(3)));
         assert!(on_error("skip").is_err() && on_error("skip:-1").is_err());
     }
 }
-        assert_eq!(json_argument("[1]"), Ok(serde_json::json!([1])));
-        let rounded = json_argument("[18446744073709551617]").unwrap_err();
-        assert!(rounded.contains("18446744073709551617"), "{rounded}");

@@ -2,14 +2,14 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use nearfield_protocol::{Digest, Problem, ProblemKind};
+use nearfield_protocol::{Problem, ProblemKind};
 use serde_json::json;
 use ureq::http::StatusCode;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
 
 use super::Session;
 use crate::archive::{self, Unpacking};
-use crate::args::GetArgs;
+use crate::args::{GetArgs, digest_or_beginning};
 use crate::client::{Call, header, segment};
 use crate::deliver;
 use crate::failure::{Exit, Failure};
@@ -161,10 +161,8 @@ impl Target {
             return Ok(None);
         }
         let (digest, path) = split(text, text.find('/').unwrap_or(text.len()));
-        digest
-            .parse::<Digest>()
-            .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-        Ok(Some(Target { of: digest, path }))
+        let of = digest_or_beginning(&digest).map_err(|error| Failure::new(Exit::Usage, error))?;
+        Ok(Some(Target { of, path }))
     }
 
     /// Names may hold `/` too: the longest that is a dataset's wins.
@@ -202,6 +200,8 @@ fn dataset_names(session: &Session) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use nearfield_protocol::Digest;
+
     use super::*;
 
     fn target(of: &str, path: Option<&str>) -> Target {
@@ -221,7 +221,8 @@ mod tests {
             Some(target(&digest, Some("a/b")))
         );
         assert_eq!(parse("logs/b3:x"), None);
-        assert!(Target::of_digest("b3:12/a").is_err());
+        assert_eq!(parse("b3:12ab/a"), Some(target("b3:12ab", Some("a"))));
+        assert!(Target::of_digest("b3:12x/a").is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `run`, `jobs`, `wait`, `cancel`: jobs as a user sees them.
+//! `run`, `ls jobs`, `wait`, `cancel`: jobs as a user sees them.
 
 use std::io::Read;
 

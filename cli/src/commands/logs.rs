@@ -46,7 +46,7 @@ pub fn run(session: &Session, args: LogsArgs) -> Result<()> {
             Exit::Usage,
             format!("--shard goes with a job's id, and `{name}` is a function's name"),
         )
-        .next("`nearfield jobs` shows the ids")
+        .next("`nearfield ls jobs` shows the ids")
         .into()),
         (Logged::Job(job), shard) => {
             let shard = shard.map(|shard| format!("&shard={shard}")).unwrap_or_default();

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{Session, jobs};
 use crate::args::{Listed, Listing};
 use crate::client::segment;
-use crate::output::{table, utc_minute};
+use crate::output::{short_digest, table, utc_minute};
 
 pub fn run(session: &Session, what: Listed) -> Result<()> {
     match what {
@@ -110,7 +110,7 @@ fn functions(list: Functions) -> String {
         [
             function.name.into(),
             format!("v{}", function.version),
-            function.component.short(),
+            short_digest(&function.component),
             if function.public { "public" } else { "token" }.to_owned(),
             utc_minute(function.deployed_unix_ms),
             function.url,
@@ -142,7 +142,7 @@ fn datasets(list: Datasets) -> String {
         [
             dataset.name,
             format!("v{}", dataset.version),
-            dataset.digest.short(),
+            short_digest(&dataset.digest),
             format_bytes(dataset.size_bytes),
             dataset.shards.to_string(),
             utc_minute(dataset.put_unix_ms),

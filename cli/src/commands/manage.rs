@@ -1,10 +1,10 @@
 use anyhow::{Context, Result};
+use nearfield_protocol::DatasetName;
 use nearfield_protocol::units::format_bytes;
-use nearfield_protocol::{DatasetName, Digest};
 use serde_json::Value;
 
 use super::{Session, deploy};
-use crate::args::{PinArgs, PruneArgs, RollbackArgs, Thing};
+use crate::args::{PinArgs, PruneArgs, RollbackArgs, RolledBack, Thing, digest_or_beginning};
 use crate::client::segment;
 use crate::failure::{Exit, Failure};
 use crate::output::counted;
@@ -14,11 +14,24 @@ pub fn rollback(session: &Session, args: RollbackArgs) -> Result<()> {
         .to
         .map(|version| format!("?to={version}"))
         .unwrap_or_default();
-    let path = format!("/v1/functions/{}/rollback{to}", segment(args.function.as_str()));
+    let (kind, name) = match &args.thing {
+        RolledBack::Function(name) => ("functions", name.as_str()),
+        RolledBack::Dataset(name) => ("datasets", name.as_str()),
+    };
+    let path = format!("/v1/{kind}/{}/rollback{to}", segment(name));
     let reply = session
         .client
         .change("POST", path, &Value::Null)
-        .with_context(|| format!("rolling `{}` back", args.function))?;
+        .with_context(|| format!("rolling `{name}` back"))?;
+    if matches!(args.thing, RolledBack::Dataset(_)) {
+        return session.out.show_as(&reply, || {
+            format!(
+                "{name} v{} {}",
+                reply["version"],
+                reply["digest"].as_str().unwrap_or_default()
+            )
+        });
+    }
     session.out.show(&reply, |reply: deploy::Reply| {
         format!(
             "{} v{} {}, component {}",
@@ -101,25 +114,27 @@ pub fn prune(session: &Session, args: PruneArgs) -> Result<()> {
 
 pub fn pin(session: &Session, args: PinArgs) -> Result<()> {
     let digest = match args.target.strip_prefix("b3:") {
-        Some(_) => args.target.parse::<Digest>().map_err(usage)?,
+        Some(_) => digest_or_beginning(&args.target).map_err(usage)?,
         None => newest(session, &args.target.parse().map_err(usage)?)?,
     };
-    let path = format!("/v1/pins/{}", segment(&digest.to_string()));
+    let path = format!("/v1/pins/{}", segment(&digest));
     let (done, verb) = match args.remove {
         true => (session.client.delete(path)?, "no longer pinned"),
         false => (session.client.change("PUT", path, &Value::Null)?, "pinned"),
     };
-    session.out.show_as(&done, || format!("{digest} {verb}"))
+    session.out.show_as(&done, || {
+        format!("{} {verb}", done["digest"].as_str().unwrap_or(&digest))
+    })
 }
 
-fn newest(session: &Session, name: &DatasetName) -> Result<Digest> {
+fn newest(session: &Session, name: &DatasetName) -> Result<String> {
     let list = session.client.get("/v1/datasets")?;
     let datasets = list["datasets"].as_array().map(Vec::as_slice).unwrap_or_default();
     let found = datasets.iter().find(|dataset| dataset["name"] == name.as_str());
     let missing = || Failure::new(Exit::NotFound, format!("there is no dataset `{name}`"));
     let dataset = found.ok_or_else(|| missing().next("see `nearfield ls datasets`"))?;
     let digest = dataset["digest"].as_str().context("the node names no digest")?;
-    Ok(digest.parse()?)
+    Ok(digest.to_owned())
 }
 
 fn usage(error: impl std::fmt::Display) -> Failure {

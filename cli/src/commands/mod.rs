@@ -92,7 +92,7 @@ pub fn run(args: Args) -> Result<()> {
         Verb::Cancel(args) => jobs::cancel(&session, args.job),
         Verb::Replay(args) => replay::run(&session, args),
         Verb::Ls(args) => ls::run(&session, args.what),
-        Verb::Describe(args) => describe::run(&session, args.thing),
+        Verb::Describe(args) => describe::run(&session, args),
         Verb::Logs(args) => logs::run(&session, args),
         Verb::Rollback(args) => manage::rollback(&session, args),
         Verb::Rm(args) => manage::rm(&session, args.thing, args.purge),

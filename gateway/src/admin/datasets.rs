@@ -19,9 +19,9 @@ use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::events::{self, PROGRESS_STEP, event};
-use super::{Asked, parse_digest, streamed};
+use super::{Asked, streamed};
 use crate::body::{Body, BodyFault, BoundedBody};
-use crate::catalog::{Keeping, PutInput, unix_ms, unknown_dataset};
+use crate::catalog::{Keeping, PutInput, unix_ms};
 use crate::cluster::{REPLICAS, REPLICAS_RANGE};
 use crate::content::{self, Content, Named};
 use crate::preconditions::{self, Answer, EntityTag, Modified, Validators};
@@ -204,12 +204,11 @@ fn far(progress: &PutProgress) -> Value {
     })
 }
 
-pub async fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, Problem> {
+/// `?shards=true` lists the first shards, too.
+pub async fn describe(gateway: &Gateway, name: &str, with_shards: bool) -> Result<Response<Body>, Problem> {
     let records = gateway.catalog.node.records();
     let name = parse_name(name)?;
-    let newest = records
-        .dataset(&name)
-        .ok_or_else(|| unknown_dataset(name.as_str()))?;
+    let newest = gateway.newest(&name)?;
     let dataset = gateway
         .catalog
         .store
@@ -222,7 +221,6 @@ pub async fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, P
         .iter()
         .map(|header| String::from_utf8_lossy(header))
         .collect();
-    let mut least = usize::MAX;
     let shards: Vec<_> = (0..)
         .map_while(|index| Some((index, dataset.shard(index)?)))
         .take(MAX_LISTED)
@@ -236,7 +234,6 @@ pub async fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, P
                 .holders_of(&digest)
                 .map(|host| host.id.short())
                 .collect();
-            least = least.min(holders.len());
             json!({
                 "digest": digest,
                 "size_bytes": shard.size_bytes,
@@ -246,28 +243,42 @@ pub async fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, P
             })
         })
         .collect();
-    Ok(reply::json(
-        StatusCode::OK,
-        &json!({
-            "name": name,
-            "versions": records.dataset_versions(&name).iter().rev().take(MAX_LISTED).rev().collect::<Vec<_>>(),
-            "meta": {
-                "split": meta.split.to_string(),
-                "folder": meta.folder,
-                "shard_size_bytes": meta.shard_size_bytes,
-                "headers": headers,
-                "sources": meta.sources.iter().take(MAX_LISTED_SOURCES).collect::<Vec<_>>(),
-                "key": meta.key.as_ref().map(|key| &key.name),
-                "parts": meta.parts.iter().take(MAX_LISTED).collect::<Vec<_>>(),
-            },
-            "replicas": {
-                "wanted": newest.replicas.unwrap_or(REPLICAS),
-                "least": if shards.is_empty() { 0 } else { least },
-            },
-            "only": newest.only.iter().map(Label::to_string).collect::<Vec<_>>(),
-            "shards": shards,
-        }),
-    ))
+    let least = shards
+        .iter()
+        .map(|shard| shard["holders"].as_array().map_or(0, Vec::len))
+        .min();
+    let mut described = json!({
+        "name": name,
+        "versions": records.dataset_versions(&name).iter().rev().take(MAX_LISTED).rev().collect::<Vec<_>>(),
+        "meta": {
+            "split": meta.split.to_string(),
+            "folder": meta.folder,
+            "shard_size_bytes": meta.shard_size_bytes,
+            "headers": headers,
+            "sources": meta.sources.iter().take(MAX_LISTED_SOURCES).collect::<Vec<_>>(),
+            "key": meta.key.as_ref().map(|key| &key.name),
+            "parts": meta.parts.iter().take(MAX_LISTED).collect::<Vec<_>>(),
+        },
+        "replicas": {
+            "wanted": newest.replicas.unwrap_or(REPLICAS),
+            "least": least.unwrap_or(0),
+        },
+        "only": newest.only.iter().map(Label::to_string).collect::<Vec<_>>(),
+    });
+    if with_shards {
+        described["shards"] = shards.into();
+    }
+    Ok(reply::json(StatusCode::OK, &described))
+}
+
+/// `?to=N`: makes an older version, or the one before, the newest once more.
+pub async fn rollback(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
+    let name = parse_name(name)?;
+    let version = gateway
+        .catalog
+        .roll_dataset_back(&name, asked.parsed("to")?)
+        .await?;
+    Ok(reply::json(StatusCode::OK, &json!(version)))
 }
 
 pub async fn remove(gateway: &Gateway, name: &str, purge: bool) -> Result<Response<Body>, Problem> {
@@ -310,11 +321,11 @@ pub async fn content(gateway: &Gateway, asked: &Asked) -> Result<Response<Body>,
     })?;
     let store = &gateway.catalog.store;
     let (digest, named) = if of.starts_with("b3:") {
-        (parse_digest(of)?, Named::ByDigest)
+        (gateway.digest(of)?, Named::ByDigest)
     } else {
         let name = parse_name(of)?;
+        let newest = gateway.newest(&name)?;
         let records = gateway.catalog.node.records();
-        let newest = records.dataset(&name).ok_or_else(|| unknown_dataset(of))?;
         let put = put_at(records.dataset_versions(&name), unix_ms());
         (newest.digest, Named::ByName { put })
     };
@@ -378,7 +389,7 @@ pub fn pins(gateway: &Gateway) -> Result<Response<Body>, Problem> {
 }
 
 pub async fn pin(gateway: &Gateway, digest: &str, pinned: bool) -> Result<Response<Body>, Problem> {
-    let digest = parse_digest(digest)?;
+    let digest = gateway.digest(digest)?;
     if pinned {
         gateway.dataset(&digest).await?;
     }
@@ -389,7 +400,7 @@ pub async fn pin(gateway: &Gateway, digest: &str, pinned: bool) -> Result<Respon
     ))
 }
 
-fn parse_name(name: &str) -> Result<DatasetName, Problem> {
+pub(super) fn parse_name(name: &str) -> Result<DatasetName, Problem> {
     name.parse().map_err(|error: nearfield_protocol::InvalidName| {
         Problem::new(ProblemKind::BadRequest, error.to_string())
     })

@@ -90,22 +90,14 @@ async fn resolve(gateway: &Gateway, asking: Asking) -> Result<JobRecord, Problem
         .function(&asking.function)
         .ok_or_else(|| unknown_function(asking.function.as_str()))?;
     let (dataset, dataset_digest) = match asking.over.strip_prefix("b3:") {
-        Some(_) => {
-            let digest: Digest = asking
-                .over
-                .parse()
-                .map_err(|error| refused(format!("over: {error}")))?;
-            (None, digest)
-        }
+        Some(_) => (None, gateway.digest(&asking.over)?),
         None => {
             let name: DatasetName = asking
                 .over
                 .parse()
                 .map_err(|error| refused(format!("over: {error}")))?;
-            let version = records
-                .dataset(&name)
-                .ok_or_else(|| unknown_dataset(name.as_str()))?;
-            (Some(name), version.digest)
+            let newest = gateway.newest(&name)?;
+            (Some(name), newest.digest)
         }
     };
     // Told now rather than by the job.

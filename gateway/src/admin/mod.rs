@@ -129,6 +129,7 @@ impl Asked {
         }
     }
 
+    /// JSON whose integers are what was sent.
     async fn json<T: DeserializeOwned>(self) -> Result<T, Problem> {
         let bytes = self.bytes(limits::ADMIN_BODY_BYTES as u64).await?;
         let refused = |error: &dyn std::fmt::Display| {
@@ -218,9 +219,10 @@ async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>
         ("POST", ["v1", "leave"]) => nodes::leave(gateway).await,
         ("GET", ["v1", "datasets"]) => Ok(datasets::list(gateway)),
         ("POST", ["v1", "datasets", name]) => datasets::put(gateway, name, asked).await,
-        ("GET", ["v1", "datasets", name]) => datasets::describe(gateway, name).await,
+        ("GET", ["v1", "datasets", name]) => datasets::describe(gateway, name, asked.flag("shards")?).await,
         ("GET", ["v1", "datasets", name, "files"]) => files::list(gateway, name, &asked).await,
         ("DELETE", ["v1", "datasets", name]) => datasets::remove(gateway, name, asked.flag("purge")?).await,
+        ("POST", ["v1", "datasets", name, "rollback"]) => datasets::rollback(gateway, name, &asked).await,
         ("POST", ["v1", "datasets", name, "prune"]) => datasets::prune(gateway, name, &asked).await,
         ("GET", ["v1", "usage"]) => usage::usage(gateway).await,
         ("GET", ["v1", "content"]) => datasets::content(gateway, &asked).await,
@@ -302,7 +304,9 @@ fn methods(segments: &[&str]) -> Option<&'static str> {
         ["functions", _] => "GET, HEAD, PUT, DELETE",
         ["pins", _] => "PUT, DELETE",
         ["tokens", _] => "DELETE",
-        ["nodes", _, "drain"] | ["datasets", _, "prune"] | ["functions", _, "rollback"] => "POST",
+        ["nodes", _, "drain"] | ["datasets", _, "prune" | "rollback"] | ["functions", _, "rollback"] => {
+            "POST"
+        }
         ["functions", _, "logs"] | ["datasets", _, "files"] => "GET, HEAD",
         ["jobs", _, "output" | "events" | "logs"] => "GET, HEAD",
         ["jobs", _, "shards", _] => "GET, HEAD",
@@ -326,13 +330,6 @@ fn status(gateway: &Gateway) -> Result<Response<Body>, Problem> {
             "functions_url": gateway.functions_url,
         }),
     ))
-}
-
-/// A digest in a path, with or without its `b3:`.
-fn parse_digest(text: &str) -> Result<Digest, Problem> {
-    text.parse()
-        .or_else(|_| Digest::from_hex(text))
-        .map_err(|error| Problem::new(ProblemKind::BadRequest, error.to_string()))
 }
 
 #[cfg(test)]
@@ -371,5 +368,5 @@ mod tests {
     }
 
     /// How many paths [`admitted`] and [`methods`] match.
-    const SERVED: usize = 30;
+    const SERVED: usize = 31;
 }

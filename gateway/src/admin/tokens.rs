@@ -1,8 +1,9 @@
 //! Function tokens over the admin API.
 
 use http::{Response, StatusCode};
+use nearfield_net::Records;
 use nearfield_protocol::records::TokenVersion;
-use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind};
+use nearfield_protocol::{FunctionName, Problem, ProblemKind};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -19,7 +20,8 @@ const MAX_EXPIRY_UNIX_MS: u64 = 253_402_300_799_000;
 #[serde(deny_unknown_fields)]
 struct Create {
     function: FunctionName,
-    component: Option<Digest>,
+    /// A digest, or its beginning.
+    component: Option<String>,
     max_fuel_per_day: Option<u64>,
     expires_unix_ms: Option<u64>,
 }
@@ -35,6 +37,9 @@ pub async fn create(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, P
     if node.records().function(&function).is_none() {
         return Err(unknown_function(function.as_str()));
     }
+    let component = component
+        .map(|component| gateway.digest(&component))
+        .transpose()?;
     let issued_unix_ms = unix_ms();
     if expires_unix_ms.is_some_and(|expires| expires <= issued_unix_ms) {
         return Err(Problem::new(
@@ -74,14 +79,28 @@ pub fn list(gateway: &Gateway) -> Response<Body> {
 
 pub async fn revoke(gateway: &Gateway, id: &str) -> Result<Response<Body>, Problem> {
     let node = &gateway.catalog.node;
-    if node.records().token(id).is_none() {
-        return Err(Problem::new(
+    let id = find(&node.records(), id)?;
+    node.revoke_token(&id).await.map_err(internal)?;
+    Ok(reply::json(StatusCode::OK, &json!({ "revoked": id })))
+}
+
+/// The id of which `id` is the beginning, if it is that of one token alone.
+fn find(records: &Records, id: &str) -> Result<String, Problem> {
+    let mut found = records
+        .tokens()
+        .map(|token| &token.id)
+        .filter(|token| token.starts_with(id));
+    match (found.next(), found.next()) {
+        (Some(found), None) => Ok(found.clone()),
+        (None, _) => Err(Problem::new(
             ProblemKind::UnknownToken,
             format!("no token `{id}`; `nearfield ls tokens` lists them"),
-        ));
+        )),
+        (Some(_), Some(_)) => Err(Problem::new(
+            ProblemKind::BadRequest,
+            format!("several tokens begin with `{id}`: give more of it"),
+        )),
     }
-    node.revoke_token(id).await.map_err(internal)?;
-    Ok(reply::json(StatusCode::OK, &json!({ "revoked": id })))
 }
 
 fn internal(error: impl std::fmt::Display) -> Problem {

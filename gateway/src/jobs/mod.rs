@@ -241,7 +241,7 @@ pub fn resume_jobs(gateway: &Arc<Gateway>, interrupted: Vec<(JobRecord, Held)>) 
 pub fn unknown(id: &str) -> Problem {
     Problem::new(
         ProblemKind::UnknownJob,
-        format!("no job `{id}`; `nearfield jobs` lists them"),
+        format!("no job `{id}`; `nearfield ls jobs` lists them"),
     )
 }
 

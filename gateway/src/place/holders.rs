@@ -58,6 +58,11 @@ impl Holders {
         of_host.filter(alone).count()
     }
 
+    /// All blobs that somebody holds.
+    pub fn digests(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.ids.iter().map(|id| self.digests[*id as usize])
+    }
+
     /// How many blobs somebody holds.
     pub fn len(&self) -> usize {
         self.ids.len()

@@ -42,6 +42,14 @@ pub struct Entry {
     pub kind: EntryKind,
 }
 
+impl Entry {
+    /// What entries are sorted by: the path, with a `/` behind that of an empty folder.
+    pub fn key(&self) -> String {
+        let slash = if self.kind == EntryKind::EmptyDir { "/" } else { "" };
+        format!("{}{slash}", self.path)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryKind {
     File {

@@ -20,8 +20,8 @@ fn kind() -> impl Strategy<Value = EntryKind> {
 /// Entries by key.
 fn entries() -> impl Strategy<Value = BTreeMap<String, Entry>> {
     let entry = ("[a-c]{1,3}([/-][a-c]{1,2}){0,3}", kind()).prop_map(|(path, kind)| {
-        let slash = if kind == EntryKind::EmptyDir { "/" } else { "" };
-        (format!("{path}{slash}"), Entry { path, kind })
+        let entry = Entry { path, kind };
+        (entry.key(), entry)
     });
     proptest::collection::vec(entry, 0..200).prop_map(|entries| entries.into_iter().collect())
 }
@@ -51,6 +51,11 @@ proptest! {
             let below = entries.iter().filter(|(key, _)| key.starts_with(&folder));
             let below = below.map(|(_, entry)| entry.clone()).collect::<Vec<_>>();
             prop_assert_eq!(index.prefix(path).collect::<Vec<_>>(), below);
+            for key in [path, &folder] {
+                let behind = entries.iter().filter(|(other, _)| *other > key);
+                let behind = behind.map(|(_, entry)| entry.clone()).collect::<Vec<_>>();
+                prop_assert_eq!(index.behind(key).collect::<Vec<_>>(), behind);
+            }
         }
     }
 
@@ -70,6 +75,7 @@ proptest! {
             prop_assert!(index.iter().all(|entry| check_path(&entry.path).is_ok()));
             index.get("a/b");
             index.prefix("a").count();
+            index.behind("a/b").count();
         }
     }
 }

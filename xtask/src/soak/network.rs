@@ -188,7 +188,7 @@ fn located_calls(network: &Network<'_>, calls: u64) -> Result<Finding> {
     )?;
     let at = network.folder.to_str().context("a path that is not UTF-8")?;
     gateway.json(&["deploy", at, "--name", "cat"])?;
-    let described = gateway.json(&["describe", "dataset/files"])?;
+    let described = gateway.json(&["describe", "dataset/files", "--shards"])?;
     let shards = described["shards"].as_array().context("shards")?.clone();
     for call in 0..calls {
         let answer = gateway.get(&format!("/fn/cat/{}.txt", call % 200))?;
