@@ -7,6 +7,7 @@ mod archive;
 mod args;
 mod client;
 mod commands;
+mod data_dir;
 mod deliver;
 mod events;
 mod failure;

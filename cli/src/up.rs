@@ -1,10 +1,9 @@
 //! `nearfield up`: the composition root. Every long-lived task of a node starts here.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io::{self, BufReader, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +35,7 @@ use tokio_rustls::rustls::{self, pki_types};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Gpu, JoinArgs, UpArgs};
+use crate::data_dir;
 use crate::local::LocalHost;
 use crate::machine;
 
@@ -57,7 +57,7 @@ const TOKEN_PURPOSE: &str = "nearfield 2026-11 function tokens";
 /// Redeems a ticket, then runs a node until it is told to stop.
 pub fn join(args: JoinArgs, up: UpArgs, json: bool) -> anyhow::Result<()> {
     let data_dir = up.data_dir.as_path();
-    make_data_dir(data_dir)?;
+    data_dir::prepare(data_dir)?;
     if args.forget {
         Network::forget(data_dir).context("forgetting the folder's network")?;
     }
@@ -125,7 +125,7 @@ struct Runtimes {
 
 async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runtimes) -> anyhow::Result<()> {
     let data_dir = args.data_dir.as_path();
-    make_data_dir(data_dir)?;
+    data_dir::prepare(data_dir)?;
     let role = Network::load(data_dir)?.map_or(Role::Gateway, |network| network.role);
     if role == Role::Host && args.no_host {
         bail!("this node joined as a host: --no-host is for gateways");
@@ -340,11 +340,6 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     // The writer ends with the last guest's log; a guest that never ends must not hold the node.
     log_writer.abort();
     Ok(())
-}
-
-fn make_data_dir(data_dir: &Path) -> anyhow::Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
-    made.with_context(|| format!("making the data folder {}", data_dir.display()))
 }
 
 /// What the store can still take for others: its own bounds, and what the node was invited for.

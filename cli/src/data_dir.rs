@@ -1,0 +1,98 @@
+//! The folder in which a node keeps all that it has, its keys among them: nobody else may read it.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use rustix::fs::Mode;
+use rustix::process::{geteuid, umask};
+
+/// What users other than the owner may do.
+const OTHERS: u32 = 0o077;
+
+/// Makes the folder if it is not there, and closes it. What this process makes from now on is its user's alone.
+pub fn prepare(data_dir: &Path) -> anyhow::Result<()> {
+    umask(Mode::from_raw_mode(OTHERS));
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
+        .with_context(|| format!("making the data folder {}", data_dir.display()))?;
+    let close = || format!("closing the data folder {} to others", data_dir.display());
+    let found = fs::metadata(data_dir).with_context(close)?;
+    let (owner, user) = (found.uid(), geteuid().as_raw());
+    if owner != user {
+        bail!(
+            "the data folder {} belongs to the user {owner}, and this is the user {user}: start the node as its owner, or \
+             choose another --data-dir",
+            data_dir.display()
+        );
+    }
+    let closed = close_to_others(data_dir).with_context(close)?;
+    if closed > 0 {
+        tracing::warn!(
+            path = %data_dir.display(),
+            closed,
+            "the data folder was open to other users of this machine and is closed now: whoever read it has this node's keys"
+        );
+    }
+    Ok(())
+}
+
+/// Closes the folder and what lies in it. How much of it was open.
+fn close_to_others(data_dir: &Path) -> io::Result<usize> {
+    let mut closed = 0;
+    // The folder first: nobody gets at the rest while it is closed.
+    let found = fs::read_dir(data_dir)?.map(|entry| entry.map(|entry| entry.path()));
+    for path in std::iter::once(Ok(data_dir.to_owned())).chain(found) {
+        let path = path?;
+        let metadata = fs::symlink_metadata(&path)?;
+        let is_ours = metadata.is_dir() || metadata.is_file();
+        if path != data_dir && !is_ours {
+            continue;
+        }
+        // The folder itself may be a link.
+        let mode = fs::metadata(&path)?.permissions().mode() & 0o7777;
+        if mode & OTHERS != 0 {
+            fs::set_permissions(&path, Permissions::from_mode(mode & !OTHERS))?;
+            closed += 1;
+        }
+    }
+    Ok(closed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn what_was_open_is_closed_and_nothing_else_is_touched() {
+        let around = tempfile::tempdir().unwrap();
+        let (data, outside) = (around.path().join("data"), around.path().join("outside"));
+        for folder in [&data, &data.join("blobs")] {
+            fs::create_dir(folder).unwrap();
+            fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+        }
+        for (file, open) in [
+            (data.join("docs.redb"), 0o644),
+            (data.join("node.key"), 0o600),
+            (outside.clone(), 0o644),
+        ] {
+            fs::write(&file, "").unwrap();
+            fs::set_permissions(&file, Permissions::from_mode(open)).unwrap();
+        }
+        std::os::unix::fs::symlink(&outside, data.join("link")).unwrap();
+        assert_eq!(close_to_others(&data).unwrap(), 3);
+        assert_eq!(mode(&data), 0o700);
+        assert_eq!(mode(&data.join("blobs")), 0o700);
+        assert_eq!(mode(&data.join("docs.redb")), 0o600);
+        assert_eq!(mode(&outside), 0o644);
+        assert_eq!(close_to_others(&data).unwrap(), 0);
+    }
+}
