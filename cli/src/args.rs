@@ -187,13 +187,9 @@ Examples:
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// A node's compiling child: it limits itself and dies with its input
+    /// A node's compiling child: it closes itself in and dies with its input
     #[command(hide = true)]
-    CompileComponent {
-        target: String,
-        input: PathBuf,
-        output: PathBuf,
-    },
+    CompileComponent { target: String },
     /// A node's child that drives its GPU: it speaks with the node on its standard input and dies with it
     #[command(hide = true)]
     GpuWorker,
@@ -258,6 +254,9 @@ pub struct UpArgs {
     /// The certificate's key, PEM
     #[arg(long, requires = "tls_cert", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
+    /// Leave the node able to open all that this user may open, and to ask the kernel for anything
+    #[arg(long)]
+    pub no_sandbox: bool,
     /// Serve plain text on addresses that others can reach
     #[arg(long)]
     pub insecure: bool,

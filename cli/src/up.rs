@@ -38,6 +38,7 @@ use crate::args::{Gpu, JoinArgs, UpArgs};
 use crate::data_dir;
 use crate::local::LocalHost;
 use crate::machine;
+use crate::walls;
 
 /// How much guests stand back behind listeners and control, as a nice value, and jobs behind calls.
 const GUEST_NICE: i32 = 5;
@@ -94,6 +95,9 @@ pub fn run(args: UpArgs, json: bool) -> anyhow::Result<()> {
             );
         }
     }
+    data_dir::prepare(&args.data_dir)?;
+    // Before there are threads: one that is there already would keep what it may.
+    walls::close_in(&args)?;
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let job_workers = args.job_workers.map_or(cores, NonZeroUsize::get);
     let guests =
@@ -125,7 +129,6 @@ struct Runtimes {
 
 async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runtimes) -> anyhow::Result<()> {
     let data_dir = args.data_dir.as_path();
-    data_dir::prepare(data_dir)?;
     let role = Network::load(data_dir)?.map_or(Role::Gateway, |network| network.role);
     if role == Role::Host && args.no_host {
         bail!("this node joined as a host: --no-host is for gateways");

@@ -23,4 +23,4 @@ mod worker;
 pub use error::GpuError;
 pub use wire::{Description, Usage};
 #[cfg(feature = "worker")]
-pub use worker::worker_main;
+pub use worker::{worker_main, worker_may_open};

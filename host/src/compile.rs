@@ -1,19 +1,20 @@
 //! Component → native code, in a child process that can be killed.
 //!
 //! A component of 147 KB can keep the compiler busy for minutes or take all memory, so it never
-//! compiles in the host. The child is this same executable, started with [`CompilerCommand`]; it
-//! limits its own CPU time and address space, by the component's size, before it looks into the component. Only what our own
+//! compiles in the host. The child is this same executable, started with [`CompilerCommand`]; it has the component as its
+//! standard input and the code as its standard output. Before it looks into the component it limits what it may use, by the
+//! component's size, and gives up all other files, sockets, programs and processes. Only what our own
 //! child wrote is ever loaded, and only if its hash is still right: native code is trusted code.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nearfield_protocol::{Digest, Problem, ProblemKind, limits, units};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use nearfield_sandbox::{Calls, Resource, confine, limit, refuse};
 use tokio::sync::Semaphore;
 
 use crate::engine::{Target, compiling_engine};
@@ -29,7 +30,7 @@ const LARGE_NICE: i32 = 10;
 /// What of the child's complaint is passed on.
 const MAX_MESSAGE_BYTES: usize = 4 << 10;
 
-/// How the compiler's process is started; lane, input and output follow as arguments.
+/// How the compiler's process is started; the target follows as an argument.
 #[derive(Debug, Clone)]
 pub struct CompilerCommand {
     pub program: PathBuf,
@@ -128,12 +129,13 @@ impl Compiler {
             return Ok(code);
         }
         let started = Instant::now();
-        let input = tempfile::NamedTempFile::new_in(&self.dir).map_err(internal)?;
-        input.as_file().write_all(component).map_err(internal)?;
+        let mut input = tempfile::tempfile_in(&self.dir).map_err(internal)?;
+        input.write_all(component).map_err(internal)?;
+        input.rewind().map_err(internal)?;
         let output = tempfile::NamedTempFile::new_in(&self.dir).map_err(internal)?;
+        let written = output.as_file().try_clone().map_err(internal)?;
         let budget = Budget::of(component.len() as u64);
-        self.run_child(target, budget, input.path(), output.path())
-            .await?;
+        self.run_child(target, budget, input, written).await?;
         let kept = path.clone();
         tokio::task::spawn_blocking(move || keep(output, &kept))
             .await
@@ -149,17 +151,16 @@ impl Compiler {
         &self,
         target: Target,
         budget: Budget,
-        input: &Path,
-        output: &Path,
+        input: File,
+        output: File,
     ) -> Result<(), Problem> {
         let mut child = tokio::process::Command::new(&self.command.program);
         child
             .args(&self.command.arguments)
             .arg(target.name())
-            .args([input, output])
             .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdin(input)
+            .stdout(output)
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         let running = child.spawn().map_err(internal)?.wait_with_output();
@@ -205,30 +206,34 @@ impl Compiler {
 /// The exit code of a child that refused a component, with the reason on stderr.
 const EXIT_REFUSED: i32 = 3;
 
-/// The child's whole life: limit itself, compile `input`, write `output`. Returns its exit code.
-pub fn compiler_main(target: &str, input: &Path, output: &Path) -> i32 {
+/// Native code is some times as large as the component: far beyond that it is a bomb.
+const CODE_BYTES_PER_BYTE: u64 = 32;
+/// Code of a component that is nearly nothing.
+const MIN_CODE_BYTES: u64 = 16 << 20;
+
+/// The child's whole life: limit itself, compile what it reads from its standard input, write the code to its standard output.
+/// Returns its exit code.
+pub fn compiler_main(target: &str) -> i32 {
     let Some(target) = Target::from_name(target) else {
         eprintln!("`{target}` is no target");
         return 2;
     };
-    let component = match fs::read(input) {
-        Ok(component) => component,
-        Err(error) => {
-            eprintln!("reading the component: {error}");
-            return 1;
-        }
-    };
-    let budget = Budget::of(component.len() as u64);
-    limit(Resource::Cpu, budget.cpu.as_secs());
-    limit(Resource::As, budget.memory_bytes);
-    limit(Resource::Core, 0);
+    let mut component = Vec::new();
+    if let Err(error) = io::stdin().read_to_end(&mut component) {
+        eprintln!("reading the component: {error}");
+        return 1;
+    }
+    if let Err(error) = close_in(component.len() as u64) {
+        eprintln!("closing the compiler in: {error}");
+        return 1;
+    }
     if !target.inlining {
         // Only a courtesy to whatever else runs.
         let _ = rustix::process::nice(LARGE_NICE);
     }
     let compiled = compiling_engine(target).and_then(|engine| engine.precompile_component(&component));
     match compiled {
-        Ok(code) => match fs::write(output, code) {
+        Ok(code) => match io::stdout().write_all(&code).and_then(|()| io::stdout().flush()) {
             Ok(()) => 0,
             Err(error) => {
                 eprintln!("writing the code: {error}");
@@ -242,15 +247,25 @@ pub fn compiler_main(target: &str, input: &Path, output: &Path) -> i32 {
     }
 }
 
-fn limit(resource: Resource, value: u64) {
-    // A hard limit that is lower already stays; the parent's wall time bounds the rest.
-    let _ = setrlimit(
-        resource,
-        Rlimit {
-            current: Some(value),
-            maximum: Some(value),
-        },
-    );
+/// Leaves the compiler what it needs: memory, time, threads, and the files that it has. Kernels without Landlock leave it others.
+fn close_in(component_bytes: u64) -> io::Result<()> {
+    let budget = Budget::of(component_bytes);
+    limit(Resource::Cpu, budget.cpu.as_secs())?;
+    limit(Resource::As, budget.memory_bytes)?;
+    limit(Resource::Core, 0)?;
+    limit(
+        Resource::Fsize,
+        MIN_CODE_BYTES + CODE_BYTES_PER_BYTE * component_bytes.min(limits::COMPONENT_BYTES),
+    )?;
+    confine([])?;
+    refuse(&[
+        Calls::Intrusion,
+        Calls::Programs,
+        Calls::Processes,
+        Calls::Signals,
+        Calls::Network,
+        Calls::FileNames,
+    ])
 }
 
 /// Where the hash of a code file is kept.

@@ -6,6 +6,7 @@ use anyhow::Result;
 use nearfield_gpu::client;
 use nearfield_gpu::wire::Choice;
 use nearfield_protocol::units::format_bytes;
+use nearfield_sandbox::Held;
 use serde::Serialize;
 use serde_json::json;
 
@@ -74,6 +75,7 @@ pub fn run(session: &Session, data_dir: &Path) -> Result<()> {
         port("admin port", 8081, "--admin"),
         disk(data_dir),
         kernel(&std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()),
+        sandbox(),
         gpu(),
     ];
     session
@@ -207,6 +209,26 @@ fn kernel(release: &str) -> Check {
             WHAT,
             format!("{release} lacks PAGEMAP_SCAN, so each call's memory takes longer to reset"),
             "a kernel from 6.7 on has it; all works without",
+        ),
+    }
+}
+
+/// What of a node's walls this kernel holds.
+fn sandbox() -> Check {
+    const WHAT: &str = "sandbox";
+    match nearfield_sandbox::held_here() {
+        Ok(Held::Whole) => Check::ok(
+            WHAT,
+            "a node can open its own files alone (Landlock), and lacks calls of the kernel (seccomp)",
+        ),
+        held => Check::short_of(
+            Level::Warn,
+            WHAT,
+            match held {
+                Ok(held) => format!("files are held {held}"),
+                Err(error) => format!("it cannot be tried: {error}"),
+            },
+            "a kernel from 6.10 on has all of Landlock; a node runs without, behind one wall less",
         ),
     }
 }

@@ -46,11 +46,7 @@ pub fn run(args: Args) -> Result<()> {
             };
             return up::join(args, up, global.json);
         }
-        Verb::CompileComponent {
-            target,
-            input,
-            output,
-        } => std::process::exit(nearfield_host::compiler_main(&target, &input, &output)),
+        Verb::CompileComponent { target } => std::process::exit(nearfield_host::compiler_main(&target)),
         Verb::Completions { shell } => {
             let mut command = Args::command();
             // Into memory first: the generator panics where it cannot write.

@@ -5,6 +5,8 @@
 
 mod sandbox;
 
+pub use sandbox::allowed as worker_may_open;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
