@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::output::ReaderLeft;
 use crate::project::BadManifest;
+use crate::visible::{visible, visible_json};
 
 /// Exit codes; part of the contract with scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,8 +128,8 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match json {
-        true => eprintln!("{}", value(error)),
-        false => eprintln!("{}", message(error)),
+        true => eprintln!("{}", visible_json(&value(error).to_string())),
+        false => eprintln!("{}", visible(&message(error))),
     }
     ExitCode::from(Exit::of(error) as u8)
 }

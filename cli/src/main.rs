@@ -20,6 +20,7 @@ mod project;
 mod sdk;
 mod source;
 mod up;
+mod visible;
 mod walls;
 
 use std::process::ExitCode;

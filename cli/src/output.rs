@@ -10,6 +10,8 @@ use nearfield_protocol::units::format_bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::visible::{visible, visible_json};
+
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     pub json: bool,
@@ -19,7 +21,7 @@ impl Output {
     /// The result: `value` itself, or what `human` says of it. Fields that this build does not know stay in JSON.
     pub fn show<T: DeserializeOwned>(&self, value: &Value, human: impl FnOnce(T) -> String) -> Result<()> {
         if self.json {
-            return self.text(&format!("{value:#}"));
+            return self.json_text(value);
         }
         let known = serde_json::from_value(value.clone())
             .context("the node's answer is not what this build expects; are both of the same version?")?;
@@ -28,14 +30,23 @@ impl Output {
 
     /// The same when nothing has to be read from `value`.
     pub fn show_as(&self, value: &Value, human: impl FnOnce() -> String) -> Result<()> {
-        self.text(&if self.json { format!("{value:#}") } else { human() })
+        match self.json {
+            true => self.json_text(value),
+            false => self.text(&human()),
+        }
+    }
+
+    fn json_text(&self, value: &Value) -> Result<()> {
+        let mut stdout = stdout();
+        writeln!(stdout, "{}", visible_json(&format!("{value:#}")))?;
+        Ok(stdout.flush()?)
     }
 
     /// Text on stdout, ended by one line end.
     pub fn text(&self, text: &str) -> Result<()> {
         let mut stdout = stdout();
         if !text.is_empty() {
-            writeln!(stdout, "{}", text.trim_end())?;
+            writeln!(stdout, "{}", visible(text.trim_end()))?;
         }
         Ok(stdout.flush()?)
     }
@@ -43,20 +54,20 @@ impl Output {
     /// Something a person may want to know meanwhile.
     pub fn notice(&self, text: &str) {
         if io::stderr().is_terminal() {
-            eprintln!("{text}");
+            eprintln!("{}", visible(text));
         }
     }
 
     /// What somebody needs for the next step, on standard error wherever that goes. A reader of JSON has it there.
     pub fn report(&self, text: &str) {
         if !self.json {
-            eprintln!("{text}");
+            eprintln!("{}", visible(text));
         }
     }
 
     /// Something that must be known, whoever looks.
     pub fn warn(&self, text: &str) {
-        eprintln!("note: {text}");
+        eprintln!("note: {}", visible(text));
     }
 
     /// Bytes with rate and, if the total is known, the time left.

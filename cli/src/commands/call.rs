@@ -1,4 +1,4 @@
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -14,6 +14,7 @@ use crate::args::CallArgs;
 use crate::client::{self, Call, header, segment, typed_path};
 use crate::failure::{Exit, Failure};
 use crate::output;
+use crate::visible::visible;
 
 /// A call's record is written once its response has ended, which the client may see a little earlier.
 const RECORD_TRIES: u32 = 5;
@@ -21,6 +22,8 @@ const RECORD_WAIT: Duration = Duration::from_millis(20);
 
 /// Most of a failed response that is searched for a problem.
 const PROBLEM_BYTES: u64 = 64 << 10;
+/// Longest piece of a line that is shown at once.
+const SHOWN_BYTES: u64 = 64 << 10;
 
 pub fn run(session: &Session, args: CallArgs) -> Result<()> {
     let function = session
@@ -60,7 +63,11 @@ pub fn run(session: &Session, args: CallArgs) -> Result<()> {
         session.out.show_as(&value, String::new)?;
     } else if problem.is_none() {
         let mut stdout = output::stdout();
-        io::copy(&mut body, &mut stdout).map_err(|error| cut_short(session, &parts.headers, error))?;
+        let copied = match io::stdout().is_terminal() {
+            true => show(body, &mut stdout),
+            false => io::copy(&mut body, &mut stdout).map(drop),
+        };
+        copied.map_err(|error| cut_short(session, &parts.headers, error))?;
         stdout.flush()?;
     }
     let (fuel, timing) = cost(session, &parts.headers);
@@ -76,6 +83,18 @@ pub fn run(session: &Session, args: CallArgs) -> Result<()> {
                 .into())
         }
         None => Ok(()),
+    }
+}
+
+/// A body as a terminal may show it, a line or a piece of one at a time.
+fn show(body: impl Read, out: &mut impl Write) -> io::Result<()> {
+    let mut body = io::BufReader::new(body);
+    loop {
+        let mut line = Vec::new();
+        if (&mut body).take(SHOWN_BYTES).read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        out.write_all(visible(&String::from_utf8_lossy(&line)).as_bytes())?;
     }
 }
 

@@ -9,6 +9,7 @@ use super::{Session, deploy, logs};
 use crate::args::{DeployArgs, DevArgs};
 use crate::failure;
 use crate::project::MANIFEST;
+use crate::visible::visible;
 
 /// How often the project's files are looked at: below what a person notices after saving.
 const POLL: Duration = Duration::from_millis(300);
@@ -27,7 +28,7 @@ pub fn run(session: &Session, args: DevArgs) -> Result<()> {
             // Before the build: what changes during it must start another.
             let seen = files(&args.path);
             match deploy_all(session, &deploy_args) {
-                Err(error) => eprintln!("{}", failure::message(&error)),
+                Err(error) => eprintln!("{}", visible(&failure::message(&error))),
                 Ok(deployed) => {
                     for reply in deployed {
                         // A closed stdout is no reason to stop deploying.

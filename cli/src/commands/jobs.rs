@@ -15,6 +15,7 @@ use crate::events;
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Farewell;
 use crate::output::{counted, table, utc_minute};
+use crate::visible::visible;
 
 /// Outputs up to this size are part of `--json`'s value; larger ones are fetched with `get`-like curl.
 const INLINE_OUTPUT_BYTES: u64 = 16 << 20;
@@ -306,10 +307,11 @@ fn list_failures(session: &Session, record: &Record, failures: &[Failed]) {
             .map(|source| format!(" of {source}"))
             .unwrap_or_default();
         eprintln!(
-            "shard {}{source} ({}): {}",
+            "shard {}{} ({}): {}",
             failed.shard,
+            visible(&source),
             short(&failed.digest),
-            failed.problem
+            visible(&failed.problem.to_string())
         );
     }
     if let Some(first) = failures.first() {

@@ -11,6 +11,7 @@ use crate::args::{Logged, LogsArgs};
 use crate::client::{Call, segment};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, utc};
+use crate::visible::{visible, visible_json};
 
 /// How long to wait before asking a node again that went away.
 const RETRY: Duration = Duration::from_secs(1);
@@ -76,9 +77,12 @@ fn stream(session: &Session, path: String, follow: bool) -> Result<()> {
         let line = line.context("the log is cut short")?;
         match session.out.json {
             // One value a line while following, since that never ends; else one value in all.
-            true if follow => writeln!(output::stdout(), "{line}")?,
+            true if follow => writeln!(output::stdout(), "{}", visible_json(&line))?,
             true => all.push(serde_json::from_str::<Value>(&line)?),
-            false => writeln!(output::stdout(), "{}", text(&serde_json::from_str(&line)?))?,
+            false => {
+                let text = text(&serde_json::from_str(&line)?);
+                writeln!(output::stdout(), "{}", visible(&text))?;
+            }
         }
     }
     if session.out.json && !follow {

@@ -13,6 +13,7 @@ use super::{Session, jobs};
 use crate::args::{Listed, Listing};
 use crate::client::segment;
 use crate::output::{short_digest, table, utc_minute};
+use crate::visible::visible;
 
 pub fn run(session: &Session, what: Listed) -> Result<()> {
     match what {
@@ -61,7 +62,7 @@ fn files(session: &Session, name: &DatasetName) -> Result<()> {
                         (None, Some(target)) => format!("→ {target}"),
                         (None, None) => file.kind.clone(),
                     };
-                    writeln!(out, "{what:>12}  {}", file.path)?;
+                    writeln!(out, "{what:>12}  {}", visible(&file.path))?;
                 }
             }
         }
