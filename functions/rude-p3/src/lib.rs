@@ -1,0 +1,47 @@
+//! Says in its answers whatever it is told to, on WASI 0.3 without our SDK: what `rude` does on WASI 0.2.
+#![cfg(target_family = "wasm")]
+
+#[path = "../../rude/src/told.rs"]
+mod told;
+
+use told::Told;
+use wasip3::exports::http::handler::Guest;
+use wasip3::http::types::{ErrorCode, Fields, Request, Response};
+
+struct Rude;
+
+impl Guest for Rude {
+    async fn handle(request: Request) -> Result<Response, ErrorCode> {
+        let told = Told::new(&request.get_path_with_query().unwrap_or_default());
+        if let Some(bytes) = told.error {
+            return Err(ErrorCode::InternalError(Some("x".repeat(bytes))));
+        }
+        let (mut body, receiver) = wasip3::wit_stream::new();
+        let (trailers, trailers_receiver) = wasip3::wit_future::new(|| Ok(None));
+        let (response, _sent) = Response::new(fields(&told.fields), Some(receiver), trailers_receiver);
+        response
+            .set_status_code(told.status)
+            .expect("the host takes any status");
+        wasip3::spawn(async move {
+            for _ in 0..told.times {
+                // What is left over was not wanted.
+                body.write_all(told.body.clone()).await;
+            }
+            drop(body);
+            let told = (!told.trailers.is_empty()).then(|| fields(&told.trailers));
+            // The host may not want them.
+            let _ = trailers.write(Ok(told)).await;
+        });
+        Ok(response)
+    }
+}
+
+wasip3::http::service::export!(Rude);
+
+fn fields(told: &[(String, Vec<u8>)]) -> Fields {
+    let fields = Fields::new();
+    for (name, value) in told {
+        fields.append(name, value).expect("the host takes such a field");
+    }
+    fields
+}

@@ -1,0 +1,55 @@
+//! What a request tells the function to answer.
+//!
+//! `?status=200&field=name:value&body=text&times=3&trailer=name:value`: fields and trailers may come more than once, the
+//! body is written so many times, each time by itself. `error=5` answers with an error of so many bytes instead.
+
+pub struct Told {
+    pub status: u16,
+    pub fields: Vec<(String, Vec<u8>)>,
+    pub trailers: Vec<(String, Vec<u8>)>,
+    pub body: Vec<u8>,
+    pub times: usize,
+    pub error: Option<usize>,
+}
+
+impl Told {
+    pub fn new(target: &str) -> Told {
+        let mut told = Told {
+            status: 200,
+            fields: Vec::new(),
+            trailers: Vec::new(),
+            body: Vec::new(),
+            times: 1,
+            error: None,
+        };
+        let query = target.split_once('?').map_or("", |(_, query)| query);
+        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            let field = || {
+                let (name, value) = value.split_once(':').unwrap_or((value, ""));
+                (name.to_owned(), decoded(value))
+            };
+            match name {
+                "status" => told.status = value.parse().expect("a status is a number"),
+                "field" => told.fields.push(field()),
+                "trailer" => told.trailers.push(field()),
+                "body" => told.body = decoded(value),
+                "times" => told.times = value.parse().expect("times are a number"),
+                "error" => told.error = Some(value.parse().expect("a length is a number")),
+                _ => {}
+            }
+        }
+        told
+    }
+}
+
+/// `%7B` and the like as the bytes that they stand for.
+fn decoded(text: &str) -> Vec<u8> {
+    let mut pieces = text.split('%');
+    let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
+    for piece in pieces {
+        let (code, rest) = piece.split_at(2);
+        bytes.push(u8::from_str_radix(code, 16).expect("two digits follow a %"));
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    bytes
+}
