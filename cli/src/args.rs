@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use nearfield_gateway::ProxyRange;
 use nearfield_net::remote::Remote;
 use nearfield_protocol::node::Label;
 use nearfield_protocol::units::{parse_bytes, parse_duration};
@@ -260,6 +261,12 @@ pub struct UpArgs {
     /// Serve plain text on addresses that others can reach
     #[arg(long)]
     pub insecure: bool,
+    /// A proxy before this node, as an address or a network such as 10.0.0.0/8, whose x-forwarded-for is believed; repeatable
+    #[arg(long, value_name = "CIDR")]
+    pub trusted_proxy: Vec<ProxyRange>,
+    /// A name under which the admin API answers without its token, beside addresses and localhost; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub admin_host: Vec<String>,
     /// The global `--data-dir` or its default; `commands::run` fills it in.
     #[arg(skip)]
     pub data_dir: PathBuf,

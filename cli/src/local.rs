@@ -45,7 +45,8 @@ impl Dispatch for LocalHost {
                 exports: checked.inspection.exports,
                 code_bytes: checked.inspection.code_bytes,
                 compiled_in_ms: checked.compiled_in.map(|took| took.as_millis() as u64),
-            })
+            }
+            .cut())
         })
     }
 

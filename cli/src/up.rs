@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nearfield_gateway::{
-    Admission, Auth, Calls, Catalog, Cluster, Dispatch, Gateway, Hosts, JobRecord, Jobs, Metrics, PeerBlobs,
-    Remote as RemoteHosts, Routed, Routes, Serving, Side, load_or_create_admin_token, serve, serve_calls,
+    AdminHosts, Admission, Auth, Calls, Catalog, Cluster, Dispatch, Gateway, Hosts, JobRecord, Jobs, Metrics,
+    PeerBlobs, Proxies, Remote as RemoteHosts, Routed, Routes, Serving, Side, load_or_create_admin_token,
+    serve, serve_calls,
 };
 use nearfield_gpu::client::{self, GpuOptions, WorkerCommand};
 use nearfield_gpu::wire::Choice;
@@ -244,6 +245,8 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
         leaving: leaving.clone(),
         started: Instant::now(),
         max_store_bytes: args.max_bytes,
+        proxies: Proxies::new(args.trusted_proxy),
+        admin_hosts: AdminHosts::new(args.admin_host),
         functions_url: functions_url.clone(),
         catalog: Catalog::new(store.clone(), node.clone(), remembered),
         jobs: Jobs::open(data_dir.join("jobs"), stop.clone())?,

@@ -1,124 +1,355 @@
-//! How much at once, and how much a day: bounds per function and per token.
+//! How much at once: the places of a function and of all hosts, shared fairly among the clients that want them.
+//!
+//! A client alone may take most of what is free. The more it holds, the more must be left free for it to take another
+//! place (the dynamic threshold of Choudhury and Hahne), so somebody who comes later finds one at once, whatever a single
+//! client does. Who finds none waits: each client in a queue of its own, of bounded length, and the queues take turns.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use nearfield_protocol::records::{FunctionVersion, TokenVersion};
-use nearfield_protocol::{FunctionName, Problem, ProblemKind, units};
+use nearfield_protocol::records::FunctionVersion;
+use nearfield_protocol::{FunctionName, Problem, ProblemKind, limits};
+use tokio::sync::oneshot;
 
-/// Functions whose counts are kept; the least used are forgotten, which only forgets idle counts.
+use crate::body::{Body, BoundedBody};
+use crate::budget::Budgets;
+use crate::shares::Shares;
+
+/// Functions whose pools are kept; the least used are forgotten, which only forgets idle ones.
 const MAX_FUNCTIONS: u64 = 10_000;
-const DAY_MS: u64 = 86_400_000;
+/// A client may hold so many times what is free. Alone it gets two thirds; of 256 places, five clients that each take all
+/// they can leave one for the sixth. From then on, whoever comes waits for the first place that comes free.
+const GREED: u32 = 2;
+
+/// Who shares: everybody else gets as much as each of them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// Of a public function: one address, or one network of IPv6.
+    Address(IpAddr),
+    Token(String),
+    Admin,
+}
 
 /// Counts what runs.
 pub struct Admission {
-    functions: moka::sync::Cache<FunctionName, Arc<Places>>,
-    /// Token id → fuel used on a UTC day. The lock is held for one look-up.
-    budgets: Mutex<HashMap<String, DayFuel>>,
-}
-
-/// Fuel used within one UTC day.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct DayFuel {
-    day: u64,
-    used: u64,
+    functions: moka::sync::Cache<FunctionName, Arc<Pool>>,
+    /// The places of all hosts.
+    all: Arc<Pool>,
+    /// Requests whose bodies have not begun to come.
+    expected: Arc<Shares<Client>>,
+    pub budgets: Arc<Budgets>,
 }
 
 impl Default for Admission {
     fn default() -> Self {
         Admission {
             functions: moka::sync::Cache::new(MAX_FUNCTIONS),
-            budgets: Mutex::default(),
+            all: Arc::default(),
+            expected: Shares::new(limits::EXPECTED_BODIES),
+            budgets: Arc::default(),
         }
     }
+}
+
+/// A call's places, held until it has ended.
+pub struct Places {
+    _function: Place,
+    _host: Place,
 }
 
 impl Admission {
-    /// A function's places, the same ones for all its versions.
-    pub fn places(&self, function: &FunctionName) -> Arc<Places> {
+    /// A function's pool, the same one for all its versions.
+    pub fn pool(&self, function: &FunctionName) -> Arc<Pool> {
         self.functions.get_with_by_ref(function, Arc::default)
     }
 
-    /// Whether the token has fuel left today.
-    pub fn check_budget(&self, token: &TokenVersion, now_unix_ms: u64) -> Result<(), Problem> {
-        let Some(max) = token.max_fuel_per_day else {
-            return Ok(());
-        };
-        let budgets = self.budgets.lock().expect("no panic under this lock");
-        let used = budgets
-            .get(&token.id)
-            .filter(|budget| budget.day == now_unix_ms / DAY_MS)
-            .map_or(0, |budget| budget.used);
-        if used < max {
-            return Ok(());
-        }
-        Err(Problem::new(
-            ProblemKind::TooManyRequests,
-            format!("token {} has used up today's fuel", token.id),
-        )
-        .with_limit(format!("fuel per day = {}", units::exact_count(max))))
+    /// Waits for a request's body to begin: a request that cannot run yet takes no place, and a client has not any number
+    /// of these.
+    pub async fn begun(&self, client: &Client, body: BoundedBody) -> Result<Body, Problem> {
+        let _expected = self.expected.enter(client.clone()).ok_or_else(|| {
+            Problem::new(
+                ProblemKind::TooManyRequests,
+                "as many bodies of this client's requests are waited for as may be: send those first",
+            )
+            .with_limit(format!(
+                "requests without their body = {}",
+                limits::EXPECTED_BODIES
+            ))
+        })?;
+        body.begun().await
     }
 
-    /// Books what a call with the token used.
-    pub fn book(&self, token: &TokenVersion, fuel: u64, now_unix_ms: u64) {
-        if token.max_fuel_per_day.is_none() {
-            return;
-        }
-        let day = now_unix_ms / DAY_MS;
-        let mut budgets = self.budgets.lock().expect("no panic under this lock");
-        let budget = budgets
-            .entry(token.id.clone())
-            .or_insert(DayFuel { day, used: 0 });
-        if budget.day != day {
-            *budget = DayFuel { day, used: 0 };
-        }
-        budget.used = budget.used.saturating_add(fuel);
+    /// A place among a function's calls, and one among those of all `hosts`: at once, or after a bounded wait.
+    pub async fn enter(
+        &self,
+        pool: &Arc<Pool>,
+        client: &Client,
+        function: &FunctionVersion,
+        hosts: usize,
+    ) -> Result<Places, Problem> {
+        let limit = function.manifest.limits.calls;
+        let own = pool.enter(client, limit).await.map_err(|refusal| match refusal {
+            Refusal::Full => Problem::new(
+                ProblemKind::Overload,
+                format!(
+                    "function `{}` has as many calls at once as it may: try again, or raise `limits.calls` in its nearfield.toml",
+                    function.name
+                ),
+            )
+            .with_limit(format!("limits.calls = {limit}")),
+            Refusal::TooManyWait => too_many_wait(),
+        })?;
+        let hosts = u32::try_from(hosts.max(1)).unwrap_or(u32::MAX);
+        let limit = hosts.saturating_mul(limits::CALLS_PER_HOST);
+        let host = self
+            .all
+            .enter(client, limit)
+            .await
+            .map_err(|refusal| match refusal {
+                Refusal::Full => Problem::new(
+                    ProblemKind::Overload,
+                    "all hosts have as many calls at once as they may",
+                )
+                .with_limit(format!("calls at once = {limit}")),
+                Refusal::TooManyWait => too_many_wait(),
+            })?;
+        Ok(Places {
+            _function: own,
+            _host: host,
+        })
     }
 }
 
-/// How many calls of a function there are. Its versions share the count; the limit is each version's own.
-#[derive(Debug, Default)]
-pub struct Places(AtomicU32);
+fn too_many_wait() -> Problem {
+    Problem::new(
+        ProblemKind::TooManyRequests,
+        "as many calls of this client wait for a place as may: wait until some have ended",
+    )
+    .with_limit(format!(
+        "waiting calls of a client = {}",
+        limits::WAITING_PER_CLIENT
+    ))
+}
 
-/// A place among a function's calls at once, held until the call has ended.
-#[derive(Debug)]
-pub struct Place(Arc<Places>);
+/// Why there is no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// None came free in time, or too many others wait.
+    Full,
+    /// This client has its share of those who wait.
+    TooManyWait,
+}
 
-/// Takes a place, unless all that the version's manifest allows are taken.
-pub fn enter(places: &Arc<Places>, function: &FunctionVersion) -> Result<Place, Problem> {
-    let limit = function.manifest.limits.calls;
-    let more = |taken| (taken < limit).then_some(taken + 1);
-    match places
-        .0
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-    {
-        Ok(_) => Ok(Place(places.clone())),
-        Err(_) => Err(Problem::new(
-            ProblemKind::Overload,
-            format!(
-                "function `{}` has as many calls at once as it may: try again, or raise `limits.calls` in its nearfield.toml",
-                function.name
-            ),
-        )
-        .with_limit(format!("limits.calls = {limit}"))),
+/// Places that clients share.
+#[derive(Default)]
+pub struct Pool {
+    /// The lock is held for one place that is taken or given back.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    taken: u32,
+    /// By client, none that holds nothing.
+    held: HashMap<Client, u32>,
+    /// Who waits, in the order of their turns. None of them may take a place as things are.
+    turns: VecDeque<Client>,
+    queues: HashMap<Client, VecDeque<Waiter>>,
+}
+
+struct Waiter {
+    limit: u32,
+    /// Closed once nobody waits any more.
+    place: oneshot::Sender<Place>,
+}
+
+/// A place, until it is dropped.
+pub struct Place {
+    pool: Option<Arc<Pool>>,
+    client: Client,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a place of {:?}", self.client)
+    }
+}
+
+/// Whether a client that holds so many places may take another one while so many are free.
+fn may_take(held: u32, free: u32) -> bool {
+    free > 0 && held < free.saturating_mul(GREED)
+}
+
+impl Pool {
+    /// A place, of `limit` in all: at once, or after a bounded wait.
+    async fn enter(self: &Arc<Self>, client: &Client, limit: u32) -> Result<Place, Refusal> {
+        let waiting = match self.ask(client, limit)? {
+            Ok(place) => return Ok(place),
+            Err(waiting) => waiting,
+        };
+        match tokio::time::timeout(limits::QUEUE_WAIT, waiting).await {
+            Ok(Ok(place)) => Ok(place),
+            _ => Err(Refusal::Full),
+        }
+    }
+
+    /// A place, or where one will come.
+    fn ask(
+        self: &Arc<Self>,
+        client: &Client,
+        limit: u32,
+    ) -> Result<Result<Place, oneshot::Receiver<Place>>, Refusal> {
+        let mut state = self.state.lock().expect("no panic under this lock");
+        match state.take(client, limit) {
+            true => Ok(Ok(self.place(client))),
+            false => state.wait(client, limit).map(Err),
+        }
+    }
+
+    fn place(self: &Arc<Self>, client: &Client) -> Place {
+        Place {
+            pool: Some(self.clone()),
+            client: client.clone(),
+        }
+    }
+
+    fn give_back(self: Arc<Self>, client: &Client) {
+        let mut state = self.state.lock().expect("no panic under this lock");
+        state.give_back(client);
+        // Every client that waits is asked once; after a place was given, all of them once more.
+        let mut left = state.turns.len();
+        while left > 0 {
+            left -= 1;
+            let Some(next) = state.turns.pop_front() else {
+                break;
+            };
+            if let Some(waiter) = state.next_of(&next) {
+                state.turns.push_back(next.clone());
+                if !state.take(&next, waiter.limit) {
+                    state.queues.entry(next).or_default().push_front(waiter);
+                    continue;
+                }
+                left = state.turns.len();
+                if let Err(mut place) = waiter.place.send(self.place(&next)) {
+                    // Nobody waits any more. The place is given back here, because its drop would wait for this lock.
+                    place.pool = None;
+                    state.give_back(&next);
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn take(&mut self, client: &Client, limit: u32) -> bool {
+        let held = self.held.get(client).copied().unwrap_or_default();
+        if !may_take(held, limit.saturating_sub(self.taken)) {
+            return false;
+        }
+        self.taken += 1;
+        match self.held.get_mut(client) {
+            Some(held) => *held += 1,
+            None => drop(self.held.insert(client.clone(), 1)),
+        }
+        true
+    }
+
+    fn give_back(&mut self, client: &Client) {
+        self.taken -= 1;
+        if let Some(held) = self.held.get_mut(client) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(client);
+            }
+        }
+    }
+
+    fn wait(&mut self, client: &Client, limit: u32) -> Result<oneshot::Receiver<Place>, Refusal> {
+        let is_new = !self.queues.contains_key(client);
+        if is_new && self.queues.len() >= limits::WAITING_CLIENTS {
+            return Err(Refusal::Full);
+        }
+        let queue = self.queues.entry(client.clone()).or_default();
+        queue.retain(|waiter| !waiter.place.is_closed());
+        if queue.len() >= limits::WAITING_PER_CLIENT {
+            return Err(Refusal::TooManyWait);
+        }
+        let (place, waiting) = oneshot::channel();
+        queue.push_back(Waiter { limit, place });
+        if is_new {
+            self.turns.push_back(client.clone());
+        }
+        Ok(waiting)
+    }
+
+    /// The first of a client that still waits. Without one, its queue is gone.
+    fn next_of(&mut self, client: &Client) -> Option<Waiter> {
+        let queue = self.queues.get_mut(client)?;
+        while let Some(waiter) = queue.pop_front() {
+            if !waiter.place.is_closed() {
+                return Some(waiter);
+            }
+        }
+        self.queues.remove(client);
+        None
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        if let Some(pool) = self.pool.take() {
+            pool.give_back(&self.client);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
     use nearfield_protocol::Digest;
     use nearfield_protocol::manifest::FunctionManifest;
+    use proptest::prelude::*;
 
-    #[test]
-    fn a_function_has_its_places_and_gets_them_back() {
+    use super::*;
+
+    fn client(number: u8) -> Client {
+        Client::Address([192, 0, 2, number].into())
+    }
+
+    /// A place, if there is one at once.
+    fn take(pool: &Arc<Pool>, number: u8, limit: u32) -> Option<Place> {
+        pool.ask(&client(number), limit).ok()?.ok()
+    }
+
+    fn take_all(pool: &Arc<Pool>, number: u8, limit: u32) -> Vec<Place> {
+        std::iter::from_fn(|| take(pool, number, limit)).collect()
+    }
+
+    #[tokio::test]
+    async fn one_client_gets_most_places_and_the_next_ones_find_some() {
+        let pool = Arc::new(Pool::default());
+        let greedy = take_all(&pool, 1, 256);
+        assert_eq!(greedy.len(), 171, "two thirds");
+        let mut held = vec![greedy];
+        for number in 2..=6 {
+            let taken = take_all(&pool, number, 256);
+            assert!(!taken.is_empty(), "client {number} finds none");
+            held.push(taken);
+        }
+        drop(held);
+        assert_eq!(pool.state.lock().unwrap().taken, 0);
+        assert!(pool.state.lock().unwrap().held.is_empty());
+        // What is for one or two at once is for one client's two.
+        for limit in 1..=2 {
+            assert_eq!(take_all(&pool, 1, limit).len(), limit as usize);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_function_has_its_places_and_gets_them_back() {
         let admission = Admission::default();
         let version = |name: &str, calls| {
             let mut manifest = FunctionManifest::default();
@@ -132,37 +363,106 @@ mod tests {
                 rolled_back_to: None,
             }
         };
-        let enter = |function: &FunctionVersion| enter(&admission.places(&function.name), function);
-        let (f, g) = (version("f", 3), version("g", 1));
-        let held: Vec<_> = (0..3).map(|_| enter(&f).unwrap()).collect();
-        let refused = enter(&f).unwrap_err();
+        let admission = &admission;
+        let enter = |function: FunctionVersion, number| async move {
+            let pool = admission.pool(&function.name);
+            admission.enter(&pool, &client(number), &function, 1).await
+        };
+        let f = || version("f", 3);
+        let held = [enter(f(), 1).await, enter(f(), 1).await, enter(f(), 2).await];
+        assert!(held.iter().all(Result::is_ok));
+        let refused = enter(f(), 3).await.err().unwrap();
         assert_eq!(refused.kind, ProblemKind::Overload);
         assert_eq!(refused.limit.as_deref(), Some("limits.calls = 3"));
-        assert!(enter(&g).is_ok(), "others are not held up");
-        let fourth = enter(&version("f", 4)).unwrap();
-        assert!(enter(&f).is_err(), "versions share the count");
+        assert!(enter(version("g", 1), 1).await.is_ok(), "others are not held up");
+        let fourth = enter(version("f", 4), 3).await;
+        assert!(fourth.is_ok());
+        assert!(enter(f(), 3).await.is_err(), "versions share the count");
         drop((held, fourth));
-        assert!(enter(&f).is_ok());
+        assert!(enter(f(), 1).await.is_ok());
     }
 
-    #[test]
-    fn a_budget_lasts_a_day() {
-        let admission = Admission::default();
-        let token = TokenVersion {
-            id: "t".into(),
-            function: "f".parse().unwrap(),
-            component: None,
-            max_fuel_per_day: Some(100),
-            expires_unix_ms: None,
-            issued_unix_ms: 0,
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_has_a_bound_and_clients_take_turns() {
+        let pool = Arc::new(Pool::default());
+        let held = take(&pool, 1, 1).unwrap();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let wait = |number: u8| {
+            let (pool, order) = (pool.clone(), order.clone());
+            tokio::spawn(async move {
+                let place = pool.enter(&client(number), 1).await;
+                order
+                    .lock()
+                    .unwrap()
+                    .push((number, place.as_ref().err().copied()));
+                drop(place);
+            })
         };
-        admission.book(&token, 99, 0);
-        assert!(admission.check_budget(&token, 1).is_ok());
-        admission.book(&token, 50, 1);
+        let mut waiting: Vec<_> = (0..=limits::WAITING_PER_CLIENT).map(|_| wait(1)).collect();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(*order.lock().unwrap(), [(1, Some(Refusal::TooManyWait))]);
+        order.lock().unwrap().clear();
+        waiting.extend([wait(2), wait(3)]);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        drop(held);
+        for waiting in waiting {
+            waiting.await.unwrap();
+        }
+        let order = order.lock().unwrap();
+        let first: Vec<_> = order.iter().take(3).map(|(number, _)| *number).collect();
         assert_eq!(
-            admission.check_budget(&token, 2).unwrap_err().kind,
-            ProblemKind::TooManyRequests
+            first,
+            [1, 2, 3],
+            "nobody waits for all that another client asked for before"
         );
-        assert!(admission.check_budget(&token, DAY_MS).is_ok(), "a new day");
+        assert!(order.iter().all(|(_, refusal)| refusal.is_none()));
+        let state = pool.state.lock().unwrap();
+        assert!(state.taken == 0 && state.held.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_went_away_gets_no_place() {
+        let pool = Arc::new(Pool::default());
+        let held = take(&pool, 1, 1).unwrap();
+        assert_eq!(
+            pool.enter(&client(2), 1).await.err(),
+            Some(Refusal::Full),
+            "not in time"
+        );
+        let (two, three) = (client(2), client(3));
+        let mut gone = Box::pin(pool.enter(&two, 1));
+        assert!((&mut gone).now_or_never().is_none());
+        let mut stays = Box::pin(pool.enter(&three, 1));
+        assert!((&mut stays).now_or_never().is_none());
+        drop(gone);
+        drop(held);
+        assert!(stays.await.is_ok());
+        let state = pool.state.lock().unwrap();
+        assert!(state.taken == 0 && state.turns.is_empty() && state.queues.is_empty());
+    }
+
+    proptest! {
+        /// Whatever clients take and give back: never more than there are, never one in use that was free, and who holds
+        /// nothing finds a place as long as one is free.
+        #[test]
+        fn places_are_counted(steps in proptest::collection::vec((0u8..6, any::<bool>()), 0..200), limit in 1u32..20) {
+            let pool = Arc::new(Pool::default());
+            let mut held: Vec<Place> = Vec::new();
+            for (number, gives) in steps {
+                let own = held.iter().position(|place| place.client == client(number));
+                match (gives, own) {
+                    (true, Some(own)) => drop(held.swap_remove(own)),
+                    (true, None) => {}
+                    (false, own) => {
+                        let free = limit - held.len() as u32;
+                        let place = take(&pool, number, limit);
+                        prop_assert!(own.is_some() || place.is_some() == (free > 0));
+                        held.extend(place);
+                    }
+                }
+                prop_assert!(held.len() as u32 <= limit);
+                prop_assert_eq!(pool.state.lock().unwrap().taken, held.len() as u32);
+            }
+        }
     }
 }

@@ -4,15 +4,23 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
+use nearfield_protocol::http::{DeclaredLength, LengthFault};
+use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{Problem, ProblemKind, limits};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep};
+
+use crate::heads;
+
+/// A body of up to so many bytes is expected soon after its head.
+const EXPECTED_BYTES: u64 = 64 << 10;
 
 /// Every body in the gateway. An error resets the stream, so it is never taken for an end.
 pub type Body = UnsyncBoxBody<Bytes, Problem>;
@@ -38,18 +46,25 @@ impl BodyFault {
     }
 }
 
-fn too_slow() -> Problem {
+fn too_slow(idle: Duration) -> Problem {
     Problem::new(
         ProblemKind::RequestTimeout,
         "the request body stood still for too long",
     )
-    .with_limit(format!("body idle = {} s", limits::BODY_IDLE.as_secs()))
+    .with_limit(format!("body idle = {} s", idle.as_secs()))
 }
 
 fn broken(error: &hyper::Error) -> Problem {
     Problem::new(
         ProblemKind::BadRequest,
         format!("the request body broke off: {error}"),
+    )
+}
+
+fn wrong_length(fault: LengthFault) -> Problem {
+    Problem::new(
+        ProblemKind::BadRequest,
+        format!("the request's body is not what its head says: it {fault}"),
     )
 }
 
@@ -61,10 +76,11 @@ pub fn too_large() -> Problem {
     .with_limit(format!("request body = {} bytes", limits::REQUEST_BODY_BYTES))
 }
 
-/// A client's body: at most `max_bytes`, and never still for longer than [`limits::BODY_IDLE`].
+/// A client's body: at most `max_bytes`, as long as its head says, and never still for longer than [`limits::BODY_IDLE`].
 pub struct BoundedBody {
     inner: Incoming,
     left_bytes: u64,
+    length: Option<DeclaredLength>,
     fault: BodyFault,
     /// Somebody has asked for it, and with that the client to send it.
     begun: bool,
@@ -77,9 +93,36 @@ impl BoundedBody {
         BoundedBody {
             inner,
             left_bytes: max_bytes,
+            length: None,
             fault,
             begun: false,
             idle: None,
+        }
+    }
+
+    /// Holds it to what its head says of its length.
+    pub fn declared(mut self, length: Option<DeclaredLength>) -> Self {
+        self.length = length;
+        self
+    }
+
+    /// The body once it has begun: a request whose body does not come must not hold a place meanwhile. One that is
+    /// declared long begins when its function asks for it, because the function may answer without it.
+    pub async fn begun(mut self) -> Result<Body, Problem> {
+        if self
+            .length
+            .is_some_and(|length| length.declared() > EXPECTED_BYTES)
+        {
+            return Ok(self.boxed_unsync());
+        }
+        let first = tokio::time::timeout(limits::HEADER_TIMEOUT, self.frame()).await;
+        match first.unwrap_or_else(|_| Some(Err(too_slow(limits::HEADER_TIMEOUT)))) {
+            None => Ok(empty()),
+            Some(Err(problem)) => Err(problem),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => Ok(resumed(VecDeque::from([data]), self.boxed_unsync())),
+                Err(frame) => Ok(buffered(VecDeque::new(), frame.into_trailers().ok())),
+            },
         }
     }
 
@@ -116,16 +159,25 @@ impl http_body::Body for BoundedBody {
             Poll::Ready(frame) => {
                 self.idle = None;
                 match frame {
-                    Some(Ok(frame)) => {
+                    Some(Ok(mut frame)) => {
                         let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                         match self.left_bytes.checked_sub(bytes) {
                             Some(left) => self.left_bytes = left,
                             None => return self.fail(too_large()),
                         }
+                        if let Some(Err(fault)) = self.length.as_mut().map(|length| length.take(bytes)) {
+                            return self.fail(wrong_length(fault));
+                        }
+                        if let Some(trailers) = frame.trailers_mut() {
+                            heads::clean_trailers(trailers);
+                        }
                         Poll::Ready(Some(Ok(frame)))
                     }
                     Some(Err(error)) => self.fail(broken(&error)),
-                    None => Poll::Ready(None),
+                    None => match self.length.map_or(Ok(()), |length| length.end()) {
+                        Ok(()) => Poll::Ready(None),
+                        Err(fault) => self.fail(wrong_length(fault)),
+                    },
                 }
             }
             Poll::Pending => {
@@ -133,13 +185,90 @@ impl http_body::Body for BoundedBody {
                     .idle
                     .get_or_insert_with(|| Box::pin(tokio::time::sleep(limits::BODY_IDLE)));
                 ready!(idle.as_mut().poll(cx));
-                self.fail(too_slow())
+                self.fail(too_slow(limits::BODY_IDLE))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A function's body as a gateway takes it from a host, which may be another's: as long as its head says, and with
+/// trailers that are the function's to say.
+pub struct DeclaredBody {
+    inner: Body,
+    function: Arc<FunctionVersion>,
+    length: Option<DeclaredLength>,
+    /// Why the gateway answers something else, for whoever books the call.
+    refused: Arc<OnceLock<Problem>>,
+}
+
+impl DeclaredBody {
+    pub fn new(
+        inner: Body,
+        function: Arc<FunctionVersion>,
+        length: Option<DeclaredLength>,
+        refused: Arc<OnceLock<Problem>>,
+    ) -> Self {
+        DeclaredBody {
+            inner,
+            function,
+            length,
+            refused,
+        }
+    }
+
+    fn refuse(&mut self, fault: LengthFault) -> Problem {
+        let problem = Problem::new(
+            ProblemKind::BadResponse,
+            format!(
+                "function `{}` answered with a body that {fault}",
+                self.function.name
+            ),
+        );
+        // The first fault is the cause of any other.
+        let _ = self.refused.set(problem.clone());
+        self.inner = empty();
+        self.length = None;
+        problem
+    }
+}
+
+impl http_body::Body for DeclaredBody {
+    type Data = Bytes;
+    type Error = Problem;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
+        let this = &mut *self;
+        let mut frame = match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(problem)) => return Poll::Ready(Some(Err(problem))),
+            None => {
+                let ended = this.length.map_or(Ok(()), |length| length.end());
+                return Poll::Ready(ended.err().map(|fault| Err(this.refuse(fault))));
+            }
+        };
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        if let Some(Err(fault)) = this.length.as_mut().map(|length| length.take(bytes)) {
+            return Poll::Ready(Some(Err(this.refuse(fault))));
+        }
+        if let Some(trailers) = frame.trailers_mut() {
+            heads::clean_trailers(trailers);
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream() && self.length.is_none_or(|length| length.end().is_ok())
     }
 
     fn size_hint(&self) -> SizeHint {

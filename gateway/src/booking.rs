@@ -8,14 +8,13 @@ use std::time::Instant;
 
 use nearfield_protocol::call::{CallReport, OnReport, Stages};
 use nearfield_protocol::gpu::GpuUsage;
-use nearfield_protocol::{CallId, NodeId, Problem};
+use nearfield_protocol::{CallId, NodeId, Problem, ProblemKind};
 use tokio::sync::oneshot;
 
-use crate::admit::Place;
-use crate::auth::Caller;
+use crate::admit::Places;
 use crate::body::BodyFault;
+use crate::budget::Allowance;
 use crate::calls::{CallRecord, Placement};
-use crate::catalog::unix_ms;
 use crate::route::Served;
 use crate::server::Gateway;
 
@@ -27,15 +26,18 @@ pub struct Booking {
     /// The host that had it in the end.
     pub chosen: Arc<OnceLock<NodeId>>,
     pub placement: Arc<Placement>,
-    pub caller: Caller,
+    /// What the call may burn of its token's day.
+    pub allowance: Option<Allowance>,
+    /// What to say if it burns all of it and its function's limit is more.
+    pub scarce: Option<Problem>,
     pub started: Instant,
     pub started_unix_ms: u64,
     /// What the client did wrong with its body: it explains more than what the function made of it.
     pub fault: BodyFault,
     /// Why the gateway answered something else than the guest did.
     pub refused: Arc<OnceLock<Problem>>,
-    /// The call's place among its function's, held until it has ended.
-    pub place: Place,
+    /// The call's places among its function's and its hosts', held until it has ended.
+    pub places: Places,
 }
 
 impl Booking {
@@ -51,8 +53,8 @@ impl Booking {
         gateway
             .metrics
             .call(&self.served.metrics, &report, self.started.elapsed());
-        if let Caller::Token(token) = &self.caller {
-            gateway.admission.book(token, report.fuel, unix_ms());
+        if let Some(allowance) = self.allowance {
+            allowance.book(report.fuel);
         }
         let status = report.problem.as_ref().map(|problem| problem.kind.status());
         gateway.calls.insert(CallRecord {
@@ -68,7 +70,15 @@ impl Booking {
             placement: self.placement,
             report,
         });
-        drop(self.place);
+        drop(self.places);
+    }
+}
+
+/// A call's problem as its client is told: one whose fuel was cut to what its token had left ran out of that.
+pub fn told(problem: Problem, scarce: Option<&Problem>) -> Problem {
+    match scarce {
+        Some(scarce) if problem.kind == ProblemKind::OutOfFuel => scarce.clone(),
+        _ => problem,
     }
 }
 
@@ -91,6 +101,9 @@ impl OpenBooking {
             {
                 report.problem = Some(fault);
             }
+            report.problem = report
+                .problem
+                .map(|problem| told(problem, booking.scarce.as_ref()));
             if let Some(problem) = booking.refused.get() {
                 report.problem = Some(problem.clone());
                 report.cancelled = false;

@@ -2,11 +2,11 @@
 //!
 //! hyper lets go of such an answer's body unread over HTTP/1.1, which would stop the guest that still makes it, and sends
 //! it over HTTP/2, which clients take for a broken stream. So nobody hands hyper such a body: a status that never has
-//! content is answered once its guest has ended, HEAD once there is enough to tell the length.
+//! content, or a length of 0, is answered once its guest has ended, HEAD once there is enough to tell the length.
 
 use std::time::Duration;
 
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 use http_body::Body as _;
 use nearfield_protocol::call::never_has_content;
@@ -18,27 +18,36 @@ use crate::body::{self, Body, HeldEnd};
 /// than somebody waits who asks whether a stream is there. A guest that takes longer is stopped.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Refuses a status that ends no request.
+/// Refuses a status that ends no request, or that HTTP does not have (RFC 9110 §15).
 pub fn check_status(function: &FunctionName, status: StatusCode) -> Result<(), Problem> {
-    match status.is_informational() {
-        false => Ok(()),
-        true => Err(Problem::new(
-            ProblemKind::BadResponse,
-            format!("function `{function}` answered with status {status}, which ends no request"),
-        )),
-    }
+    let what = match status.as_u16() {
+        200..=599 => return Ok(()),
+        100..=199 => "ends no request",
+        _ => "is no status of HTTP",
+    };
+    Err(Problem::new(
+        ProblemKind::BadResponse,
+        format!(
+            "function `{function}` answered with status {}, which {what}",
+            status.as_u16()
+        ),
+    ))
 }
 
 /// A function's answer to `method`, without a body where none is sent. Why the call failed, if it is known by then.
 pub async fn settle(method: &Method, response: Response<Body>) -> Result<Response<Body>, Problem> {
     let never = never_has_content(response.status().as_u16());
-    if !never && method != Method::HEAD {
+    // hyper lets go of a body that is declared empty, too, and with it of a guest that is not done, or has more than it says.
+    let is_empty = never || (method != Method::HEAD && declares_none(response.headers()));
+    if !is_empty && method != Method::HEAD {
         return Ok(response);
     }
     let (mut parts, mut body) = response.into_parts();
-    if never {
+    if is_empty {
         body::drain(&mut body).await?;
-        parts.headers.remove(header::CONTENT_LENGTH);
+        if never {
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
         if parts.status == StatusCode::RESET_CONTENT {
             parts
                 .headers
@@ -58,6 +67,11 @@ pub async fn settle(method: &Method, response: Response<Body>) -> Result<Respons
         }
     }
     Ok(Response::from_parts(parts, body::empty()))
+}
+
+fn declares_none(headers: &HeaderMap) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH);
+    length.is_some_and(|length| length.as_bytes() == b"0")
 }
 
 /// An answer of ours to GET as the one to HEAD: the same headers, its length if it is known, and no body.
@@ -131,6 +145,8 @@ mod tests {
             assert_eq!(head(Some("5"), &[]).await, (status, some("5"), none.clone()));
             assert_eq!(head(None, &["a", "bc"]).await, (status, some("3"), none.clone()));
             assert_eq!(head(None, &[]).await, (status, None, none.clone()));
+            let empty = settled(Method::GET, answer(status, Some("0"), &[], true)).await;
+            assert_eq!(empty, (status, some("0"), none.clone()));
             let get = settled(Method::GET, answer(status, None, &["a", "bc"], true)).await;
             assert_eq!(get, (status, None, Bytes::from("abc")));
         }
@@ -138,8 +154,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_failed_is_told_all_the_same() {
-        for (method, status) in [(Method::GET, 204), (Method::GET, 304), (Method::HEAD, 200)] {
-            let failed = settle(&method, answer(status, None, &["a"], false)).await;
+        for (method, status, length) in [
+            (Method::GET, 204, None),
+            (Method::GET, 304, None),
+            (Method::GET, 200, Some("0")),
+            (Method::HEAD, 200, None),
+        ] {
+            let failed = settle(&method, answer(status, length, &["a"], false)).await;
             assert_eq!(failed.unwrap_err().kind, ProblemKind::Trap, "{method} {status}");
         }
     }
@@ -188,7 +209,7 @@ mod tests {
         let name = "f".parse().unwrap();
         for status in 100..1000 {
             let checked = check_status(&name, StatusCode::from_u16(status).unwrap());
-            assert_eq!(checked.is_err(), status < 200, "{status}");
+            assert_eq!(checked.is_ok(), (200..600).contains(&status), "{status}");
         }
     }
 }

@@ -9,6 +9,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use nearfield_protocol::manifest::Cors;
 
 use crate::body::{self, Body};
+use crate::heads;
 
 /// What the gateway says in a function's place.
 const OURS: [HeaderName; 6] = [
@@ -58,7 +59,11 @@ pub fn preflight(cors: &Cors, asked: &HeaderMap) -> Response<Body> {
     ] {
         // `*` itself would leave out `authorization`, and mean nothing with credentials.
         let value = match any(entries) {
-            true => asked.get(request).cloned(),
+            true => list(
+                &heads::list(asked, &request)
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>(),
+            ),
             false => list(entries),
         };
         headers.extend(value.map(|value| (answer, value)));

@@ -9,11 +9,15 @@ use bytes::Bytes;
 use http::{Request, Response};
 use nearfield_protocol::call::{CallSpec, OnReport};
 use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
-use nearfield_protocol::{CallId, Digest, FunctionName, NodeId, Problem};
+use nearfield_protocol::said::{SAID_BYTES, cut_string};
+use nearfield_protocol::{CallId, Digest, FunctionName, NodeId, Problem, limits};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::body::Body;
+
+/// Imports or exports that are told of a component: several times what WASI has.
+const MAX_NAMES: usize = 1_024;
 
 /// A boxed future: dispatch is chosen at run time.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -139,6 +143,35 @@ pub struct Logged {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
     pub line: String,
+}
+
+impl Surface {
+    /// As much of its names as anybody reads: they are the component's author's.
+    pub fn cut(self) -> Surface {
+        let names = |names: Vec<String>| {
+            let names = names.into_iter().take(MAX_NAMES);
+            names.map(|name| cut_string(SAID_BYTES, name)).collect()
+        };
+        Surface {
+            imports: names(self.imports),
+            exports: names(self.exports),
+            ..self
+        }
+    }
+}
+
+impl Logged {
+    /// Each text at most as long as a host makes it.
+    pub fn cut(self) -> Logged {
+        let name = |text| cut_string(SAID_BYTES, text);
+        Logged {
+            unix_ms: self.unix_ms,
+            function: name(self.function),
+            call: name(self.call),
+            run: self.run.map(name),
+            line: cut_string(limits::LOG_LINE_BYTES, self.line),
+        }
+    }
 }
 
 /// Takes each request to where its host is.

@@ -10,14 +10,14 @@ use http_body::Frame;
 use nearfield_protocol::{Problem, ProblemKind, limits};
 use tokio::sync::oneshot;
 
-use crate::body::Body;
+use crate::body::DeclaredBody;
 use crate::booking::Cost;
 use crate::functions::set_cost;
 
 /// The body of such a response.
 pub struct FinishingBody {
     held: VecDeque<Bytes>,
-    rest: Option<Body>,
+    rest: Option<DeclaredBody>,
     left_bytes: u64,
     trailers: HeaderMap,
     /// Taken when it has come.
@@ -25,7 +25,7 @@ pub struct FinishingBody {
 }
 
 impl FinishingBody {
-    pub fn new(held: VecDeque<Bytes>, rest: Body, report: oneshot::Receiver<Cost>) -> Self {
+    pub fn new(held: VecDeque<Bytes>, rest: DeclaredBody, report: oneshot::Receiver<Cost>) -> Self {
         FinishingBody {
             held,
             rest: Some(rest),

@@ -6,27 +6,32 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, Response, Uri, request};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use nearfield_net::Records;
-use nearfield_protocol::call::{CallSpec, Stages};
+use nearfield_protocol::call::{CallSpec, Stages, never_has_content};
 use nearfield_protocol::gpu::{GpuKind, GpuUsage};
 use nearfield_protocol::manifest::{Locate, Sought, Template};
+use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{CallId, Digest, NodeId, Problem, ProblemKind, limits};
 
-use crate::admit;
+use crate::admit::Client;
 use crate::attempts;
 use crate::auth::{Asked, Caller};
-use crate::body::{self, Body, BodyFault, BoundedBody, HeldEnd};
-use crate::booking::{Booking, Cost};
+use crate::body::{self, Body, BodyFault, BoundedBody, DeclaredBody, HeldEnd};
+use crate::booking::{self, Booking, Cost};
+use crate::budget::{self, Allowance};
 use crate::calls::Placement;
 use crate::catalog::unix_ms;
 use crate::contentless;
 use crate::cors;
 use crate::finish::FinishingBody;
+use crate::heads;
+use crate::origin::{Origin, sharer};
+use crate::paths;
 use crate::place::table::Host;
 use crate::place::{self, Ask, Candidate, Need, Standing};
 use crate::reply;
@@ -115,9 +120,12 @@ async fn prepare(
     started_unix_ms: u64,
 ) -> Result<Prepared, Problem> {
     let started = Instant::now();
-    check_request(&request)?;
-    let path = request.uri().path();
+    let length = heads::check_request(&request)?;
+    let (parts, incoming) = request.into_parts();
+    let path = parts.uri.path();
+    paths::check(path)?;
     let routed = routed.ok_or_else(|| no_route(path))?;
+    paths::check_below(routed.below(path))?;
     let served = &routed.served;
     let function = &served.function;
     let rest = routed.rest(path)?;
@@ -125,24 +133,50 @@ async fn prepare(
 
     let asked = Asked {
         function,
-        method: request.method().as_str(),
+        method: parts.method.as_str(),
         path: &rest,
     };
-    let caller = gateway.auth.caller(request.headers(), &asked, records)?;
-    if let Caller::Token(token) = &caller {
-        gateway.admission.check_budget(token, started_unix_ms)?;
-    }
-    if request.body().size_hint().lower() > limits::REQUEST_BODY_BYTES {
+    let caller = gateway.auth.caller(&parts.headers, &asked, records)?;
+    let origin = peer.origin(&gateway.proxies, &parts.headers);
+    let client = match &caller {
+        Caller::Anyone => Client::Address(sharer(origin.address)),
+        Caller::Token(token) => Client::Token(token.id.clone()),
+        Caller::Admin => Client::Admin,
+    };
+    if incoming.size_hint().lower() > limits::REQUEST_BODY_BYTES {
         return Err(body::too_large());
     }
-    let place_in_line = admit::enter(&served.places, function)?;
+    let fault = BodyFault::default();
+    let body = match incoming.is_end_stream() {
+        true => body::empty(),
+        false => {
+            let body = BoundedBody::new(incoming, limits::REQUEST_BODY_BYTES, fault.clone());
+            let body = body.declared(length);
+            gateway.admission.begun(&client, body).await?
+        }
+    };
+    let hosts = gateway.hosts.count();
+    let places = gateway
+        .admission
+        .enter(&served.pool, &client, function, hosts)
+        .await?;
+    let (allowance, scarce) = set_aside(gateway, &caller, function, started_unix_ms)?;
+    // What the token has left of its day bounds the call, if that is less.
+    let function = match &allowance {
+        Some(allowance) if scarce.is_some() => {
+            let mut bounded = FunctionVersion::clone(function);
+            bounded.manifest.limits.fuel = allowance.fuel();
+            &Arc::new(bounded)
+        }
+        _ => function,
+    };
 
     let inputs = served.inputs.clone()?;
     let located = match &function.manifest.locate {
         Some(locate) => {
             let filling = Filling {
                 rest: &rest,
-                query: request.uri().query().unwrap_or_default(),
+                query: parts.uri.query().unwrap_or_default(),
                 parameters: &served.parameters,
                 values: &values,
             };
@@ -169,20 +203,20 @@ async fn prepare(
         return Err(nobody(gateway, &placement, function.manifest.require.gpu));
     }
 
-    let fault = BodyFault::default();
-    let request = forward(request, &routed, &values, peer, &fault)?;
+    let request = forward(parts, body, &routed, &values, peer, &origin)?;
     let booking = Booking {
         gateway: gateway.clone(),
         served: served.clone(),
         id,
         chosen: Arc::default(),
         placement,
-        caller,
+        allowance,
+        scarce,
         started,
         started_unix_ms,
         fault,
         refused: Arc::default(),
-        place: place_in_line,
+        places,
     };
     let spec = CallSpec {
         id,
@@ -197,31 +231,21 @@ async fn prepare(
     })
 }
 
-/// Refuses what HTTP allows in principle and no function should have to think about.
-fn check_request<B>(request: &Request<B>) -> Result<(), Problem> {
-    let bytes: usize = request
-        .headers()
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum();
-    if request.headers().len() > limits::REQUEST_HEADER_FIELDS || bytes > limits::REQUEST_HEADER_BYTES {
-        return Err(
-            Problem::new(ProblemKind::HeadersTooLarge, "the request headers are too large").with_limit(
-                format!(
-                    "request headers = {} fields, {} bytes",
-                    limits::REQUEST_HEADER_FIELDS,
-                    limits::REQUEST_HEADER_BYTES
-                ),
-            ),
-        );
-    }
-    if request.headers().get_all(header::HOST).iter().count() > 1 {
-        return Err(Problem::new(
-            ProblemKind::BadRequest,
-            "the request names two hosts",
-        ));
-    }
-    Ok(())
+/// What a call may burn of its token's day, and what to say if that is less than its function's limit and does not do.
+fn set_aside(
+    gateway: &Gateway,
+    caller: &Caller,
+    function: &FunctionVersion,
+    now_unix_ms: u64,
+) -> Result<(Option<Allowance>, Option<Problem>), Problem> {
+    let Caller::Token(token) = caller else {
+        return Ok((None, None));
+    };
+    let limit = function.manifest.limits.fuel;
+    let allowance = gateway.admission.budgets.set_aside(token, limit, now_unix_ms)?;
+    let scarce = allowance.as_ref().filter(|allowance| allowance.fuel() < limit);
+    let scarce = scarce.map(|_| budget::used_up(token));
+    Ok((allowance, scarce))
 }
 
 fn no_route(path: &str) -> Problem {
@@ -435,23 +459,20 @@ async fn choose(
 
 /// The request as the guest gets to see it: its path below the route, headers that are its own.
 fn forward(
-    request: Request<Incoming>,
+    mut parts: request::Parts,
+    body: Body,
     routed: &Routed,
     values: &[String],
     peer: &Peer,
-    fault: &BodyFault,
+    origin: &Origin,
 ) -> Result<Request<Body>, Problem> {
-    let (mut parts, incoming) = request.into_parts();
     let path = parts.uri.path();
     let prefix = HeaderValue::from_str(routed.prefix(path)).unwrap_or(HeaderValue::from_static(""));
     let below = routed.below(path);
     let below = if below.is_empty() { "/" } else { below };
     let refused = |error: &dyn std::fmt::Display| Problem::new(ProblemKind::BadRequest, error.to_string());
-    let authority = authority(&parts, peer)?;
-    // One word for it, whichever a guest or another node looks at.
-    if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
-        parts.headers.insert(header::HOST, host);
-    }
+    let authority = heads::authority(&parts, peer)?;
+    let host = HeaderValue::from_str(authority.as_str());
     let path = match (below, parts.uri.query()) {
         ("/", None) => PathAndQuery::from_static("/"),
         (below, None) => PathAndQuery::try_from(below).map_err(|error| refused(&error))?,
@@ -460,103 +481,29 @@ fn forward(
         }
     };
     let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(if peer.tls { Scheme::HTTPS } else { Scheme::HTTP });
+    uri.scheme = Some(if origin.tls { Scheme::HTTPS } else { Scheme::HTTP });
     uri.authority = Some(authority);
     uri.path_and_query = Some(path);
     parts.uri = Uri::from_parts(uri).map_err(|error| refused(&error))?;
 
-    strip_hop_by_hop(&mut parts.headers);
-    join_cookies(&mut parts.headers);
-    // The token was for us; a guest that could read it could use it.
-    parts.headers.remove(header::AUTHORIZATION);
-    // Nobody before us is trusted to say where a request comes from.
+    heads::clean_request(&mut parts.headers);
+    // One word for it, whichever a guest or another node looks at.
+    if let Ok(host) = host {
+        parts.headers.insert(header::HOST, host);
+    }
     parts.headers.insert(FORWARDED_PREFIX, prefix);
     for ((_, name), value) in routed.served.parameters.iter().zip(values) {
         if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
             parts.headers.insert(name.clone(), value);
         }
     }
-    parts.headers.insert(FORWARDED_FOR, peer.forwarded_for.clone());
+    parts.headers.insert(FORWARDED_FOR, peer.forwarded_for(origin));
     parts.headers.insert(
         FORWARDED_PROTO,
-        HeaderValue::from_static(if peer.tls { "https" } else { "http" }),
+        HeaderValue::from_static(if origin.tls { "https" } else { "http" }),
     );
 
-    let body = if incoming.is_end_stream() {
-        body::empty()
-    } else {
-        BoundedBody::new(incoming, limits::REQUEST_BODY_BYTES, fault.clone()).boxed_unsync()
-    };
     Ok(Request::from_parts(parts, body))
-}
-
-/// Which host was asked. The target goes before `host` (RFC 9112 §3.2.2); HTTP/1.0 may name none, and then it is the
-/// address that was connected to, because guests count on having one.
-fn authority(parts: &http::request::Parts, peer: &Peer) -> Result<Authority, Problem> {
-    let refused = |detail: String| Problem::new(ProblemKind::BadRequest, detail);
-    if let Some(authority) = parts.uri.authority() {
-        return Ok(authority.clone());
-    }
-    let host = parts.headers.get(header::HOST).map(HeaderValue::as_bytes);
-    match host {
-        None | Some(b"") if parts.version <= Version::HTTP_10 => {
-            Authority::try_from(peer.listener.to_string()).map_err(|error| refused(error.to_string()))
-        }
-        None => Err(refused("the request names no host".to_owned())),
-        Some(host) => Authority::try_from(host)
-            .map_err(|error| refused(format!("the request's `host` is no host: {error}"))),
-    }
-}
-
-/// Makes one field of several: HTTP/2 clients send one cookie each, which is for HTTP/2 alone (RFC 9113 §8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut cookies = headers.get_all(header::COOKIE).iter();
-    if cookies.nth(1).is_none() {
-        return;
-    }
-    let cookies: Vec<_> = headers.get_all(header::COOKIE).iter().collect();
-    let cookies: Vec<&[u8]> = cookies.into_iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
-        headers.insert(header::COOKIE, joined);
-    }
-}
-
-/// Removes what concerns one connection only (RFC 9110 §7.6.1), and names that are ours to set.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named = headers.get(header::CONNECTION).cloned();
-    // Few heads have any of these, so they are only read.
-    if headers.keys().any(not_forwarded) {
-        let names: Vec<_> = headers
-            .keys()
-            .filter(|name| not_forwarded(name))
-            .cloned()
-            .collect();
-        for name in names {
-            headers.remove(name);
-        }
-    }
-    if let Some(named) = named {
-        for name in named.to_str().unwrap_or_default().split(',') {
-            if let Ok(name) = HeaderName::try_from(name.trim()) {
-                headers.remove(name);
-            }
-        }
-    }
-}
-
-fn not_forwarded(name: &HeaderName) -> bool {
-    matches!(
-        *name,
-        header::CONNECTION
-            | header::PROXY_AUTHENTICATE
-            | header::PROXY_AUTHORIZATION
-            | header::TE
-            | header::TRAILER
-            | header::TRANSFER_ENCODING
-            | header::UPGRADE
-    ) || matches!(name.as_str(), "keep-alive")
-        || name.as_str().starts_with("nearfield-")
-        || name.as_str().starts_with("x-forwarded-")
 }
 
 /// Gives the call to a host and makes a response of what comes back.
@@ -573,6 +520,7 @@ async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
         booking.chosen.clone(),
     );
     let (fault, refused) = (booking.fault.clone(), booking.refused.clone());
+    let scarce = booking.scarce.clone();
     let method = request.method().clone();
     let (on_report, report) = booking.begin();
     let (chosen, response) = match hosts[..] {
@@ -599,7 +547,10 @@ async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
             Response::from_parts(parts, FinishingBody::new(frames, rest, report).boxed_unsync())
         }
         Err(problem) => {
-            let mut response = reply::problem(&fault.problem().unwrap_or(problem));
+            let problem = fault
+                .problem()
+                .unwrap_or_else(|| booking::told(problem, scarce.as_ref()));
+            let mut response = reply::problem(&problem);
             if let Ok(cost) = report.await {
                 set_cost(response.headers_mut(), cost);
             }
@@ -613,7 +564,7 @@ async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
 /// What is left of a response after reading ahead.
 enum Rest {
     Ended(Option<HeaderMap>),
-    Streams(Body),
+    Streams(DeclaredBody),
 }
 
 type ReadAhead = (http::response::Parts, VecDeque<Bytes>, Rest);
@@ -624,17 +575,17 @@ async fn read_ahead(
     served: &Served,
     method: &Method,
     response: Result<Response<Body>, Problem>,
-    refused: &OnceLock<Problem>,
+    refused: &Arc<OnceLock<Problem>>,
 ) -> Result<ReadAhead, Problem> {
-    let checked = response.and_then(|response| check_head(served, &response).map(|()| response));
-    let response = checked.inspect_err(|problem| {
-        // What a guest answered is judged after its call, so nobody else speaks for that.
-        if problem.kind == ProblemKind::BadResponse {
-            let _ = refused.set(problem.clone());
-        }
-    })?;
-    let response = contentless::settle(method, clean_head(response)).await?;
-    let (parts, mut rest) = response.into_parts();
+    let mut response = response?;
+    let checked = heads::check_response(&served.function.name, &mut response);
+    // What a guest answered is judged after its call, so nobody else speaks for that.
+    let length = checked.inspect_err(|problem| drop(refused.set(problem.clone())))?;
+    response.headers_mut().reserve(OUR_HEADERS);
+    let contentless = *method == Method::HEAD || never_has_content(response.status().as_u16());
+    let (parts, rest) = contentless::settle(method, response).await?.into_parts();
+    let length = length.filter(|_| !contentless);
+    let mut rest = DeclaredBody::new(rest, served.function.clone(), length, refused.clone());
     let held = body::hold(&mut rest, HOLD).await;
     match held.end {
         HeldEnd::Failed(problem) => Err(problem),
@@ -667,33 +618,6 @@ fn set_common(headers: &mut HeaderMap, gateway: &Gateway, host: NodeId, placemen
             _ => text_value(format!("local={local}/{inputs} moved={moved_bytes}")),
         },
     );
-}
-
-/// Refuses a head that is too large, or that ends no request.
-fn check_head(served: &Served, response: &Response<Body>) -> Result<(), Problem> {
-    let bytes: usize = response
-        .headers()
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum();
-    if bytes > limits::RESPONSE_HEADER_BYTES {
-        return Err(Problem::new(
-            ProblemKind::BadResponse,
-            format!("function `{}` set {bytes} bytes of headers", served.function.name),
-        )
-        .with_limit(format!(
-            "response headers = {} bytes",
-            limits::RESPONSE_HEADER_BYTES
-        )));
-    }
-    contentless::check_status(&served.function.name, response.status())
-}
-
-/// Takes out what is not the guest's to say.
-fn clean_head(mut response: Response<Body>) -> Response<Body> {
-    response.headers_mut().reserve(OUR_HEADERS);
-    strip_hop_by_hop(response.headers_mut());
-    response
 }
 
 fn server_timing(stages: &Stages) -> HeaderValue {
@@ -735,68 +659,4 @@ fn gpu_value(usage: &GpuUsage) -> HeaderValue {
 /// Text of ours that is made of visible ASCII.
 fn text_value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn peer() -> Peer {
-        Peer {
-            address: "192.0.2.7:4000".parse().unwrap(),
-            listener: "192.0.2.1:8080".parse().unwrap(),
-            tls: false,
-            forwarded_for: HeaderValue::from_static("192.0.2.7"),
-        }
-    }
-
-    #[test]
-    fn the_host_is_what_the_target_says_then_the_header_then_where_it_came_in() {
-        let of = |version, uri: &str, host: Option<&str>| {
-            let mut request = Request::builder().version(version).uri(uri);
-            if let Some(host) = host {
-                request = request.header(header::HOST, host);
-            }
-            let (parts, ()) = request.body(()).unwrap().into_parts();
-            authority(&parts, &peer())
-                .map(|authority| authority.to_string())
-                .ok()
-        };
-        let some = |text: &str| Some(text.to_owned());
-        for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
-            assert_eq!(
-                of(version, "http://a.example:1/x", Some("b")),
-                some("a.example:1")
-            );
-            assert_eq!(of(version, "/x", Some("b.example")), some("b.example"));
-            assert_eq!(of(version, "/x", Some("b c")), None);
-            let old = version == Version::HTTP_10;
-            let fallback = some("192.0.2.1:8080").filter(|_| old);
-            assert_eq!(of(version, "/x", None), fallback, "{version:?}");
-            assert_eq!(of(version, "/x", Some("")), fallback, "{version:?}");
-        }
-    }
-
-    #[test]
-    fn cookies_are_one_field() {
-        for (sent, joined) in [
-            (&[][..], None),
-            (&["a=1"], Some("a=1")),
-            (&["a=1; b=2"], Some("a=1; b=2")),
-            (&["a=1", "b=2"], Some("a=1; b=2")),
-            (&["a=1", "b=2; c=3", "d=\"4\""], Some("a=1; b=2; c=3; d=\"4\"")),
-        ] {
-            let mut headers = HeaderMap::new();
-            for cookie in sent {
-                headers.append(header::COOKIE, HeaderValue::from_static(cookie));
-            }
-            join_cookies(&mut headers);
-            let fields: Vec<_> = headers.get_all(header::COOKIE).iter().collect();
-            let expected: Vec<_> = joined
-                .iter()
-                .map(|joined| HeaderValue::from_static(joined))
-                .collect();
-            assert_eq!(fields, expected.iter().collect::<Vec<_>>(), "{sent:?}");
-        }
-    }
 }

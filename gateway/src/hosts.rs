@@ -122,6 +122,11 @@ impl Hosts {
         (table.len() == 1 && table.find(&self.local).is_some_and(|host| !host.draining)).then_some(self.local)
     }
 
+    /// How many hosts are known, there or not.
+    pub fn count(&self) -> usize {
+        self.table().len()
+    }
+
     pub fn local(&self) -> NodeId {
         self.local
     }

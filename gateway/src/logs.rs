@@ -46,8 +46,13 @@ pub async fn everywhere(gateway: &Gateway, query: LogQuery) -> Result<mpsc::Rece
     };
     let mut past = Vec::new();
     for mut lines in ask(gateway, &hosts, &past_query).await {
-        while let Some(line) = lines.recv().await {
+        // A host that tells more than it was asked for is not listened to.
+        let mut left = query.lines;
+        while left > 0
+            && let Some(line) = lines.recv().await
+        {
             past.push(line);
+            left -= 1;
         }
     }
     past.sort_by_key(|line| line.unix_ms);

@@ -1,13 +1,13 @@
 //! Figures for Prometheus. Labels are bounded: functions that are deployed, problem types, stages.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use nearfield_protocol::FunctionName;
 use nearfield_protocol::call::CallReport;
 use nearfield_protocol::gpu::GpuUsage;
+use nearfield_protocol::{FunctionName, ProblemKind};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -67,6 +67,8 @@ enum Stage {
     Run,
 }
 
+const STAGES: [Stage; 4] = [Stage::Total, Stage::Queue, Stage::Load, Stage::Run];
+
 impl EncodeLabelValue for Stage {
     fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
         let name = match self {
@@ -91,7 +93,7 @@ pub struct Metrics {
     data_bytes: Family<FunctionLabel, Counter>,
     gpu: Family<FunctionLabel, Counter<f64, AtomicU64>>,
     gpu_bytes: Family<GpuLabel, Counter>,
-    /// As many as functions were ever deployed here.
+    /// Those of the functions that are there.
     functions: RwLock<HashMap<FunctionName, Arc<FunctionMetrics>>>,
     pub connections: Gauge,
     pub store_bytes: Gauge<u64, AtomicU64>,
@@ -214,7 +216,7 @@ impl Metrics {
         };
         let made = Arc::new(FunctionMetrics {
             ok: self.outcome(&name, "ok"),
-            stages: [Stage::Total, Stage::Queue, Stage::Load, Stage::Run].map(stage),
+            stages: STAGES.map(stage),
             fuel: self.fuel.get_or_create(&label).clone(),
             cold: self.cold.get_or_create(&label).clone(),
             bytes_in: self.bytes_in.get_or_create(&label).clone(),
@@ -227,6 +229,51 @@ impl Metrics {
             .expect("no panic under this lock")
             .insert(function.clone(), made.clone());
         made
+    }
+
+    /// Forgets the figures of all functions but these: a function that is gone has none.
+    pub fn keep<'a>(&self, functions: impl Iterator<Item = &'a FunctionName>) {
+        let kept: HashSet<_> = functions.collect();
+        let mut known = self.functions.write().expect("no panic under this lock");
+        let gone: Vec<_> = known
+            .keys()
+            .filter(|name| !kept.contains(name))
+            .cloned()
+            .collect();
+        for name in gone {
+            known.remove(&name);
+            self.forget(name.as_str());
+        }
+    }
+
+    fn forget(&self, function: &str) {
+        let function = function.to_owned();
+        let outcomes = ProblemKind::ALL.iter().map(|kind| kind.slug());
+        for outcome in outcomes.chain(["ok", "cancelled"]) {
+            self.calls.remove(&OutcomeLabel {
+                function: function.clone(),
+                outcome: outcome.to_owned(),
+            });
+        }
+        for stage in STAGES {
+            let function = function.clone();
+            self.latency.remove(&StageLabel { function, stage });
+        }
+        for way in [GpuWay::Up, GpuWay::Down] {
+            let function = function.clone();
+            self.gpu_bytes.remove(&GpuLabel { function, way });
+        }
+        let label = FunctionLabel { function };
+        for counters in [
+            &self.fuel,
+            &self.cold,
+            &self.bytes_in,
+            &self.bytes_out,
+            &self.data_bytes,
+        ] {
+            counters.remove(&label);
+        }
+        self.gpu.remove(&label);
     }
 
     /// Counts one finished call.
@@ -283,5 +330,38 @@ impl Metrics {
         // Writing to a string does not fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nearfield_protocol::Problem;
+    use nearfield_protocol::call::Stages;
+
+    use super::*;
+
+    #[test]
+    fn a_function_that_is_gone_leaves_no_series() {
+        let metrics = Metrics::default();
+        let (stays, goes): (FunctionName, FunctionName) = ("stays".parse().unwrap(), "goes".parse().unwrap());
+        for name in [&stays, &goes] {
+            let figures = metrics.function(name);
+            let mut report = CallReport::without_guest(None, Stages::default());
+            report.gpu = Some(GpuUsage::default());
+            metrics.call(&figures, &report, Duration::from_millis(1));
+            report.problem = Some(Problem::new(ProblemKind::Trap, ""));
+            metrics.call(&figures, &report, Duration::from_millis(1));
+        }
+        metrics.keep([&stays].into_iter());
+        let text = metrics.render();
+        assert!(text.contains("function=\"stays\""));
+        assert!(!text.contains("goes"), "{text}");
+        // Deployed again, it begins anew.
+        metrics.function(&goes);
+        assert!(
+            metrics
+                .render()
+                .contains("nearfield_fuel_total{function=\"goes\"} 0")
+        );
     }
 }

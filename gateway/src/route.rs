@@ -12,7 +12,7 @@ use nearfield_protocol::manifest::{Input, Route};
 use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind};
 
-use crate::admit::{Admission, Places};
+use crate::admit::{Admission, Pool};
 use crate::calls::Placement;
 use crate::metrics::{FunctionMetrics, Metrics};
 use tree::Tree;
@@ -27,7 +27,7 @@ pub struct Served {
     /// Its inputs, each resolved to a version; or the one that is missing.
     pub inputs: Result<Arc<BTreeMap<String, Digest>>, Problem>,
     /// Its calls at once.
-    pub places: Arc<Places>,
+    pub pool: Arc<Pool>,
     pub metrics: Arc<FunctionMetrics>,
     /// Where its calls go if it has no inputs. So far there is one host, which never changes.
     pub placement: OnceLock<Arc<Placement>>,
@@ -68,11 +68,12 @@ impl RouteTable {
                 function: Arc::new(function.clone()),
                 parameters: route.parameters().filter_map(parameter).collect(),
                 route,
-                places: admission.places(&function.name),
+                pool: admission.pool(&function.name),
                 metrics: metrics.function(&function.name),
                 placement: OnceLock::new(),
             }));
         }
+        metrics.keep(served.iter().map(|served| &served.function.name));
         RouteTable {
             tree,
             served,

@@ -1,17 +1,17 @@
 //! Listeners and connections: who may connect, how long a connection may stay silent, how it ends.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use nearfield_net::Records;
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind, limits};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin::AdminHosts;
 use crate::admit::Admission;
 use crate::auth::Auth;
 use crate::body::Body;
@@ -29,11 +30,15 @@ use crate::catalog::Catalog;
 use crate::content::{self, Content, Named};
 use crate::contentless;
 use crate::dispatch::Dispatch;
+use crate::first_bytes::FirstBytes;
 use crate::hosts::Hosts;
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
+use crate::origin::{Origin, Proxies, sharer};
+use crate::pace::{self, PacedStreams};
 use crate::place::{Ask, Need, Standing, place};
 use crate::route::{RouteTable, Routes};
+use crate::shares::Shares;
 use crate::stall::StallGuard;
 use crate::{admin, functions, reply};
 
@@ -43,6 +48,8 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 const HTTP2_STREAMS: u32 = 256;
 /// How often the first bytes of a connection are looked at again while they are too few to tell.
 const SNIFF_STEP: Duration = Duration::from_millis(5);
+/// How long a stop waits for what a new connection has sent already.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 /// What HTTP/2 begins with, as far as it differs from any HTTP/1.1 request line.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
@@ -61,6 +68,10 @@ pub struct Gateway {
     pub dispatch: Arc<dyn Dispatch>,
     pub started: Instant,
     pub max_store_bytes: Option<u64>,
+    /// Who may say where a request comes from.
+    pub proxies: Proxies,
+    /// Names under which the admin API may be asked for.
+    pub admin_hosts: AdminHosts,
     /// Where functions are reached from outside: `http://host:port`.
     pub functions_url: String,
     /// Cancelled once the node has left its network: it ends then.
@@ -106,8 +117,44 @@ pub struct Peer {
     /// This end of the connection.
     pub listener: SocketAddr,
     pub tls: bool,
-    /// `x-forwarded-for` of all its requests.
-    pub forwarded_for: HeaderValue,
+    /// `x-forwarded-for` of its own requests, made once.
+    forwarded_for: HeaderValue,
+}
+
+impl Peer {
+    pub fn new(address: SocketAddr, listener: SocketAddr, tls: bool) -> Self {
+        Peer {
+            address,
+            listener,
+            tls,
+            forwarded_for: address_value(address.ip().to_canonical()),
+        }
+    }
+
+    /// `x-forwarded-for` of a request that comes from `origin`.
+    pub fn forwarded_for(&self, origin: &Origin) -> HeaderValue {
+        match origin.address == self.address.ip().to_canonical() {
+            true => self.forwarded_for.clone(),
+            false => address_value(origin.address),
+        }
+    }
+
+    /// Where a request of this connection comes from.
+    pub fn origin(&self, proxies: &Proxies, headers: &HeaderMap) -> Origin {
+        let address = self.address.ip().to_canonical();
+        match proxies.trusts(address) {
+            true => proxies.origin(address, self.tls, headers),
+            false => Origin {
+                address,
+                tls: self.tls,
+            },
+        }
+    }
+}
+
+/// An address as a header tells it.
+fn address_value(address: IpAddr) -> HeaderValue {
+    HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 /// Which of the two listeners.
@@ -128,7 +175,8 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let connections = Arc::new(Semaphore::new(limits::CONNECTIONS));
-    let addresses = Arc::new(Addresses::default());
+    // By address, or by network of IPv6.
+    let addresses = Shares::new(limits::CONNECTIONS_PER_ADDRESS);
     let tracker = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -148,8 +196,14 @@ pub async fn serve(
         let Ok(place) = connections.clone().try_acquire_owned() else {
             continue;
         };
-        let Some(share) = addresses.clone().enter(address.ip()) else {
-            continue;
+        // A trusted proxy brings many clients, whose shares are of calls.
+        let is_proxy = gateway.proxies.trusts(address.ip());
+        let share = match is_proxy {
+            true => None,
+            false => match addresses.enter(sharer(address.ip())) {
+                Some(share) => Some(share),
+                None => continue,
+            },
         };
         let (gateway, tls, stop) = (gateway.clone(), tls.clone(), stop.clone());
         tracker.spawn(async move {
@@ -179,34 +233,37 @@ async fn connection(
 ) {
     // Small responses must not wait for an acknowledgement.
     let _ = stream.set_nodelay(true);
-    let forwarded_for = address.ip().to_canonical().to_string();
     // A socket that cannot tell its own address is already broken.
     let Ok(listener) = stream.local_addr() else {
         return;
     };
-    let peer = Arc::new(Peer {
-        address,
-        listener,
-        tls: tls.is_some(),
-        forwarded_for: HeaderValue::try_from(forwarded_for).unwrap_or(HeaderValue::from_static("unknown")),
-    });
+    let peer = Arc::new(Peer::new(address, listener, tls.is_some()));
     match tls {
-        None => match tokio::time::timeout(limits::HEADER_TIMEOUT, speaks_http2(&stream)).await {
-            Ok(Ok(http2)) => speak(gateway, side, StallGuard::new(stream), http2, peer, stop).await,
-            Ok(Err(error)) => tracing::debug!(%address, %error, "the connection broke"),
-            Err(_) => tracing::debug!(%address, "nothing came in time"),
+        None => match begun(speaks_http2(&stream), &stop).await {
+            Ok(http2) => speak(gateway, side, StallGuard::new(stream), http2, peer, stop).await,
+            Err(error) => tracing::debug!(%address, %error, "the connection said nothing"),
         },
-        Some(acceptor) => {
-            match tokio::time::timeout(limits::HEADER_TIMEOUT, acceptor.accept(StallGuard::new(stream))).await
-            {
-                Ok(Ok(stream)) => {
-                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    speak(gateway, side, stream, http2, peer, stop).await;
-                }
-                Ok(Err(error)) => tracing::debug!(%address, %error, "the TLS handshake failed"),
-                Err(_) => tracing::debug!(%address, "no TLS handshake in time"),
+        Some(acceptor) => match begun(acceptor.accept(StallGuard::new(stream)), &stop).await {
+            Ok(stream) => {
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                speak(gateway, side, stream, http2, peer, stop).await;
             }
-        }
+            Err(error) => tracing::debug!(%address, %error, "the TLS handshake failed"),
+        },
+    }
+}
+
+/// What a client must begin with, in time. Whoever says nothing does not hold up a stop.
+async fn begun<T>(beginning: impl Future<Output = io::Result<T>>, stop: &CancellationToken) -> io::Result<T> {
+    let stopped = async {
+        stop.cancelled().await;
+        // What has arrived is looked at.
+        tokio::time::sleep(LAST_LOOK).await;
+    };
+    tokio::select! {
+        biased;
+        begun = tokio::time::timeout(limits::HEADER_TIMEOUT, beginning) => begun?,
+        () = stopped => Err(io::ErrorKind::ConnectionAborted.into()),
     }
 }
 
@@ -240,9 +297,9 @@ async fn speak(
         let (gateway, peer) = (gateway.clone(), peer.clone());
         async move { Ok::<_, Infallible>(finished(&gateway, side, request, &peer).await) }
     });
-    let io = TokioIo::new(stream);
     let ended = if http2 {
-        let connection = http2::Builder::new(TokioExecutor::new())
+        let io = TokioIo::new(FirstBytes::new(stream, stop.clone()));
+        let connection = http2::Builder::new(PacedStreams)
             .timer(TokioTimer::new())
             .max_header_list_size(limits::REQUEST_HEADER_BYTES as u32)
             .max_concurrent_streams(HTTP2_STREAMS)
@@ -260,6 +317,7 @@ async fn speak(
             }
         }
     } else {
+        let io = TokioIo::new(stream);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits::HEADER_TIMEOUT)
@@ -307,7 +365,7 @@ async fn finished(
     }
     match head {
         true => contentless::of_head(response),
-        false => response,
+        false => response.map(pace::paced),
     }
 }
 
@@ -327,7 +385,7 @@ async fn answer(
     }
     match side {
         // Boxed, because every request's future would be as large as the largest of these.
-        Side::Admin => Box::pin(admin::answer(gateway, request)).await,
+        Side::Admin => Box::pin(admin::answer(gateway, request, peer.tls)).await,
         Side::Functions if path.starts_with("/b3/") => Box::pin(bytes(gateway, &request)).await,
         Side::Functions => functions::call(gateway, request, peer).await,
     }
@@ -365,72 +423,5 @@ async fn bytes(gateway: &Gateway, request: &Request<Incoming>) -> Response<Body>
             content::respond(store, &content, named, request.method(), request.headers()).await
         }
         Err(problem) => reply::problem(&problem),
-    }
-}
-
-/// Connections by address.
-#[derive(Default)]
-struct Addresses {
-    /// The lock is held for one count.
-    open: Mutex<HashMap<IpAddr, usize>>,
-}
-
-/// One connection's share of its address's.
-struct Share {
-    addresses: Arc<Addresses>,
-    address: IpAddr,
-}
-
-impl Addresses {
-    fn enter(self: Arc<Self>, address: IpAddr) -> Option<Share> {
-        // An IPv4 client on a dual-stack socket is the same client.
-        let address = address.to_canonical();
-        {
-            let mut open = self.open.lock().expect("no panic under this lock");
-            let count = open.entry(address).or_default();
-            if *count >= limits::CONNECTIONS_PER_ADDRESS {
-                return None;
-            }
-            *count += 1;
-        }
-        Some(Share {
-            addresses: self,
-            address,
-        })
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let mut open = self.addresses.open.lock().expect("no panic under this lock");
-        if let Some(count) = open.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.address);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_address_has_its_share() {
-        let addresses = Arc::new(Addresses::default());
-        let one: IpAddr = "192.0.2.1".parse().unwrap();
-        let mapped: IpAddr = "::ffff:192.0.2.1".parse().unwrap();
-        let held: Vec<_> = (0..limits::CONNECTIONS_PER_ADDRESS)
-            .map(|_| addresses.clone().enter(one).unwrap())
-            .collect();
-        assert!(
-            addresses.clone().enter(mapped).is_none(),
-            "the same client in IPv6 clothes"
-        );
-        assert!(addresses.clone().enter("192.0.2.2".parse().unwrap()).is_some());
-        drop(held);
-        assert!(addresses.clone().enter(one).is_some());
-        assert!(addresses.open.lock().unwrap().is_empty());
     }
 }

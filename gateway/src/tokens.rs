@@ -257,12 +257,21 @@ pub fn narrow(token: &str, narrowing: &Narrowing) -> Result<String, NarrowError>
         added.map_err(NarrowError::Refused)
     };
     if let Some(path) = &narrowing.path {
-        let below = path.trim_end_matches('/');
+        // A path is told without its first slash, and written with it.
+        let told = path.trim_matches('/');
+        let below = match told.is_empty() {
+            true => String::new(),
+            false => format!("{told}/"),
+        };
+        let text = |name: &str, text: String| (name.to_owned(), Term::Str(text));
         let parameters = vec![
-            ("exact".to_owned(), Term::Str(below.to_owned())),
-            ("below".to_owned(), Term::Str(format!("{below}/"))),
+            text("written", format!("/{told}")),
+            text("below_written", format!("/{below}")),
+            text("told", told.to_owned()),
+            text("below", below),
         ];
-        let code = "check if path($path), $path == {exact} || $path.starts_with({below})";
+        let code = "check if path($path), $path == {written} || $path.starts_with({below_written}) \
+                    || $path == {told} || $path.starts_with({below})";
         block = add(block, code, parameters)?;
     }
     if !narrowing.methods.is_empty() {
@@ -396,11 +405,33 @@ mod tests {
             expires: Some(SystemTime::now() + Duration::from_secs(60)),
         };
         let narrow_token = narrow(&token, &narrowing).unwrap();
-        for path in ["/public", "/public/", "/public/a/b"] {
+        for path in [
+            "/public",
+            "/public/",
+            "/public/a/b",
+            "public",
+            "public/",
+            "public/a/b",
+        ] {
             judged(&narrow_token, "GET", path).unwrap();
         }
+        let whole = Narrowing {
+            path: Some("/".to_owned()),
+            ..Narrowing::default()
+        };
+        for path in ["", "a", "a/b"] {
+            judged(&narrow(&token, &whole).unwrap(), "GET", path).unwrap();
+        }
         let detail = |method: &str, path: &str| judged(&narrow_token, method, path).unwrap_err().detail;
-        for path in ["/", "/publicity", "/private", "/a/public"] {
+        for path in [
+            "/",
+            "/publicity",
+            "/private",
+            "/a/public",
+            "publicity",
+            "private/a",
+            "",
+        ] {
             let told = detail("GET", path);
             let wanted =
                 format!("token t1 is for the path `/public` and what is below it, and this is `{path}`");

@@ -168,8 +168,12 @@ async fn handle_p3(
             let response = service.wasi_http_handler().call_handle(accessor, request).await?;
             let response = match response {
                 Ok(response) => accessor.with(|mut access| {
-                    let response = access.get().http_context().table.delete(response)?;
-                    response.into_http(&mut access, processed).map(Ok)
+                    let mut response = access.get().http_context().table.delete(response)?;
+                    // The engine would cut a body to its declared length, and tell the guest alone.
+                    let fields = http::HeaderMap::from(std::mem::take(&mut response.headers));
+                    let mut response = response.into_http(&mut access, processed)?;
+                    *response.headers_mut() = fields;
+                    wasmtime::error::Ok(Ok(response))
                 })?,
                 Err(code) => Err(said(format_args!("{code:?}"))),
             };

@@ -36,7 +36,7 @@ impl Raw {
 }
 
 impl Node {
-    fn asks(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+    pub fn asks(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
         self.request(method, &format!("{}{path}", self.functions_url), headers, b"")
     }
 

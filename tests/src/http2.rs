@@ -211,3 +211,27 @@ fn head_and_what_has_no_content_end_with_their_heads() {
         "the connection lives"
     );
 }
+
+#[test]
+fn trailers_of_a_guest_say_nothing_for_its_host() {
+    let node = Node::start();
+    let client = Client::connect(&node);
+    let piece = "x".repeat(1_000);
+    for name in ["rude", "rude_p3"] {
+        node.deploy(name, name, "public = true");
+        let answer = client.get(&format!(
+            "/fn/{name}?body={piece}&times=100&trailer=x-sum:1&trailer=nearfield-host:me&trailer=nearfield-fuel:0\
+             &trailer=content-length:1&trailer=set-cookie:a"
+        ));
+        assert_eq!(
+            (answer.head.status, answer.body.len()),
+            (StatusCode::OK, 100_000),
+            "{name}"
+        );
+        assert_eq!(answer.trailers["x-sum"], "1");
+        assert!(answer.fuel() > 0);
+        for gone in ["nearfield-host", "content-length", "set-cookie"] {
+            assert!(!answer.trailers.contains_key(gone), "{name}: {gone}");
+        }
+    }
+}

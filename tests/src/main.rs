@@ -29,5 +29,6 @@ mod sources;
 mod strangers;
 mod tokens;
 mod verbs;
+mod walls;
 mod web;
 mod wrong_results;

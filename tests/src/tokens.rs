@@ -47,14 +47,20 @@ fn a_function_needs_a_token_unless_it_is_public() {
 fn a_token_has_its_budget() {
     let node = Node::start();
     node.deploy("hello", "hello", "");
-    let made = node.json(&["token", "create", "--function", "hello", "--max-fuel", "1/day"]);
-    let token = made["token"].as_str().unwrap();
-    assert_eq!(
-        call(&node, token).status,
-        200,
-        "the budget is checked before, booked after"
-    );
-    assert_eq!(call(&node, token).problem(), "too-many-requests");
+    let token = |fuel: u64| {
+        let fuel = format!("{fuel}/day");
+        let made = node.json(&["token", "create", "--function", "hello", "--max-fuel", &fuel]);
+        made["token"].as_str().unwrap().to_owned()
+    };
+    let needs = call(&node, &token(1_000_000_000)).fuel();
+    let enough = token(needs + needs / 2);
+    assert_eq!(call(&node, &enough).status, 200);
+    // What is left bounds the next call, which says so, and burns no more than that.
+    let cut = call(&node, &enough);
+    assert_eq!(cut.problem(), "too-many-requests");
+    assert!(cut.fuel() <= needs / 2 + 1, "{} of {needs}", cut.fuel());
+    assert_eq!(call(&node, &enough).problem(), "too-many-requests");
+    assert_eq!(call(&node, &token(1)).problem(), "too-many-requests");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The admin API: `/v1`, its OpenAPI document, health and metrics. `openapi.json` beside this crate is
 //! the reference; a test holds its paths against the ones matched here.
 
+mod browser;
 mod datasets;
 mod events;
 mod files;
@@ -28,8 +29,11 @@ use tokio::runtime::Handle;
 use crate::body::{Body, BodyFault, BoundedBody};
 use crate::calls::{MAX_CALLS, NotFound};
 use crate::content;
+use crate::heads::list;
 use crate::reply;
 use crate::server::Gateway;
+
+pub use browser::AdminHosts;
 
 const OPENAPI: &str = include_str!("../../openapi.json");
 
@@ -74,8 +78,7 @@ impl Asked {
 
     /// Whether the client asks for this content type.
     fn takes(&self, content: &str) -> bool {
-        let accept = self.request.headers().get(http::header::ACCEPT);
-        accept.is_some_and(|accept| accept.as_bytes() == content.as_bytes())
+        list(self.request.headers(), &http::header::ACCEPT).any(|accepted| accepted == content)
     }
 
     fn parameter(&self, name: &str) -> Option<&str> {
@@ -143,8 +146,8 @@ impl Asked {
 }
 
 /// Answers what came in on the admin listener.
-pub async fn answer(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Response<Body> {
-    let answered = open(gateway, request).await;
+pub async fn answer(gateway: &Arc<Gateway>, request: Request<Incoming>, tls: bool) -> Response<Body> {
+    let answered = open(gateway, request, tls).await;
     let mut response = answered.unwrap_or_else(|problem| reply::problem(&problem));
     // What is told of a network is true now. Content says for itself how long it is.
     let cached = response.headers_mut().entry(CACHE_CONTROL);
@@ -153,7 +156,12 @@ pub async fn answer(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Respo
 }
 
 /// What needs no token; the rest after it.
-async fn open(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
+async fn open(
+    gateway: &Arc<Gateway>,
+    request: Request<Incoming>,
+    tls: bool,
+) -> Result<Response<Body>, Problem> {
+    browser::check_origin(&request, tls)?;
     let path = request.uri().path();
     if OPEN.contains(&path) && request.method() != Method::GET && request.method() != Method::HEAD {
         return Ok(reply::not_allowed(
@@ -161,6 +169,9 @@ async fn open(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Result<Resp
             request.method(),
             content::METHODS,
         ));
+    }
+    if OPEN.contains(&path) && gateway.auth.admin(request.headers()).is_err() {
+        browser::check_host(&gateway.admin_hosts, &request, tls)?;
     }
     match path {
         "/readyz" => Ok(match gateway.catalog.store.unhealthy() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -17,12 +17,13 @@ use iroh::endpoint::{RecvStream, SendStream};
 use nearfield_net::{CALL, Peers, frame};
 use nearfield_protocol::call::{CallReport, CallSpec, OnReport};
 use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
+use nearfield_protocol::said::{SAID_BYTES, cut_string};
 use nearfield_protocol::{CallId, Digest, NodeId, Problem, ProblemKind, limits};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep};
 
-use super::{Answer, MESSAGE_BYTES, OUTPUT_BYTES, Op, PROBLEM, lost, unreachable};
+use super::{Answer, HEADER_FIELDS, MESSAGE_BYTES, OUTPUT_BYTES, Op, PROBLEM, lost, unreachable};
 use crate::body::Body;
 use crate::dispatch::{Boxed, Dispatch, Given, LogQuery, Logged, Replayed, Surface};
 use crate::jobs::IN_FLIGHT;
@@ -35,6 +36,8 @@ const COMPILED: Duration = Duration::from_secs(600);
 const OUTPUT: Duration = Duration::from_secs((OUTPUT_BYTES >> 20) as u64);
 /// How long a host is asked why a response broke off.
 const WHY: Duration = Duration::from_millis(500);
+/// Longest problem that is read: its texts are cut, and JSON makes six bytes of one at most.
+const PROBLEM_BYTES: usize = 16 * SAID_BYTES;
 /// Log lines that may wait for a slow reader.
 const LOG_LINES: usize = 256;
 
@@ -97,6 +100,7 @@ impl Remote {
         let (send, receive) = self.open(host, &Op::Call(spec)).await?;
         let io = TokioIo::new(tokio::io::join(receive, send));
         let (mut sender, connection) = http1::Builder::new()
+            .max_headers(HEADER_FIELDS)
             .max_buf_size(limits::RESPONSE_HEADER_BYTES.max(limits::REQUEST_HEADER_BYTES) * 2)
             .handshake(io)
             .await
@@ -124,7 +128,8 @@ impl Remote {
             if let Ok(problem) = serde_json::from_slice::<Problem>(told.as_bytes()) {
                 return Err(problem);
             }
-            let body = response.into_body().collect().await.map_err(lost)?.to_bytes();
+            let body = Limited::new(response.into_body(), PROBLEM_BYTES).collect().await;
+            let body = body.map_err(|error| lost(&*error))?.to_bytes();
             let problem = serde_json::from_slice(&body);
             return Err(problem.unwrap_or_else(|_| unexpected()));
         }
@@ -154,7 +159,7 @@ impl Dispatch for Remote {
     fn check(&self, host: NodeId, component: Digest) -> Boxed<'_, Result<Surface, Problem>> {
         Box::pin(async move {
             match self.ask(host, &Op::Check(component)).await? {
-                (Answer::Surface(surface), _) => Ok(surface),
+                (Answer::Surface(surface), _) => Ok(surface.cut()),
                 _ => Err(unexpected()),
             }
         })
@@ -190,7 +195,7 @@ impl Dispatch for Remote {
             Ok(Replayed {
                 outcome,
                 remembered: remembered.map(|report| *report),
-                log,
+                log: cut_lines(log),
             })
         })
     }
@@ -277,7 +282,7 @@ impl Dispatch for Remote {
                     };
                     match line {
                         Ok(Answer::Line(line)) => {
-                            if lines.send(line).await.is_err() {
+                            if lines.send(line.cut()).await.is_err() {
                                 return;
                             }
                         }
@@ -298,6 +303,21 @@ async fn within<T>(
     let done = tokio::time::timeout(patience, doing).await;
     let done = done.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
     done.map_err(lost)
+}
+
+/// The lines of one run, as many bytes of them as a host keeps of one.
+fn cut_lines(lines: Vec<String>) -> Vec<String> {
+    let mut left = limits::LOG_BYTES_PER_CALL;
+    lines
+        .into_iter()
+        .map(|line| cut_string(limits::LOG_LINE_BYTES, line))
+        .take_while(|line| {
+            let fits = line.len() <= left;
+            left = left.saturating_sub(line.len());
+            fits
+        })
+        .take(limits::LOG_BYTES_PER_CALL / 2)
+        .collect()
 }
 
 fn unexpected() -> Problem {

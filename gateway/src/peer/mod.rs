@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nearfield_protocol::call::{CallReport, CallSpec};
 use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
-use nearfield_protocol::{CallId, Digest, FunctionName, Problem, ProblemKind};
+use nearfield_protocol::{CallId, Digest, FunctionName, Problem, ProblemKind, limits};
 use serde::{Deserialize, Serialize};
 
 pub use client::Remote;
@@ -23,9 +23,18 @@ use crate::dispatch::{Logged, RunOf, Surface};
 const MESSAGE_BYTES: usize = 16 << 20;
 /// Longest output that is sent.
 const OUTPUT_BYTES: usize = 1 << 30;
+/// Header fields of a call between nodes: as many as a client or a guest may set, and those that nodes add.
+const HEADER_FIELDS: usize = {
+    let fields = match limits::REQUEST_HEADER_FIELDS > limits::RESPONSE_HEADER_FIELDS {
+        true => limits::REQUEST_HEADER_FIELDS,
+        false => limits::RESPONSE_HEADER_FIELDS,
+    };
+    fields + 64
+};
 /// How long a peer may take to say what it wants.
 const OPENING: Duration = Duration::from_secs(3);
-/// A problem of the host's own, where the guest gave no response: its JSON, or that the body is its JSON.
+/// A problem of the host's own, where the guest gave no response: its JSON, or that the body is its JSON. Guests cannot say
+/// it: what they say under names of nodes is dropped by their host before anything else sees it.
 const PROBLEM: http::HeaderName = http::HeaderName::from_static("nearfield-problem");
 
 /// What is asked.

@@ -22,10 +22,11 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, MESSAGE_BYTES, OPENING, OUTPUT_BYTES, Op, PROBLEM};
+use super::{Answer, HEADER_FIELDS, MESSAGE_BYTES, OPENING, OUTPUT_BYTES, Op, PROBLEM};
 use crate::body::{self, Body};
 use crate::contentless;
 use crate::dispatch::{Dispatch, Given, LogQuery};
+use crate::heads;
 
 /// Streams that are served at once, of all gateways together.
 const STREAMS: usize = 4_096;
@@ -137,13 +138,10 @@ impl Serving {
                     let _ = reported.send(report);
                 });
                 let answer = async {
-                    let response = self.host.call(self.id, spec, request, report).await?;
-                    // Neither would reach the gateway as what it is.
-                    contentless::check_status(&function.name, response.status())?;
-                    let mut response = contentless::settle(&method, response).await?;
-                    // Ours to say, and never a guest's.
-                    response.headers_mut().remove(PROBLEM);
-                    Ok(response)
+                    let mut response = self.host.call(self.id, spec, request, report).await?;
+                    // What would not reach the gateway as what it is, and what is a host's to say and never a guest's.
+                    heads::check_response(&function.name, &mut response)?;
+                    contentless::settle(&method, response).await
                 };
                 Ok(answer.await.unwrap_or_else(|problem| told(&problem)))
             }
@@ -151,6 +149,7 @@ impl Serving {
         let io = TokioIo::new(tokio::io::join(ReadToEnd(Some(receive)), send));
         let served = http1::Builder::new()
             .keep_alive(false)
+            .max_headers(HEADER_FIELDS)
             .max_buf_size(limits::RESPONSE_HEADER_BYTES.max(limits::REQUEST_HEADER_BYTES) * 2)
             .serve_connection(io, service);
         served.await.map_err(io::Error::other)

@@ -1,0 +1,82 @@
+//! How many of something each of many may have at once.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex};
+
+/// Counts by who has them: none has more than `most`.
+pub struct Shares<K: Eq + Hash> {
+    /// The lock is held for one count.
+    counts: Mutex<HashMap<K, usize>>,
+    most: usize,
+}
+
+/// One of somebody's share, until it is dropped.
+pub struct Share<K: Eq + Hash> {
+    shares: Arc<Shares<K>>,
+    who: K,
+}
+
+impl<K: Eq + Hash + Clone> Shares<K> {
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Shares {
+            counts: Mutex::default(),
+            most,
+        })
+    }
+
+    /// One more for `who`, unless they have as many as they may.
+    pub fn enter(self: &Arc<Self>, who: K) -> Option<Share<K>> {
+        let mut counts = self.counts.lock().expect("no panic under this lock");
+        let count = counts.entry(who.clone()).or_default();
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        Some(Share {
+            shares: self.clone(),
+            who,
+        })
+    }
+}
+
+impl<K: Eq + Hash> Drop for Share<K> {
+    fn drop(&mut self) {
+        let mut counts = self.shares.counts.lock().expect("no panic under this lock");
+        if let Some(count) = counts.get_mut(&self.who) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.who);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::origin::sharer;
+
+    #[test]
+    fn one_address_has_its_share() {
+        let shares = Shares::new(5);
+        let enter = |address: &str| shares.enter(sharer(address.parse::<IpAddr>().unwrap()));
+        let held: Vec<_> = (0..5).map(|_| enter("192.0.2.1").unwrap()).collect();
+        assert!(
+            enter("::ffff:192.0.2.1").is_none(),
+            "the same client in IPv6 clothes"
+        );
+        assert!(enter("192.0.2.2").is_some());
+        // Whoever has one address of IPv6 has its whole network.
+        let many: Vec<_> = (0..9)
+            .filter_map(|low| enter(&format!("2001:db8:0:1::{low}")))
+            .collect();
+        assert_eq!(many.len(), 5);
+        assert!(enter("2001:db8:0:2::1").is_some());
+        drop((held, many));
+        assert!(enter("192.0.2.1").is_some());
+        assert!(shares.counts.lock().unwrap().is_empty());
+    }
+}
