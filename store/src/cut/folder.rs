@@ -65,7 +65,7 @@ impl Folder<'_, '_> {
                 return self.enter(path, true);
             }
             EntryType::Regular | EntryType::Continuous => EntryKind::File {
-                shard: self.shards,
+                shard: 0,
                 offset: 0,
                 len: entry.size_bytes,
                 executable: entry.executable,
@@ -102,6 +102,10 @@ impl Folder<'_, '_> {
     }
 
     fn put(&mut self, path: &str, mut kind: EntryKind, content: &mut dyn Read) -> Result<(), CutError> {
+        // Known only now: an empty folder before it may have ended a pack.
+        if let EntryKind::File { shard, .. } = &mut kind {
+            *shard = self.shards;
+        }
         if let Some(packer) = &mut self.packer {
             let pack = packer.append(path, &mut kind, content)?;
             self.index.push(path, &kind);

@@ -526,6 +526,38 @@ fn packs_are_archives_and_the_index_points_into_them() {
 }
 
 #[test]
+fn a_file_behind_an_empty_folder_that_ends_a_pack_is_found() {
+    let pair = |number: u32| {
+        let file = Node::File(format!("content {number}").into_bytes(), false);
+        [
+            (format!("{number:03}-a"), Node::EmptyDir),
+            (format!("{number:03}-b"), file),
+        ]
+    };
+    let tree: Tree = (0..500).flat_map(pair).collect();
+    let (shards, index) = cut_tar(&tar_of(&tree), Split::Files).unwrap();
+    let ends_with = |shard: &Shard| tree_of(&shard.bytes).pop_last().map(|(_, node)| node);
+    assert!(
+        shards
+            .iter()
+            .any(|shard| ends_with(shard) == Some(Node::EmptyDir))
+    );
+    for entry in index.iter() {
+        if let EntryKind::File {
+            shard, offset, len, ..
+        } = entry.kind
+        {
+            let content = &shards[shard as usize].bytes[offset as usize..][..len as usize];
+            assert!(
+                matches!(&tree[&entry.path], Node::File(expected, _) if expected == content),
+                "{}",
+                entry.path
+            );
+        }
+    }
+}
+
+#[test]
 fn one_new_file_changes_few_packs() {
     for seed in 0..12 {
         let mut tree = tree(seed, 250);
