@@ -4,5 +4,5 @@ pub mod data;
 pub mod gpu;
 pub mod http;
 pub mod jobs;
-mod peers;
+pub mod peers;
 pub mod wrk;

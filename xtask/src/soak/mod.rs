@@ -13,6 +13,7 @@ mod jobs;
 mod keyed;
 mod memory;
 mod network;
+mod odd;
 mod partition;
 mod simulation;
 mod sources;
@@ -88,6 +89,7 @@ const PARTS: &[Part] = &[
     ("startup", startup::run),
     ("jobs", jobs::run),
     ("differential", differential::run),
+    ("odd", odd::run),
     ("keyed", keyed::run),
     ("in-place", in_place::run),
     ("writers", writers::run),
