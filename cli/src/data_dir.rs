@@ -1,5 +1,6 @@
 //! The folder in which a node keeps all that it has, its keys among them: nobody else may read it.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -9,6 +10,8 @@ use anyhow::{Context, bail};
 use rustix::fs::Mode;
 use rustix::process::{geteuid, umask};
 
+/// What files are called until they are whole, as `tempfile` has it.
+const HALF_WRITTEN: &str = ".tmp";
 /// What users other than the owner may do.
 const OTHERS: u32 = 0o077;
 
@@ -41,6 +44,28 @@ pub fn prepare(data_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Removes files that were half written when an earlier process was killed. Only for who has the folder to itself.
+pub fn remove_leftovers(data_dir: &Path) -> io::Result<usize> {
+    let mut removed = 0;
+    let folders = fs::read_dir(data_dir)?.flatten().map(|entry| entry.path());
+    for folder in std::iter::once(data_dir.to_owned()).chain(folders.filter(|path| is_folder(path))) {
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            if name.starts_with(HALF_WRITTEN) && !is_folder(&path) {
+                fs::remove_file(&path)?;
+                removed += 1;
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// Not a link to one.
+fn is_folder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
+}
+
 /// Closes the folder and what lies in it. How much of it was open.
 fn close_to_others(data_dir: &Path) -> io::Result<usize> {
     let mut closed = 0;
@@ -69,6 +94,29 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn what_was_half_written_goes_and_nothing_else() {
+        let data = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        fs::create_dir_all(data.path().join("code/.tmp-folder")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), data.path().join("link")).unwrap();
+        let half = [".tmpAbC", "code/.tmpx"];
+        let whole = ["node.key", "code/a.cwasm", "code/.tmp-folder/.tmpy"];
+        for file in half.iter().chain(&whole) {
+            fs::write(data.path().join(file), "").unwrap();
+        }
+        fs::write(outside.path().join(".tmpz"), "").unwrap();
+        // What a killed process leaves is called so.
+        let (_, left) = tempfile::NamedTempFile::new_in(data.path().join("code"))
+            .unwrap()
+            .keep()
+            .unwrap();
+        assert_eq!(remove_leftovers(data.path()).unwrap(), 3);
+        assert!(!left.exists() && half.iter().all(|file| !data.path().join(file).exists()));
+        assert!(whole.iter().all(|file| data.path().join(file).exists()));
+        assert!(outside.path().join(".tmpz").exists());
     }
 
     #[test]

@@ -51,6 +51,16 @@ impl Output {
         Ok(stdout.flush()?)
     }
 
+    /// Text that is what was asked for: as it is where a program or a file takes it, ended by one line end.
+    pub fn data(&self, text: &str) -> Result<()> {
+        if io::stdout().is_terminal() {
+            return self.text(text);
+        }
+        let mut stdout = stdout();
+        writeln!(stdout, "{}", text.trim_end())?;
+        Ok(stdout.flush()?)
+    }
+
     /// Something a person may want to know meanwhile.
     pub fn notice(&self, text: &str) {
         if io::stderr().is_terminal() {

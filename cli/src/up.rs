@@ -149,6 +149,12 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
         ..StoreOptions::default()
     };
     let store = Store::open(data_dir, store_options).await?;
+    // The store is opened by one process at a time.
+    let left =
+        data_dir::remove_leftovers(data_dir).context("removing what an earlier process left half written")?;
+    if left > 0 {
+        tracing::info!(files = left, "removed what an earlier process left half written");
+    }
     let identity = identity(data_dir)?;
     let options = NodeOptions {
         listen: peers_address(&args)?,

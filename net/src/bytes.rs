@@ -28,7 +28,7 @@ const RANGES: usize = 4;
 /// A blob of up to this size, as most shards are, comes from one holder in one piece: asking for parts of it takes longer.
 const WHOLE_BYTES: u64 = 4 << 20;
 /// Largest blob that is taken from another node: a sequence of a million shards has 32 MB.
-const MAX_BYTES: u64 = 256 << 20;
+pub const BLOB_BYTES: u64 = 256 << 20;
 /// What is hashed at once as it comes: enough for all lanes of the processor, and still in its cache.
 const LOOK_BYTES: usize = 128 << 10;
 /// How long a holder may say nothing.
@@ -151,7 +151,7 @@ type Cause = String;
 
 impl Peers {
     /// Fetches a blob from its holders. What is returned has this digest.
-    pub async fn fetch(&self, digest: Digest, holders: Vec<NodeId>) -> Result<Bytes, Cause> {
+    pub async fn fetch(&self, digest: Digest, holders: Vec<NodeId>, most_bytes: u64) -> Result<Bytes, Cause> {
         if holders.is_empty() {
             return Err("no node that is there holds it".to_owned());
         }
@@ -176,8 +176,10 @@ impl Peers {
                     continue;
                 }
             };
-            if size_bytes > MAX_BYTES {
-                causes.push(failed(&format!("it has {size_bytes} bytes")));
+            if size_bytes > most_bytes {
+                causes.push(failed(&format!(
+                    "it has {size_bytes} bytes, where {most_bytes} are taken"
+                )));
                 continue;
             }
             if size_bytes <= WHOLE_BYTES {

@@ -147,6 +147,9 @@ impl Node {
                     self.compare_with(&failed).await;
                 }
                 _ = all.tick() => {
+                    if let Err(error) = self.document().reread_early().await {
+                        tracing::warn!(%error, "the records cannot be read again");
+                    }
                     self.compare_with(&[self.gateways(), self.some_present()].concat()).await;
                 }
             }
@@ -209,7 +212,7 @@ impl Node {
             );
             return None;
         }
-        let fetching = tokio::time::timeout(VALUE, self.peers().fetch(digest, holders));
+        let fetching = tokio::time::timeout(VALUE, self.peers().fetch(digest, holders, RECORD_BYTES));
         let fetched = match fetching
             .await
             .unwrap_or_else(|_| Err("it did not come in time".to_owned()))

@@ -23,6 +23,7 @@ mod residency;
 mod tests;
 mod view;
 
+pub use bytes::BLOB_BYTES;
 pub use error::NetError;
 pub use identity::{Identity, vouches};
 pub use join::{Invitation, Offer, Ticket, join};

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::control::{Load, MemberEvent, Question, Reply, Reporter};
 use crate::document::unix_ms;
 use crate::peers::{BYTES, CALL, CONTROL, Peers};
-use crate::{Contact, Identity, Inbox, Node, NodeOptions, Offer, Ticket};
+use crate::{BLOB_BYTES, Contact, Identity, Inbox, Node, NodeOptions, Offer, Ticket};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -352,15 +352,36 @@ async fn blobs_move_checked_and_only_where_they_may() {
         let digest = eu.store.add_sealed(bytes.clone().into()).await.unwrap();
         us.store.add_sealed(bytes.clone().into()).await.unwrap();
         let both = vec![eu.node.id(), us.node.id()];
-        assert_eq!(founder.node.peers().fetch(digest, both).await.unwrap(), bytes);
+        assert_eq!(
+            founder
+                .node
+                .peers()
+                .fetch(digest, both, BLOB_BYTES)
+                .await
+                .unwrap(),
+            bytes
+        );
         // Of two, one does not have it.
         let one = vec![founder.node.id(), us.node.id()];
-        assert_eq!(eu.node.peers().fetch(digest, one).await.unwrap(), bytes);
+        assert_eq!(
+            eu.node.peers().fetch(digest, one, BLOB_BYTES).await.unwrap(),
+            bytes
+        );
+        // Nobody sends more than was asked for, whatever its name was said to stand for.
+        let Some(fewer) = (bytes.len() as u64).checked_sub(1) else {
+            continue;
+        };
+        let refused = founder
+            .node
+            .peers()
+            .fetch(digest, vec![us.node.id()], fewer)
+            .await;
+        assert!(refused.unwrap_err().contains("are taken"));
     }
     let absent = us
         .node
         .peers()
-        .fetch(Digest::of(b"absent"), vec![eu.node.id()])
+        .fetch(Digest::of(b"absent"), vec![eu.node.id()], BLOB_BYTES)
         .await;
     assert!(absent.unwrap_err().contains("not here"));
 }
@@ -373,7 +394,13 @@ async fn residency_is_kept_by_the_sender() {
     founder.put("private", &["region=eu"]).await;
     founder.node.refresh_residency().await;
     let digest = Digest::of(b"private");
-    let fetch = async |member: &Member| member.node.peers().fetch(digest, vec![founder.node.id()]).await;
+    let fetch = async |member: &Member| {
+        member
+            .node
+            .peers()
+            .fetch(digest, vec![founder.node.id()], BLOB_BYTES)
+            .await
+    };
     assert_eq!(fetch(&eu).await.unwrap(), "private");
     assert!(fetch(&us).await.unwrap_err().contains("region=eu"));
 }

@@ -68,8 +68,10 @@ pub struct Records {
     expelled: BTreeMap<NodeId, HashSet<Digest>>,
     /// Who was ever quarantined, and when last: what it made until then is not to be used, whatever became of it.
     distrusted: BTreeMap<NodeId, RecordClock>,
-    /// The latest clock seen, of any record.
+    /// The latest clock of a record that counts: what is written next comes after it.
     pub(crate) last: Option<RecordClock>,
+    /// The latest clock of any record, also of those that do not count yet because others that let them are missing.
+    seen: Option<RecordClock>,
     /// Rises with every record applied, so that what is derived from the records can tell that it is old.
     pub generation: u64,
 }
@@ -85,6 +87,7 @@ impl Records {
             expelled: BTreeMap::new(),
             distrusted: BTreeMap::new(),
             last: None,
+            seen: None,
             generation: 0,
         }
     }
@@ -251,13 +254,13 @@ impl Records {
                 serde_json::from_slice(&entry.value),
                 Ok(NodeRecord::Expelled { .. })
             );
-        self.last < Some(entry.key.clock) && !expels
+        self.seen < Some(entry.key.clock) && !expels
     }
 
     /// Judges a record and takes it in. An expulsion that counts is given back.
     fn take(&mut self, entry: &Entry) -> Result<Option<(NodeId, HashSet<Digest>)>, Ignored> {
         let (key, author) = (&entry.key, entry.author);
-        self.last = self.last.max(Some(key.clock));
+        self.seen = self.seen.max(Some(key.clock));
         self.generation += 1;
         match self.expelled.get(&author) {
             Some(accepted) if !accepted.contains(&entry.digest()) => return Err(Ignored::Expelled(author)),
@@ -265,6 +268,7 @@ impl Records {
             None if self.is_gateway(&author) => {}
             None => return Err(Ignored::NoGateway(author)),
         }
+        self.last = self.last.max(Some(key.clock));
         match key.kind {
             RecordKind::Function => {
                 let name = name(key)?;
@@ -515,6 +519,26 @@ mod tests {
         assert_eq!(versions(&records, "kept"), [1]);
         assert_eq!(ignored.len(), 2);
         assert!(records.node(&gateway).is_none() && records.is_expelled(&gateway));
+    }
+
+    #[test]
+    fn who_does_not_count_moves_nobodys_clock() {
+        let (gateway, stranger) = (node(2), node(3));
+        let far = u64::MAX - 1;
+        let mut all = vec![
+            joined(FOUNDER, Role::Gateway, 1, FOUNDER),
+            joined(gateway, Role::Gateway, 2, FOUNDER),
+            put("a", 1, far, stranger),
+            put("b", 1, far, gateway),
+            expelled(gateway, &[], 5, FOUNDER),
+        ];
+        let (records, ignored) = Records::of(FOUNDER, &mut all);
+        assert_eq!(ignored.len(), 2, "{ignored:?}");
+        assert_eq!(records.last.unwrap().unix_ms, 5, "an expulsion heals it");
+        assert!(
+            !records.follows(&put("c", 1, 6, FOUNDER)),
+            "they are judged together again"
+        );
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! This matters because the document that holds records deletes an author's older keys that start
 //! with a new one.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::FunctionManifest;
@@ -59,17 +61,30 @@ impl RecordClock {
     /// The clock of the record after `last`, never earlier than any seen.
     pub fn after(last: Option<RecordClock>, unix_ms: u64, writer: [u8; 4]) -> Self {
         match last {
-            Some(last) if last.unix_ms >= unix_ms => RecordClock {
-                unix_ms: last.unix_ms,
-                counter: last.counter.saturating_add(1),
-                writer,
-            },
+            Some(last) if last.unix_ms >= unix_ms => {
+                // A writer may have used all of a millisecond's counter up.
+                let (counter, is_full) = last.counter.overflowing_add(1);
+                RecordClock {
+                    unix_ms: last.unix_ms.saturating_add(is_full.into()),
+                    counter,
+                    writer,
+                }
+            }
             _ => RecordClock {
                 unix_ms,
                 counter: 0,
                 writer,
             },
         }
+    }
+
+    /// How far ahead of a reader's own time a clock may be. Nobody's clock is so wrong; one that were beyond all others would
+    /// leave no later one, and what is written after it, a revocation, say, would not come after it.
+    pub const AHEAD: Duration = Duration::from_secs(600);
+
+    /// Whether a record is from a future that a reader does not believe in yet.
+    pub fn is_early(self, now_unix_ms: u64) -> bool {
+        self.unix_ms > now_unix_ms.saturating_add(Self::AHEAD.as_millis() as u64)
     }
 
     /// Bytes that sort as clocks do.
@@ -254,6 +269,16 @@ mod tests {
         let same = RecordClock::after(Some(first), 100, *b"aaaa");
         let back = RecordClock::after(Some(same), 50, *b"aaaa");
         let later = RecordClock::after(Some(back), 101, *b"aaaa");
+        let full = RecordClock {
+            counter: u32::MAX,
+            ..first
+        };
+        let after_full = RecordClock::after(Some(full), 100, *b"aaaa");
+        assert!(full < after_full && after_full.unix_ms == 101);
+        let ahead = RecordClock::AHEAD.as_millis() as u64;
+        let at = |unix_ms| RecordClock { unix_ms, ..first };
+        assert!(!at(1_000 + ahead).is_early(1_000) && at(1_001 + ahead).is_early(1_000));
+        assert!(at(u64::MAX).is_early(1_000) && !at(u64::MAX).is_early(u64::MAX));
         assert!(first < same && same < back && back < later);
         assert!(key(RecordKind::Function, "f", 255).encode() < key(RecordKind::Function, "f", 256).encode());
     }

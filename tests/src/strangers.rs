@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use nearfield_net::control::{Forget, Question, Reply};
-use nearfield_net::{CALL, Contact, Identity, Inbox, NodeOptions, Ticket};
+use nearfield_net::{BLOB_BYTES, CALL, Contact, Identity, Inbox, NodeOptions, Ticket};
 use nearfield_protocol::{Digest, NodeId};
 use nearfield_store::{Store, StoreOptions};
 use tempfile::TempDir;
@@ -178,7 +178,7 @@ async fn a_host_gets_and_does_no_more_than_it_may() {
     assert_eq!(us.node.id().to_string(), us_id);
     for contact in [&gateway_contact, &eu_contact] {
         us.node.peers().learn(contact);
-        let fetch = async |digest| us.node.peers().fetch(digest, vec![contact.id]).await;
+        let fetch = async |digest| us.node.peers().fetch(digest, vec![contact.id], BLOB_BYTES).await;
         for forbidden in [shard, list] {
             let refused = fetch(forbidden).await.unwrap_err();
             assert!(
@@ -190,13 +190,13 @@ async fn a_host_gets_and_does_no_more_than_it_may() {
     let refused = us
         .node
         .peers()
-        .fetch(shard, vec![eu_contact.id])
+        .fetch(shard, vec![eu_contact.id], BLOB_BYTES)
         .await
         .unwrap_err();
     assert!(refused.contains("region=eu"), "{refused}");
     // What it may have comes.
     let holders = vec![gateway_contact.id, eu_contact.id];
-    assert!(us.node.peers().fetch(open, holders).await.is_ok());
+    assert!(us.node.peers().fetch(open, holders, BLOB_BYTES).await.is_ok());
 
     // What gateways ask, it may not, whomever it asks.
     for contact in [&gateway_contact, &eu_contact] {

@@ -31,7 +31,8 @@ usage: cargo xtask demo [--keep] [--release]      the whole path on real data, w
                                                   differential keyed sources in-place writers network
                                                   corruption simulation gpu
 
-What was built before is taken from NEARFIELD_BIN, NEARFIELD_FUNCTIONS and NEARFIELD_BARE_GPU, where those are set.";
+What was built before is taken from NEARFIELD_BIN, NEARFIELD_FUNCTIONS, NEARFIELD_BARE_SERVER and NEARFIELD_BARE_GPU, where
+those are set.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -45,6 +45,9 @@ pub fn nearfield_with_tests() -> Result<PathBuf> {
 
 /// Builds and gives the path of the servers that `bench http` compares with.
 pub fn bare_server() -> Result<PathBuf> {
+    if let Some(binary) = given("NEARFIELD_BARE_SERVER") {
+        return Ok(binary);
+    }
     // Chosen beside the node, they share its build of the engine: the same features.
     build(
         Profile::Release,

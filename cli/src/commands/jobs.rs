@@ -225,6 +225,9 @@ fn show(session: &Session, record: &Record, report: &Report) -> Result<()> {
              `nearfield rm node/{host}` expels it, `nearfield drain {host} --undo` trusts it again"
         ));
     }
+    if let (false, None, Value::String(text)) = (session.out.json, &report.predicted, &output) {
+        return session.out.data(text);
+    }
     session
         .out
         .show_as(&value, || match (&report.predicted, &output) {
@@ -238,7 +241,6 @@ fn show(session: &Session, record: &Record, report: &Report) -> Result<()> {
                     .map(|seconds| format!(" and {seconds:.1} s here"))
                     .unwrap_or_default()
             ),
-            (None, Value::String(text)) => text.clone(),
             (None, output) => serde_json::to_string_pretty(output).unwrap_or_default(),
         })
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use nearfield_net::Node;
 use nearfield_net::control::{Question, Reply};
+use nearfield_net::{BLOB_BYTES, Node};
 use nearfield_protocol::{Digest, NodeId};
 use nearfield_store::Elsewhere;
 use rand::seq::SliceRandom;
@@ -37,7 +37,7 @@ impl Elsewhere for PeerBlobs {
                 node.keep_residency().await;
                 let holders = holders(&node, &hosts, digest).await;
                 let began = Instant::now();
-                let bytes = node.peers().fetch(digest, holders).await?;
+                let bytes = node.peers().fetch(digest, holders, BLOB_BYTES).await?;
                 if bytes.len() >= MEASURED_BYTES {
                     let now = bytes.len() as u64 / (began.elapsed().as_millis() as u64).max(1);
                     let before = rate.load(Ordering::Relaxed);

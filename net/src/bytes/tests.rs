@@ -98,15 +98,15 @@ async fn no_wrong_bit_of_ten_thousand_gets_through() {
         let digest = honest.store.add_sealed(bytes.clone().into()).await.unwrap();
         let mut refused = 0;
         for _ in 0..fetches {
-            match reader.node.peers().fetch(digest, vec![liar]).await {
+            match reader.node.peers().fetch(digest, vec![liar], BLOB_BYTES).await {
                 Ok(came) => assert!(came == bytes, "wrong bytes of {size} got through"),
                 Err(_) => refused += 1,
             }
             let both = vec![liar, honest.node.id()];
-            let came = reader.node.peers().fetch(digest, both).await;
+            let came = reader.node.peers().fetch(digest, both, BLOB_BYTES).await;
             assert!(came.is_ok_and(|came| came == bytes), "an honest holder is enough");
             let both = vec![honest.node.id(), liar];
-            let came = reader.node.peers().fetch(digest, both).await;
+            let came = reader.node.peers().fetch(digest, both, BLOB_BYTES).await;
             assert!(came.is_ok_and(|came| came == bytes), "and is asked for each part");
         }
         assert!(refused > fetches / 2, "{refused} of {fetches}");
