@@ -169,7 +169,8 @@ impl Logged {
             function: name(self.function),
             call: name(self.call),
             run: self.run.map(name),
-            line: cut_string(limits::LOG_LINE_BYTES, self.line),
+            // A line end within a line would make two of one.
+            line: cut_string(limits::LOG_LINE_BYTES, self.line).replace('\n', " "),
         }
     }
 }

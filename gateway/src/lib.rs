@@ -24,6 +24,7 @@ mod functions;
 mod heads;
 mod hosts;
 mod jobs;
+mod line_ends;
 mod logs;
 mod metrics;
 mod open;

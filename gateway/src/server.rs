@@ -33,6 +33,7 @@ use crate::dispatch::Dispatch;
 use crate::first_bytes::FirstBytes;
 use crate::hosts::Hosts;
 use crate::jobs::Jobs;
+use crate::line_ends::LineEnds;
 use crate::metrics::Metrics;
 use crate::origin::{Origin, Proxies, sharer};
 use crate::pace::{self, PacedStreams};
@@ -317,7 +318,7 @@ async fn speak(
             }
         }
     } else {
-        let io = TokioIo::new(stream);
+        let io = TokioIo::new(LineEnds::new(stream));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits::HEADER_TIMEOUT)

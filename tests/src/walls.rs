@@ -35,6 +35,10 @@ fn raw(node: &Node, requests: &[&str]) -> String {
     String::from_utf8_lossy(&node.raw(sent.as_bytes())).into_owned()
 }
 
+fn raw_bytes(node: &Node, sent: &str) -> String {
+    String::from_utf8_lossy(&node.raw(sent.as_bytes())).into_owned()
+}
+
 fn statuses(answer: &str) -> Vec<&str> {
     let heads = answer.match_indices("HTTP/1.1 ");
     heads.map(|(at, _)| &answer[at + 9..at + 12]).collect()
@@ -229,6 +233,18 @@ fn only_a_trusted_proxy_says_where_a_request_comes_from() {
             "x-original-url",
         ] {
             assert_eq!(seen[gone], Value::Null, "{gone}");
+        }
+        for bare in [
+            "GET /fn/mirror HTTP/1.1\nhost: x\r\n\r\n",
+            "GET /fn/mirror HTTP/1.1\r\nhost: x\nx-a: 1\r\n\r\n",
+            "GET /fn/mirror HTTP/1.1\r\nhost: x\r\n\n",
+            "GET /fn/mirror HTTP/1.1\n\n",
+        ] {
+            let answer = raw_bytes(&node, bare);
+            assert_eq!(statuses(&answer), ["400"], "{bare:?}");
+            let first = "POST /fn/mirror HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n\n\n";
+            let answer = raw_bytes(&node, &format!("{first}{bare}"));
+            assert_eq!(statuses(&answer), ["200", "400"], "{bare:?}");
         }
         let twice = b"GET /fn/mirror HTTP/1.1\r\nhost: a@x\r\nconnection: close\r\n\r\n";
         assert!(node.raw(twice).starts_with(b"HTTP/1.1 400 "));
