@@ -12,8 +12,10 @@ use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{FunctionName, Problem, ProblemKind, limits};
 use tokio::sync::oneshot;
 
+use crate::auth::Caller;
 use crate::body::{Body, BoundedBody};
 use crate::budget::Budgets;
+use crate::origin::{Origin, sharer};
 use crate::shares::Shares;
 
 /// Functions whose pools are kept; the least used are forgotten, which only forgets idle ones.
@@ -29,6 +31,16 @@ pub enum Client {
     Address(IpAddr),
     Token(String),
     Admin,
+}
+
+impl Client {
+    pub fn of(caller: &Caller, origin: &Origin) -> Self {
+        match caller {
+            Caller::Anyone => Client::Address(sharer(origin.address)),
+            Caller::Token(token) => Client::Token(token.id.clone()),
+            Caller::Admin => Client::Admin,
+        }
+    }
 }
 
 /// Counts what runs.

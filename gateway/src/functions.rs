@@ -30,7 +30,7 @@ use crate::contentless;
 use crate::cors;
 use crate::finish::FinishingBody;
 use crate::heads;
-use crate::origin::{Origin, sharer};
+use crate::origin::Origin;
 use crate::paths;
 use crate::place::table::Host;
 use crate::place::{self, Ask, Candidate, Need, Standing};
@@ -138,11 +138,7 @@ async fn prepare(
     };
     let caller = gateway.auth.caller(&parts.headers, &asked, records)?;
     let origin = peer.origin(&gateway.proxies, &parts.headers);
-    let client = match &caller {
-        Caller::Anyone => Client::Address(sharer(origin.address)),
-        Caller::Token(token) => Client::Token(token.id.clone()),
-        Caller::Admin => Client::Admin,
-    };
+    let client = Client::of(&caller, &origin);
     if incoming.size_hint().lower() > limits::REQUEST_BODY_BYTES {
         return Err(body::too_large());
     }

@@ -663,12 +663,11 @@ impl GuestBody {
                     }
                 }
                 // Whatever broke the body off, the call's end knows the cause better, and tells it to whoever asks.
-                Poll::Ready(Some(Err(error))) => self.read_whole(Some(broken(&error))),
-                Poll::Ready(None) => {
-                    let ended = self.length.map_or(Ok(()), |length| length.end());
-                    let fault = ended.err().map(|fault| wrong_length(&self.function, fault));
-                    self.read_whole(fault);
+                Poll::Ready(Some(Err(error))) => {
+                    let fault = self.too_short().unwrap_or_else(|| broken(&error));
+                    self.read_whole(Some(fault));
                 }
+                Poll::Ready(None) => self.read_whole(self.too_short()),
                 // A reused guest may keep its whole body open.
                 Poll::Pending if ended => self.read_whole(None),
                 Poll::Pending => return Poll::Pending,
@@ -709,6 +708,12 @@ impl GuestBody {
                 Some(frame)
             }
         }
+    }
+
+    /// What is wrong with a body that ends here.
+    fn too_short(&self) -> Option<Problem> {
+        let fault = self.length?.end().err()?;
+        Some(wrong_length(&self.function, fault))
     }
 
     /// There is no more of the body. `fault` is what is wrong with it; the guest goes on, and may fail for a better reason.

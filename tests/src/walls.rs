@@ -110,7 +110,14 @@ fn a_body_is_as_long_as_its_head_says() {
                 assert_eq!(reply.status, status, "{target}: {}", reply.text());
                 match status {
                     200 => assert_eq!(reply.text(), "abc".repeat(times)),
-                    _ => assert_eq!(reply.problem(), "bad-response", "{target}"),
+                    _ => {
+                        assert_eq!(reply.problem(), "bad-response", "{target}");
+                        let said = reply.json()["detail"].to_string();
+                        assert!(
+                            said.contains(&format!("declares {length} bytes")),
+                            "{target}: {said}"
+                        );
+                    }
                 }
                 // On a connection that goes on nothing is left over, whatever the method.
                 let answer = raw(node, &[&target, "/fn/hello"]);
@@ -365,4 +372,30 @@ fn the_admin_api_is_no_stranger_s() {
     }
     let reply = node.admin("PUT", &format!("/v1/pins/b3:{}", "0".repeat(64)), &[]);
     assert_eq!((reply.status, reply.problem().as_str()), (404, "unknown-blob"));
+}
+
+#[test]
+fn a_log_does_not_act_on_its_reader_s_terminal() {
+    let node = Node::start();
+    for name in RUDE {
+        node.deploy(name, name, "public = true");
+        assert_eq!(
+            node.get(&format!("/fn/{name}?log=a%1B%5D0;b%07%C2%9Bc%E2%80%AEd"))
+                .status,
+            200
+        );
+        crate::harness::until("the line is there", || !node.ok(&["logs", name]).is_empty());
+        for arguments in [&["logs", name][..], &["logs", name, "--json"]] {
+            let shown = String::from_utf8(node.ok(arguments)).unwrap();
+            let acts =
+                |character: char| character.is_control() && character != '\n' || character == '\u{202e}';
+            assert!(!shown.contains(acts), "{shown:?}");
+            assert!(shown.contains("]0;b"), "{shown:?}");
+        }
+        let json = node.json(&["logs", name]);
+        assert_eq!(
+            json[0]["line"], "a\u{1b}]0;b\u{7}\u{9b}c\u{202e}d",
+            "it is the same text"
+        );
+    }
 }

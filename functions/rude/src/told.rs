@@ -1,7 +1,8 @@
 //! What a request tells the function to answer.
 //!
 //! `?status=200&field=name:value&body=text&times=3&trailer=name:value`: fields and trailers may come more than once, the
-//! body is written so many times, each time by itself. `error=5` answers with an error of so many bytes instead.
+//! body is written so many times, each time by itself. `error=5` answers with an error of so many bytes instead. `log=text`
+//! prints the text before.
 
 pub struct Told {
     pub status: u16,
@@ -34,6 +35,7 @@ impl Told {
                 "trailer" => told.trailers.push(field()),
                 "body" => told.body = decoded(value),
                 "times" => told.times = value.parse().expect("times are a number"),
+                "log" => eprintln!("{}", String::from_utf8_lossy(&decoded(value))),
                 "error" => told.error = Some(value.parse().expect("a length is a number")),
                 _ => {}
             }
