@@ -458,6 +458,18 @@ fn the_host_that_was_asked_reaches_the_guest() {
         assert_eq!(nobody.status(), "400");
         let health = Raw::of(node.raw(b"GET /healthz HTTP/1.0\r\n\r\n"));
         assert_eq!(health.status(), "200");
+        assert!(health.head.contains("cache-control: no-store"), "{}", health.head);
+        // One host, that can be one: whoever stands in between may take another of two.
+        for hosts in [
+            "host: a\r\nhost: b",
+            "host: a\r\nhost: a",
+            "host: a b",
+            "host: a/x",
+        ] {
+            let request = format!("GET /fn/mirror HTTP/1.1\r\n{hosts}\r\n{close}");
+            let refused = Raw::of(node.raw(request.as_bytes()));
+            assert_eq!(refused.status(), "400", "{hosts}");
+        }
     }
 }
 
