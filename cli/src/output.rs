@@ -200,8 +200,11 @@ fn field(text: &mut String, name: &str, value: &Value, depth: usize) {
         }
     };
     if children > 0 {
-        text.push_str(&format!("{indent}{}:\n", name.replace('_', " ")));
-        branch(text, value, depth + 1);
+        let mut inner = String::new();
+        branch(&mut inner, value, depth + 1);
+        if !inner.is_empty() {
+            text.push_str(&format!("{indent}{}:\n{inner}", name.replace('_', " ")));
+        }
     }
 }
 
@@ -304,6 +307,7 @@ mod tests {
             ("name", json!("f")),
             ("code_bytes", json!(4096)),
             ("none", json!([])),
+            ("of none", json!({ "none": [], "null": null })),
             ("null", Value::Null),
             ("empty", json!("")),
             ("a list", list),

@@ -1,7 +1,7 @@
 //! All about one thing: what people look for first, first. `--json` shows the node's own words.
 
 use anyhow::{Context, Result};
-use nearfield_protocol::units::format_bytes;
+use nearfield_protocol::units::{exact_bytes, exact_count, exact_duration, format_bytes, parse_duration};
 use serde_json::{Value, json};
 
 use super::Session;
@@ -138,7 +138,7 @@ fn function(value: &Value) -> Vec<Field> {
         ("component", current["component"].clone()),
         ("inputs", inputs),
         ("locate", locate),
-        ("limits", limits),
+        ("limits", in_one_notation(limits)),
         ("allow", allow),
         ("require", require),
         ("instances", instances),
@@ -149,6 +149,23 @@ fn function(value: &Value) -> Vec<Field> {
             list(&value["versions"]).iter().rev().map(line).collect(),
         ),
     ]
+}
+
+/// Limits as a manifest writes them.
+fn in_one_notation(mut limits: Value) -> Value {
+    for (name, limit) in limits.as_object_mut().into_iter().flatten() {
+        let exact = match (name.as_str(), limit.as_u64(), limit.as_str()) {
+            ("fuel", Some(count), _) => exact_count(count),
+            ("memory" | "gpu_memory", Some(bytes), _) => exact_bytes(bytes),
+            (_, _, Some(time)) => match parse_duration(time) {
+                Ok(time) => exact_duration(time),
+                Err(_) => continue,
+            },
+            _ => continue,
+        };
+        *limit = exact.into();
+    }
+    limits
 }
 
 fn job(value: &Value) -> Vec<Field> {
@@ -332,6 +349,14 @@ mod tests {
             text.contains("- 0: b3:ababababab, 1 B, of a, held by x\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn limits_are_written_as_in_a_manifest() {
+        let limits =
+            json!({ "fuel": 10_000_000_000_u64, "memory": 268_435_456, "timeout": "30000ms", "calls": 256 });
+        let expected = json!({ "fuel": "10G", "memory": "256MiB", "timeout": "30s", "calls": 256 });
+        assert_eq!(in_one_notation(limits), expected);
     }
 
     #[test]
