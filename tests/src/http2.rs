@@ -181,6 +181,43 @@ fn cookies_and_the_host_reach_the_guest_as_in_http_1() {
 }
 
 #[test]
+fn a_guest_of_wasi_0_3_is_asked_the_same() {
+    let node = Node::start();
+    let network = crate::network::Network::start(1);
+    for node in [&node, &network.gateway] {
+        node.deploy("seen", "rude_p3", "public = true\nroute = \"/users/{id}\"");
+        let client = Client::connect(node);
+        let request = client
+            .request("GET", "/users/7/a%20b?seen=")
+            .header("cookie", "a=1");
+        let request = request
+            .header("cookie", "b=2")
+            .header("nearfield-param-id", "forged");
+        let answer = client.send(request.body(Full::default()).unwrap());
+        let told = String::from_utf8_lossy(&answer.body);
+        let lines: Vec<&str> = told.lines().collect();
+        let host = node.functions_url.strip_prefix("http://").unwrap();
+        for line in [
+            "target /a%20b?seen=",
+            &format!("host {host}"),
+            "cookie: a=1; b=2",
+            "nearfield-param-id: 7",
+            "x-forwarded-prefix: /users/7",
+        ] {
+            assert!(lines.contains(&line), "{line} is not in {told}");
+        }
+        let once = |name: &str| lines.iter().filter(|line| line.starts_with(name)).count();
+        assert_eq!((once("nearfield-param-id:"), once("cookie:")), (1, 1), "{told}");
+        let old = node.raw(b"GET /users/8?seen= HTTP/1.0\r\n\r\n");
+        let told = String::from_utf8_lossy(&old);
+        assert!(
+            told.contains("nearfield-param-id: 8") && !told.contains("host \n"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
 fn head_and_what_has_no_content_end_with_their_heads() {
     let node = Node::start();
     node.deploy("mirror", "mirror", "public = true");

@@ -1,4 +1,5 @@
-//! Says in its answers whatever it is told to, on WASI 0.3 without our SDK: what `rude` does on WASI 0.2.
+//! Says in its answers whatever it is told to, on WASI 0.3 without our SDK: what `rude` does on WASI 0.2. `?seen=` has it say what
+//! it was asked.
 #![cfg(target_family = "wasm")]
 
 #[path = "../../rude/src/told.rs"]
@@ -12,7 +13,11 @@ struct Rude;
 
 impl Guest for Rude {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
-        let told = Told::new(&request.get_path_with_query().unwrap_or_default());
+        let target = request.get_path_with_query().unwrap_or_default();
+        let mut told = Told::new(&target);
+        if target.ends_with("?seen=") {
+            told.body = seen(&target, &request);
+        }
         if let Some(bytes) = told.error {
             return Err(ErrorCode::InternalError(Some("x".repeat(bytes))));
         }
@@ -37,6 +42,18 @@ impl Guest for Rude {
 }
 
 wasip3::http::service::export!(Rude);
+
+/// What was asked, a line each.
+fn seen(target: &str, request: &Request) -> Vec<u8> {
+    let host = request.get_authority().unwrap_or_default();
+    let mut lines = format!("target {target}\nhost {host}\n").into_bytes();
+    for (name, value) in request.get_headers().copy_all() {
+        lines.extend_from_slice(format!("{name}: ").as_bytes());
+        lines.extend_from_slice(&value);
+        lines.push(b'\n');
+    }
+    lines
+}
 
 fn fields(told: &[(String, Vec<u8>)]) -> Fields {
     let fields = Fields::new();
