@@ -200,7 +200,7 @@ impl Pool {
             Ok(place) => return Ok(place),
             Err(waiting) => waiting,
         };
-        match tokio::time::timeout(limits::QUEUE_WAIT, waiting).await {
+        match Box::pin(tokio::time::timeout(limits::QUEUE_WAIT, waiting)).await {
             Ok(Ok(place)) => Ok(place),
             _ => Err(Refusal::Full),
         }

@@ -148,7 +148,7 @@ async fn prepare(
         false => {
             let body = BoundedBody::new(incoming, limits::REQUEST_BODY_BYTES, fault.clone());
             let body = body.declared(length);
-            gateway.admission.begun(&client, body).await?
+            Box::pin(gateway.admission.begun(&client, body)).await?
         }
     };
     let hosts = gateway.hosts.count();

@@ -93,8 +93,9 @@ struct VersionKey {
 pub(crate) struct Ready {
     pub component: Arc<Loaded>,
     pub pool: Arc<InstancePool>,
-    /// Places that a call of it takes.
+    /// Places that a call of it takes, and memory that it begins with.
     places: u32,
+    memory_bytes: u64,
     /// Calls of it that wait for a place.
     queue: Queue,
 }
@@ -198,7 +199,8 @@ impl Host {
                     .timeout
                     .0
                     .saturating_sub(started.elapsed());
-                let loaded = tokio::time::timeout(left, self.load(key, &spec)).await;
+                // Boxed, as all that few calls wait for: every call's future would be as large, and is moved.
+                let loaded = Box::pin(tokio::time::timeout(left, self.load(key, &spec))).await;
                 let loaded = loaded.unwrap_or_else(|_| Err(still_compiling(&spec)));
                 stages.load_us = loading.elapsed().as_micros() as u64;
                 (loaded.map_err(|problem| (problem, stages))?, true)
@@ -212,7 +214,7 @@ impl Host {
             .await
             .map_err(|problem| (problem, stages))?;
         let asked = Instant::now();
-        let room = self.inner.memory.admit(ready.component.memory_bytes()).await;
+        let room = self.inner.memory.admit(ready.memory_bytes).await;
         room.map_err(|problem| (problem, stages))?;
         stages.queue_us = (waited + asked.elapsed()).as_micros() as u64;
         Ok(Invocation {
@@ -235,6 +237,7 @@ impl Host {
             let places = component.places();
             Arc::new(Ready {
                 pool: self.inner.idle.pool(places),
+                memory_bytes: component.memory_bytes(),
                 component,
                 places,
                 queue: Queue::new(places),

@@ -6,7 +6,7 @@
 //! response is complete only if the call was.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
@@ -158,7 +158,7 @@ impl Invocation {
 
         let mut instance = None;
         let ended = {
-            let run = in_turns(deadline, async {
+            let run = pin!(async {
                 let instance = match ready.pool.take() {
                     Some(used) => {
                         let used = instance.insert(used);
@@ -176,7 +176,7 @@ impl Invocation {
             });
             tokio::select! {
                 biased;
-                ended = run => match ended {
+                ended = in_turns(deadline, run) => match ended {
                     Ok(Ok(())) => Ended::Well,
                     Ok(Err(error)) if error.is::<OutOfTime>() => Ended::TimedOut,
                     Ok(Err(error)) => Ended::Trapped(error),

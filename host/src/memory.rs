@@ -58,6 +58,13 @@ impl GuestMemory {
 
     /// Waits, for a bounded time, until there is room for a guest that begins with `bytes`.
     pub async fn admit(&self, bytes: u64) -> Result<(), Problem> {
+        if self.has_room(bytes) {
+            return Ok(());
+        }
+        Box::pin(self.wait(bytes)).await
+    }
+
+    async fn wait(&self, bytes: u64) -> Result<(), Problem> {
         let wait = async {
             loop {
                 let freed = self.freed.notified();

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
@@ -160,8 +160,10 @@ pub(crate) fn look(mut store: StoreContextMut<'_, Guest>, transition: CallHook) 
 }
 
 /// Runs a guest in turns, until its time is up at the latest.
-pub(crate) async fn in_turns<T>(deadline: Instant, guest: impl Future<Output = T>) -> Result<T, OutOfTime> {
-    let mut guest = pin!(guest);
+pub(crate) async fn in_turns<G: Future>(
+    deadline: Instant,
+    mut guest: Pin<&mut G>,
+) -> Result<G::Output, OutOfTime> {
     let mut rest = pin!(tokio::time::sleep_until(deadline.into()));
     poll_fn(|cx| {
         let now = Instant::now();

@@ -63,6 +63,10 @@ impl Places {
         if let (Ok(of_function), Ok(of_host)) = (now(&queue.free), now(&self.free)) {
             return Ok((Place::new(of_function, of_host), Duration::ZERO));
         }
+        Box::pin(self.wait(queue, places)).await
+    }
+
+    async fn wait(&self, queue: &Queue, places: u32) -> Result<(Place, Duration), Problem> {
         let asked = Instant::now();
         let waiting = [
             (&queue.waiting, limits::QUEUED_CALLS_PER_FUNCTION, "function's"),

@@ -4,6 +4,7 @@
 //! is no environment, network or file. So a run with the same key has the same output and fuel on
 //! every host, and its result can be remembered.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -193,7 +194,7 @@ impl PureRun {
             Err(error) => return Err((Problem::new(ProblemKind::Internal, format!("{error:#}")), 0)),
         };
         let run = run_guest(&mut store, &component, subject, &spec.setting.args, &blobs);
-        let ended = in_turns(deadline, run).await;
+        let ended = in_turns(deadline, pin!(run)).await;
         let guest = store.data();
         guest.log.finish();
         let left = store.get_fuel().unwrap_or(0);
