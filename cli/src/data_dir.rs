@@ -14,6 +14,9 @@ use rustix::process::{geteuid, umask};
 const HALF_WRITTEN: &str = ".tmp";
 /// What users other than the owner may do.
 const OTHERS: u32 = 0o077;
+/// What users may do who are neither the owner nor of its group.
+const EVERYBODY: u32 = 0o007;
+const ROOT: u32 = 0;
 
 /// Makes the folder if it is not there, and closes it. What this process makes from now on is its user's alone.
 pub fn prepare(data_dir: &Path) -> anyhow::Result<()> {
@@ -26,15 +29,20 @@ pub fn prepare(data_dir: &Path) -> anyhow::Result<()> {
     let close = || format!("closing the data folder {} to others", data_dir.display());
     let found = fs::metadata(data_dir).with_context(close)?;
     let (owner, user) = (found.uid(), geteuid().as_raw());
-    if owner != user {
-        bail!(
-            "the data folder {} belongs to the user {owner}, and this is the user {user}: start the node as its owner, or \
-             choose another --data-dir",
-            data_dir.display()
-        );
+    if owner != user && user != ROOT {
+        // Only its owner can close it. One that is open to a group is how some systems lend a folder to a program.
+        if found.mode() & EVERYBODY != 0 {
+            bail!(
+                "the data folder {} belongs to the user {owner} and is open to everybody, and this is the user {user}: close it, \
+                 start the node as its owner, or choose another --data-dir",
+                data_dir.display()
+            );
+        }
+        return Ok(());
     }
+    let had_keys = data_dir.join("node.key").exists();
     let closed = close_to_others(data_dir).with_context(close)?;
-    if closed > 0 {
+    if closed > 0 && had_keys {
         tracing::warn!(
             path = %data_dir.display(),
             closed,

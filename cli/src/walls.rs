@@ -1,8 +1,9 @@
 //! The node's second wall. Guests run behind the engine's; whoever gets through that stands in the node's process, with its keys.
 //! There they find its own folder, what it may read of others, and nothing that other users or programs have.
 
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use nearfield_sandbox::{Allowed, Calls, Files, Held, USUAL_DEVICES, confine, refuse};
@@ -20,6 +21,9 @@ const LIBRARIES: [&str; 6] = [
 ];
 /// Names, networks, time, what describes the machine and this process.
 const READABLE: [&str; 5] = ["/etc", "/usr/share", "/run/systemd/resolve", "/proc", "/sys"];
+
+/// What `/etc` tells by links.
+const TOLD: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/localtime"];
 
 /// Closes this process in, and what it starts. Must come before it has a second thread, since a thread that is there
 /// already keeps what it may.
@@ -40,9 +44,18 @@ pub fn close_in(args: &UpArgs) -> anyhow::Result<()> {
 
 /// What a node may open.
 fn allowed(args: &UpArgs) -> io::Result<impl Iterator<Item = Allowed>> {
-    let own = Allowed::all(Files::Write, [args.data_dir.clone()]);
+    let own = Allowed::all(
+        Files::Write,
+        [args.data_dir.clone()].into_iter().chain(linked(&args.data_dir)?),
+    );
     let program = Allowed::all(Files::Run, [std::env::current_exe()?]);
-    let readable = READABLE.iter().map(PathBuf::from).chain(args.allow_path.clone());
+    // Where these are links, they lead to wherever the system's services keep them.
+    let told = TOLD.iter().filter_map(|path| fs::canonicalize(path).ok());
+    let readable = READABLE
+        .iter()
+        .map(PathBuf::from)
+        .chain(told)
+        .chain(args.allow_path.clone());
     Ok(own
         .chain(program)
         .chain(Allowed::all(Files::Run, LIBRARIES))
@@ -50,4 +63,13 @@ fn allowed(args: &UpArgs) -> io::Result<impl Iterator<Item = Allowed>> {
         .chain(Allowed::all(Files::Device, USUAL_DEVICES))
         // Its GPU's worker is its child, and gives up most of it once the driver is there.
         .chain(nearfield_gpu::worker_may_open()))
+}
+
+/// Where links in the data folder lead: its owner may have put parts of it on another disk.
+fn linked(data_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(data_dir)?.flatten().map(|entry| entry.path());
+    Ok(entries
+        .filter(|path| path.is_symlink())
+        .filter_map(|path| fs::canonicalize(path).ok())
+        .collect())
 }

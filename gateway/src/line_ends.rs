@@ -34,6 +34,8 @@ struct Heads {
     at: At,
     /// The beginning of the line that has not ended yet.
     line: Vec<u8>,
+    /// That beginning is not all of it.
+    is_cut: bool,
     /// Of the message whose head this is.
     framing: Framing,
 }
@@ -82,6 +84,7 @@ impl Heads {
                         end => bytes[end - 1] == b'\r',
                     };
                     let line = std::mem::take(&mut self.line);
+                    let whole = whole && !(std::mem::take(&mut self.is_cut) && self.decides(&line));
                     self.at = match whole {
                         true => self.after(line.strip_suffix(b"\r").unwrap_or(&line)),
                         false => At::Refused,
@@ -105,6 +108,21 @@ impl Heads {
             && let (Some(kept), Some(last)) = (self.line.last_mut(), bytes.last())
         {
             *kept = *last;
+            self.is_cut = true;
+        }
+    }
+
+    /// Whether what was cut off of a line may say how long a body is, so that nobody here knows what hyper reads there.
+    fn decides(&self, line: &[u8]) -> bool {
+        match self.at {
+            At::Head => {
+                let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
+                [&b"content-length"[..], b"transfer-encoding"]
+                    .iter()
+                    .any(|decides| name.eq_ignore_ascii_case(decides))
+            }
+            At::ChunkSize => !line.contains(&b';'),
+            _ => false,
         }
     }
 
@@ -311,9 +329,20 @@ mod tests {
             "content-length: x",
             "content-length: 99999999999999999999",
             &format!("content-length: {spaces}5"),
+            &format!("content-length: {}5", "0".repeat(KEPT_BYTES)),
+            &format!("transfer-encoding: {}chunked", "gzip, ".repeat(KEPT_BYTES / 6)),
         ] {
             assert!(passed(&head(refused), &[7]).contains(&0), "{refused}");
         }
+        // Of a chunk's size all digits count, of what stands behind it nothing.
+        let chunk = |size: &str| {
+            let head = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n";
+            format!("{head}{size}\r\nx\r\n0\r\n\r\n").into_bytes()
+        };
+        let sized = |size: &str| passed(&chunk(size), &[7]);
+        assert!(sized(&format!("{}1", "0".repeat(KEPT_BYTES))).contains(&0));
+        let extended = format!("1;{}", "x".repeat(KEPT_BYTES));
+        assert_eq!(sized(&extended), chunk(&extended));
     }
 
     #[test]

@@ -206,17 +206,15 @@ impl Host {
                 (loaded.map_err(|problem| (problem, stages))?, true)
             }
         };
-        // Not before: a call that waits for the compiler keeps nobody from running.
-        let (place, waited) = self
-            .inner
-            .places
-            .take(&ready.queue, ready.places)
-            .await
-            .map_err(|problem| (problem, stages))?;
         let asked = Instant::now();
-        let room = self.inner.memory.admit(ready.memory_bytes).await;
+        // Beyond its limit it has none: the guest is refused it at once.
+        let needs = ready.memory_bytes.min(spec.function.manifest.limits.memory.0);
+        let room = self.inner.memory.admit(needs).await;
         room.map_err(|problem| (problem, stages))?;
-        stages.queue_us = (waited + asked.elapsed()).as_micros() as u64;
+        // Not before: a call that waits for the compiler or for memory keeps nobody from running.
+        let place = self.inner.places.take(&ready.queue, ready.places).await;
+        let place = place.map_err(|problem| (problem, stages))?;
+        stages.queue_us = asked.elapsed().as_micros() as u64;
         Ok(Invocation {
             ready,
             blobs: self.inner.store.clone(),

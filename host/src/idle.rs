@@ -155,8 +155,11 @@ impl InstancePool {
 
     fn drop_longest(&self) {
         let rested = lock(&self.resting).pop_front();
-        // Unmaps memory: not under the lock.
-        drop(rested.map(|rested| self.leaves(rested)));
+        // Unmaps memory: not under the lock, and before its place comes free.
+        if let Some(Resting { instance, bytes, .. }) = rested {
+            drop(instance);
+            self.idle.let_go(self.held(bytes));
+        }
     }
 
     fn leaves(&self, rested: Resting) -> Instance {

@@ -186,7 +186,6 @@ impl Invocation {
             }
         };
         stages.run_us = begun.elapsed().as_micros() as u64;
-        drop(place);
 
         let mut fuel = 0;
         let mut figures = Figures::default();
@@ -214,6 +213,8 @@ impl Invocation {
         if let Some(instance) = instance.take().filter(|_| reuse) {
             ready.pool.give_back(instance);
         }
+        // The engine's slot comes free before the place that stands for it.
+        drop(place);
         shared.end_guest();
         Closing {
             function: spec.function,

@@ -17,6 +17,8 @@ use crate::idle::Idle;
 
 /// Table elements of one store.
 const TABLE_ELEMENTS: usize = 100_000;
+/// What an element of a table takes: a pointer.
+const TABLE_ELEMENT_BYTES: u64 = 8;
 /// wasi-http counts a header's memory, not its text: names and values cost about twice their bytes.
 pub(crate) const FIELD_BYTES: usize = 2 * limits::RESPONSE_HEADER_BYTES;
 /// What a guest may write at once to a body. One such piece waits for the client, another is on its way.
@@ -58,6 +60,9 @@ impl GuestMemory {
 
     /// Waits, for a bounded time, until there is room for a guest that begins with `bytes`.
     pub async fn admit(&self, bytes: u64) -> Result<(), Problem> {
+        if bytes > self.most_bytes {
+            return Err(self.full().problem());
+        }
         if self.has_room(bytes) {
             return Ok(());
         }
@@ -132,7 +137,7 @@ impl HostFull {
 pub(crate) struct Limiter {
     host: Arc<GuestMemory>,
     memory_bytes: u64,
-    /// All memories of the store together.
+    /// All memories and tables of the store together.
     used_bytes: u64,
     /// What the host holds for it beside.
     held_bytes: u64,
@@ -236,11 +241,21 @@ impl ResourceLimiter for Limiter {
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_ELEMENTS)
+        if desired > TABLE_ELEMENTS {
+            return Ok(false);
+        }
+        let more = (desired - current) as u64 * TABLE_ELEMENT_BYTES;
+        if self.used_bytes() + more > self.memory_bytes {
+            self.memory_refused = true;
+            return Ok(false);
+        }
+        self.host.take(more)?;
+        self.used_bytes += more;
+        Ok(true)
     }
 
     fn instances(&self) -> usize {
@@ -274,6 +289,13 @@ mod tests {
         assert!(
             !limiter.memory_growing(0, 512 << 10, None).unwrap(),
             "a second memory counts too"
+        );
+        assert!(limiter.memory_refused);
+        limiter.memory_refused = false;
+        assert!(limiter.table_growing(0, 50_000, None).unwrap(), "400 KB are left");
+        assert!(
+            !limiter.table_growing(0, 50_000, None).unwrap(),
+            "tables count too"
         );
         assert!(limiter.memory_refused);
     }

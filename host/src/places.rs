@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use nearfield_protocol::{Problem, ProblemKind, limits, units};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -57,17 +56,16 @@ impl Places {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Takes `places` for a call of `queue`: at once, or after a bounded wait in a bounded queue. And how long it waited.
-    pub async fn take(&self, queue: &Queue, places: u32) -> Result<(Place, Duration), Problem> {
+    /// Takes `places` for a call of `queue`: at once, or after a bounded wait in a bounded queue.
+    pub async fn take(&self, queue: &Queue, places: u32) -> Result<Place, Problem> {
         let now = |of: &Arc<Semaphore>| of.clone().try_acquire_many_owned(places);
         if let (Ok(of_function), Ok(of_host)) = (now(&queue.free), now(&self.free)) {
-            return Ok((Place::new(of_function, of_host), Duration::ZERO));
+            return Ok(Place::new(of_function, of_host));
         }
         Box::pin(self.wait(queue, places)).await
     }
 
-    async fn wait(&self, queue: &Queue, places: u32) -> Result<(Place, Duration), Problem> {
-        let asked = Instant::now();
+    async fn wait(&self, queue: &Queue, places: u32) -> Result<Place, Problem> {
         let waiting = [
             (&queue.waiting, limits::QUEUED_CALLS_PER_FUNCTION, "function's"),
             (&self.waiting, limits::QUEUED_CALLS, "host's"),
@@ -88,7 +86,7 @@ impl Places {
             Some(Place::new(of_function.ok()?, of_host.ok()?))
         };
         match tokio::time::timeout(limits::QUEUE_WAIT, wait).await {
-            Ok(Some(place)) => Ok((place, asked.elapsed())),
+            Ok(Some(place)) => Ok(place),
             _ => Err(Problem::new(
                 ProblemKind::Overload,
                 "this host had no place for the call in time: call again in a moment",
@@ -135,7 +133,6 @@ mod tests {
         use futures_util::FutureExt;
         std::iter::from_fn(|| places.take(queue, each).now_or_never())
             .map_while(Result::ok)
-            .map(|(place, _)| place)
             .collect()
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -50,20 +49,8 @@ pub(crate) struct Document {
     changed: watch::Sender<u64>,
     /// Entries whose value is not here yet.
     missing: Mutex<BTreeMap<RecordKey, Absent>>,
-    /// The first time of records that came too early to count, in unix milliseconds; `u64::MAX` where there are none.
-    early: AtomicU64,
     /// Writers one after another: a record's clock must follow the last one's.
     writing: AsyncMutex<()>,
-}
-
-fn tell_early(key: &RecordKey) {
-    let (kind, name, unix_ms) = (key.kind, &key.name, key.clock.unix_ms);
-    tracing::warn!(
-        ?kind,
-        name,
-        unix_ms,
-        "a record does not count yet: its clock is far ahead of this machine's"
-    );
 }
 
 /// An entry without its value.
@@ -164,7 +151,6 @@ impl Document {
             records: RwLock::new(Arc::new(Records::new(network.founder))),
             changed: watch::Sender::new(0),
             missing: Mutex::default(),
-            early: AtomicU64::new(u64::MAX),
             writing: AsyncMutex::new(()),
         };
         document.read_all().await?;
@@ -343,19 +329,6 @@ impl Document {
         self.read_all().await
     }
 
-    /// Reads the document again if a record that came too early counts by now.
-    pub async fn reread_early(&self) -> Result<(), NetError> {
-        let first = RecordClock {
-            unix_ms: self.early.load(Ordering::Relaxed),
-            counter: 0,
-            writer: [0; 4],
-        };
-        match first.unix_ms < u64::MAX && !first.is_early(unix_ms()) {
-            true => self.reread().await,
-            false => Ok(()),
-        }
-    }
-
     /// Exchanges what is new with these nodes, now and as it comes.
     pub async fn sync(&self, peers: &[NodeId]) -> Result<(), NetError> {
         let peers = peers.iter().filter_map(|peer| endpoint_id(peer).ok());
@@ -381,7 +354,6 @@ impl Document {
     async fn read_all(&self) -> Result<(), NetError> {
         let mut found = Vec::new();
         let (mut missing, mut values) = (BTreeMap::new(), HashSet::new());
-        let (now, mut early) = (unix_ms(), u64::MAX);
         let entries = self.doc.get_many(Query::all()).await.map_err(NetError::records)?;
         pin_mut!(entries);
         while let Some(entry) = entries.next().await {
@@ -389,11 +361,6 @@ impl Document {
             let Some(absent) = Absent::of(&entry, entry.author(), None) else {
                 continue;
             };
-            if absent.key.clock.is_early(now) {
-                early = early.min(absent.key.clock.unix_ms);
-                tell_early(&absent.key);
-                continue;
-            }
             match self.store.stored(&absent.digest).await {
                 Ok(value) => {
                     values.insert(absent.digest);
@@ -410,7 +377,6 @@ impl Document {
         for (key, reason) in ignored {
             tracing::warn!(kind = ?key.kind, name = key.name, %reason, "a record does not count");
         }
-        self.early.store(early, Ordering::Relaxed);
         *self.missing.lock().expect("no panic under this lock") = missing;
         self.replace(records);
         *self.values.lock().expect("no panic under this lock") = values;
@@ -423,17 +389,11 @@ impl Document {
         entries.sort_by_key(|entry| entry.key.clock);
         let before = self.records();
         let mut after = Records::clone(&before);
-        let now = unix_ms();
         for entry in &entries {
             self.missing
                 .lock()
                 .expect("no panic under this lock")
                 .remove(&entry.key);
-            if entry.key.clock.is_early(now) {
-                self.early.fetch_min(entry.key.clock.unix_ms, Ordering::Relaxed);
-                tell_early(&entry.key);
-                continue;
-            }
             if !after.follows(entry) {
                 return self.read_all().await;
             }

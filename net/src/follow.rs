@@ -147,9 +147,6 @@ impl Node {
                     self.compare_with(&failed).await;
                 }
                 _ = all.tick() => {
-                    if let Err(error) = self.document().reread_early().await {
-                        tracing::warn!(%error, "the records cannot be read again");
-                    }
                     self.compare_with(&[self.gateways(), self.some_present()].concat()).await;
                 }
             }

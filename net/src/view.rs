@@ -52,6 +52,8 @@ pub enum Ignored {
     Expelled(NodeId),
     #[error("{} may not expel {}, which joined before it", .author.short(), .node.short())]
     Junior { author: NodeId, node: NodeId },
+    #[error("its clock, {0} ms, is beyond the year 2109")]
+    TooLate(u64),
     #[error("it cannot be read: {0}")]
     Unreadable(String),
 }
@@ -262,6 +264,9 @@ impl Records {
         let (key, author) = (&entry.key, entry.author);
         self.seen = self.seen.max(Some(key.clock));
         self.generation += 1;
+        if key.clock.unix_ms > RecordClock::LATEST_UNIX_MS {
+            return Err(Ignored::TooLate(key.clock.unix_ms));
+        }
         match self.expelled.get(&author) {
             Some(accepted) if !accepted.contains(&entry.digest()) => return Err(Ignored::Expelled(author)),
             Some(_) => {}
@@ -524,16 +529,17 @@ mod tests {
     #[test]
     fn who_does_not_count_moves_nobodys_clock() {
         let (gateway, stranger) = (node(2), node(3));
-        let far = u64::MAX - 1;
+        let far = RecordClock::LATEST_UNIX_MS;
         let mut all = vec![
             joined(FOUNDER, Role::Gateway, 1, FOUNDER),
             joined(gateway, Role::Gateway, 2, FOUNDER),
             put("a", 1, far, stranger),
             put("b", 1, far, gateway),
+            put("c", 1, u64::MAX, FOUNDER),
             expelled(gateway, &[], 5, FOUNDER),
         ];
         let (records, ignored) = Records::of(FOUNDER, &mut all);
-        assert_eq!(ignored.len(), 2, "{ignored:?}");
+        assert_eq!(ignored.len(), 3, "{ignored:?}");
         assert_eq!(records.last.unwrap().unix_ms, 5, "an expulsion heals it");
         assert!(
             !records.follows(&put("c", 1, 6, FOUNDER)),

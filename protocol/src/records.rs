@@ -5,8 +5,6 @@
 //! This matters because the document that holds records deletes an author's older keys that start
 //! with a new one.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::FunctionManifest;
@@ -64,10 +62,15 @@ impl RecordClock {
             Some(last) if last.unix_ms >= unix_ms => {
                 // A writer may have used all of a millisecond's counter up.
                 let (counter, is_full) = last.counter.overflowing_add(1);
-                RecordClock {
-                    unix_ms: last.unix_ms.saturating_add(is_full.into()),
-                    counter,
-                    writer,
+                let unix_ms = last.unix_ms.saturating_add(is_full.into());
+                match unix_ms > Self::LATEST_UNIX_MS {
+                    // As late as can be, until who wrote that is expelled.
+                    true => RecordClock { writer, ..last },
+                    false => RecordClock {
+                        unix_ms,
+                        counter,
+                        writer,
+                    },
                 }
             }
             _ => RecordClock {
@@ -78,14 +81,9 @@ impl RecordClock {
         }
     }
 
-    /// How far ahead of a reader's own time a clock may be. Nobody's clock is so wrong; one that were beyond all others would
-    /// leave no later one, and what is written after it, a revocation, say, would not come after it.
-    pub const AHEAD: Duration = Duration::from_secs(600);
-
-    /// Whether a record is from a future that a reader does not believe in yet.
-    pub fn is_early(self, now_unix_ms: u64) -> bool {
-        self.unix_ms > now_unix_ms.saturating_add(Self::AHEAD.as_millis() as u64)
-    }
+    /// The latest time that a record may have, in the year 2109. Beyond it nothing counts, so that no writer, by mistake or on purpose,
+    /// leaves no clock for what others write after it.
+    pub const LATEST_UNIX_MS: u64 = 1 << 42;
 
     /// Bytes that sort as clocks do.
     pub fn encode(self) -> [u8; Self::BYTES] {
@@ -275,10 +273,11 @@ mod tests {
         };
         let after_full = RecordClock::after(Some(full), 100, *b"aaaa");
         assert!(full < after_full && after_full.unix_ms == 101);
-        let ahead = RecordClock::AHEAD.as_millis() as u64;
-        let at = |unix_ms| RecordClock { unix_ms, ..first };
-        assert!(!at(1_000 + ahead).is_early(1_000) && at(1_001 + ahead).is_early(1_000));
-        assert!(at(u64::MAX).is_early(1_000) && !at(u64::MAX).is_early(u64::MAX));
+        let last = RecordClock {
+            unix_ms: RecordClock::LATEST_UNIX_MS,
+            ..full
+        };
+        assert_eq!(RecordClock::after(Some(last), 100, *b"aaaa"), last);
         assert!(first < same && same < back && back < later);
         assert!(key(RecordKind::Function, "f", 255).encode() < key(RecordKind::Function, "f", 256).encode());
     }

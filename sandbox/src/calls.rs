@@ -33,9 +33,9 @@ pub fn refuse(kinds: &[Calls]) -> io::Result<()> {
         .flat_map(numbers)
         .map(|call| (call, Vec::new()))
         .collect();
-    if kinds.contains(&Calls::Processes) {
-        let no_thread = no_thread().map_err(io::Error::other)?;
-        rules.extend(numbers(libc::SYS_clone).map(|call| (call, vec![no_thread.clone()])));
+    let clones = clones(kinds).map_err(io::Error::other)?;
+    if !clones.is_empty() {
+        rules.extend(numbers(libc::SYS_clone).map(|call| (call, clones.clone())));
         // `clone3` has its flags in memory, where a filter cannot look. Told that there is none, the C library takes `clone`.
         let clone3 = numbers(libc::SYS_clone3).map(|call| (call, Vec::new()));
         apply(clone3.collect(), libc::ENOSYS)?;
@@ -167,11 +167,33 @@ fn older(kind: Calls) -> &'static [i64] {
     }
 }
 
-/// What is no thread of this process is a process of its own, which would outlive it.
-fn no_thread() -> Result<SeccompRule, seccompiler::BackendError> {
-    let thread = libc::CLONE_THREAD as u64;
-    let flags = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), 0)?;
-    SeccompRule::new(vec![flags])
+/// Which flags of `clone` are refused: any of these rules is enough.
+fn clones(kinds: &[Calls]) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    const NAMESPACES: [libc::c_int; 7] = [
+        libc::CLONE_NEWNS,
+        libc::CLONE_NEWCGROUP,
+        libc::CLONE_NEWUTS,
+        libc::CLONE_NEWIPC,
+        libc::CLONE_NEWUSER,
+        libc::CLONE_NEWPID,
+        libc::CLONE_NEWNET,
+    ];
+    let flags = |mask: libc::c_int, value: libc::c_int| {
+        let masked = SeccompCmpOp::MaskedEq(mask as u64);
+        let flags = SeccompCondition::new(0, SeccompCmpArgLen::Qword, masked, value as u64)?;
+        SeccompRule::new(vec![flags])
+    };
+    let mut rules = Vec::new();
+    if kinds.contains(&Calls::Intrusion) {
+        for namespace in NAMESPACES {
+            rules.push(flags(namespace, namespace)?);
+        }
+    }
+    // What is no thread of this process is a process of its own, which would outlive it.
+    if kinds.contains(&Calls::Processes) {
+        rules.push(flags(libc::CLONE_THREAD, 0)?);
+    }
+    Ok(rules)
 }
 
 /// A system call by all its numbers: kernels with the x32 interface have each once more.

@@ -5,6 +5,7 @@
 //! then bytes where there are some.
 
 mod client;
+mod head_first;
 mod serve;
 
 use std::time::Duration;

@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::head_first::HeadFirst;
 use super::{Answer, HEADER_FIELDS, MESSAGE_BYTES, OPENING, OUTPUT_BYTES, Op, PROBLEM};
 use crate::body::{self, Body};
 use crate::contentless;
@@ -141,7 +142,8 @@ impl Serving {
                     let mut response = self.host.call(self.id, spec, request, report).await?;
                     // What would not reach the gateway as what it is, and what is a host's to say and never a guest's.
                     heads::check_response(&function.name, &mut response)?;
-                    contentless::settle(&method, response).await
+                    let response = contentless::settle(&method, response).await?;
+                    Ok(response.map(|body| HeadFirst::new(body).boxed_unsync()))
                 };
                 Ok(answer.await.unwrap_or_else(|problem| told(&problem)))
             }

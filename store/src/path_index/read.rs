@@ -80,7 +80,7 @@ impl<B: AsRef<[u8]>> PathIndex<B> {
 
     /// The entries behind `key` ([`Entry::key`], of an entry or not), in order.
     pub fn behind<'a>(&'a self, key: &'a str) -> impl Iterator<Item = Entry> + 'a {
-        let entries = self.from_block(self.block_of(key.as_bytes()), Vec::new());
+        let entries = self.entries_from(self.block_of(key.as_bytes()), Vec::new());
         entries.skip_while(move |entry| entry.key().as_str() <= key)
     }
 
@@ -92,11 +92,11 @@ impl<B: AsRef<[u8]>> PathIndex<B> {
 
     fn starting_with(&self, prefix: Vec<u8>) -> Entries<'_> {
         let block = self.block_of(&prefix);
-        self.from_block(block, prefix)
+        self.entries_from(block, prefix)
     }
 
     /// From the first entry of a block on.
-    fn from_block(&self, block: u64, prefix: Vec<u8>) -> Entries<'_> {
+    fn entries_from(&self, block: u64, prefix: Vec<u8>) -> Entries<'_> {
         let body = &self.bytes.as_ref()[..self.table];
         let at = self.block_start(block).unwrap_or(body.len());
         let left = self.entries.saturating_sub(block * BLOCK_ENTRIES);
