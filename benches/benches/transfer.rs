@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use iroh::endpoint::{Connection, QuicTransportConfig, presets};
 use iroh::{Endpoint, EndpointAddr};
 use nearfield_net::control::{Load, Reporter};
-use nearfield_net::{Identity, Node, NodeOptions, Offer, join};
+use nearfield_net::{BLOB_BYTES, Identity, Node, NodeOptions, Offer, join};
 use nearfield_protocol::node::{Labels, Role};
 use nearfield_protocol::{Digest, NodeId};
 use nearfield_store::{Store, StoreOptions};
@@ -175,7 +175,7 @@ async fn fetch(member: &Member, from: NodeId, digests: &[Digest], at_once: usize
         }
         let peers = member.node.peers().clone();
         fetching.spawn(async move {
-            let bytes = peers.fetch(digest, vec![from]).await;
+            let bytes = peers.fetch(digest, vec![from], BLOB_BYTES).await;
             bytes.expect("a blob").len()
         });
     }

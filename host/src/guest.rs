@@ -114,8 +114,7 @@ impl Guest {
         blobs: &BlobStore,
         log: CallLog,
         gpu: Option<Gpu>,
-        memory: Arc<GuestMemory>,
-        deadline: Instant,
+        (deadline, memory): (Instant, Arc<GuestMemory>),
     ) -> wasmtime::Result<Store<Guest>> {
         let setting = &spec.setting;
         let meter = Meter::new(deadline, setting.limits.fuel, Arc::default());

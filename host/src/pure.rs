@@ -189,7 +189,7 @@ impl PureRun {
         let begun = Instant::now();
         let engine = component.pre.engine();
         let deadline = begun + limits.timeout;
-        let mut store = match Guest::pure_store(engine, &spec, &key, &blobs, log, gpu, memory, deadline) {
+        let mut store = match Guest::pure_store(engine, &spec, &key, &blobs, log, gpu, (deadline, memory)) {
             Ok(store) => store,
             Err(error) => return Err((Problem::new(ProblemKind::Internal, format!("{error:#}")), 0)),
         };
