@@ -61,7 +61,13 @@ impl GuestMemory {
     /// Waits, for a bounded time, until there is room for a guest that begins with `bytes`.
     pub async fn admit(&self, bytes: u64) -> Result<(), Problem> {
         if bytes > self.most_bytes {
-            return Err(self.full().problem());
+            let all = units::exact_bytes(self.most_bytes);
+            let text = format!(
+                "the component begins with {} of memory, and all guests of this host have {all}: give them more with \
+                 `nearfield up --guest-memory`",
+                units::exact_bytes(bytes)
+            );
+            return Err(Problem::new(ProblemKind::Overload, text).with_limit(format!("guest memory = {all}")));
         }
         if self.has_room(bytes) {
             return Ok(());
@@ -327,6 +333,11 @@ mod tests {
         assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
         let full = host.admit(64 << 10).await.unwrap_err();
         assert_eq!(full.kind, ProblemKind::Overload);
+        let never = host.admit(2 << 20).await.unwrap_err();
+        assert!(
+            never.detail.contains("--guest-memory") && !never.detail.contains("again"),
+            "{never}"
+        );
         let mut waits = std::pin::pin!(host.admit(64 << 10));
         assert!(futures_util::poll!(waits.as_mut()).is_pending());
         drop(limiter);
