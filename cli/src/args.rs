@@ -558,7 +558,7 @@ Examples:
   nearfield rollback hello --to 3
   nearfield rollback dataset/app/logs        to the newest version with other bytes
 
-What is brought back becomes the newest version; nothing is lost.")]
+The version that is brought back becomes the newest one; no version is lost.")]
 pub struct RollbackArgs {
     /// A function's name, function/NAME or dataset/NAME
     #[arg(value_name = "FUNCTION|KIND/NAME")]

@@ -51,7 +51,8 @@ impl Output {
         Ok(stdout.flush()?)
     }
 
-    /// Text that is what was asked for: as it is where a program or a file takes it, ended by one line end.
+    /// The text that a command was asked for, such as a job's result. A program or a file gets it unchanged, with one line end; a
+    /// terminal gets it with its control characters written out.
     pub fn data(&self, text: &str) -> Result<()> {
         if io::stdout().is_terminal() {
             return self.text(text);

@@ -97,7 +97,7 @@ pub fn run(args: UpArgs, json: bool) -> anyhow::Result<()> {
         }
     }
     data_dir::prepare(&args.data_dir)?;
-    // Before there are threads: one that is there already would keep what it may.
+    // Landlock holds this thread and those that it starts, so the node closes itself in before it starts any.
     walls::close_in(&args)?;
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let job_workers = args.job_workers.map_or(cores, NonZeroUsize::get);

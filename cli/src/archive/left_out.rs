@@ -40,7 +40,7 @@ impl Rules {
 
     /// Whether an entry stays out, and a folder with all that is in it.
     pub fn leave_out(&mut self, path: &Path, is_dir: bool) -> Result<bool> {
-        // What is asked for here decides before git's files.
+        // The patterns of this put go before git's files.
         let below = path.strip_prefix(&self.root).unwrap_or(path);
         if let Some(stays_out) = self.given_and_own.says(below, is_dir) {
             return Ok(stays_out);

@@ -114,7 +114,7 @@ fn upload(session: &Session, args: &PutArgs, mut path: String) -> Result<Value> 
     stored
 }
 
-/// What is said of a folder's objects that their server encodes.
+/// The notice about objects of a folder that their server sends encoded.
 fn encoded(objects: &[String]) -> Option<String> {
     let more = match objects.len() {
         0 => return None,
