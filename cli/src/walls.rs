@@ -34,7 +34,8 @@ pub fn close_in(args: &UpArgs) -> anyhow::Result<()> {
     }
     let held =
         confine(allowed(args)?).context("closing the node in: give --no-sandbox to start it without")?;
-    refuse(&[Calls::Intrusion]).context("closing the node in: give --no-sandbox to start it without")?;
+    refuse(&[Calls::Intrusion, Calls::LocalSockets])
+        .context("closing the node in: give --no-sandbox to start it without")?;
     match held {
         Held::Whole => tracing::info!("the node is closed in: its own files, no others"),
         Held::Partly | Held::Not => tracing::warn!(files = %held, "the node is closed in, in part"),

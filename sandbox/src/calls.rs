@@ -21,6 +21,9 @@ pub enum Calls {
     Signals,
     /// New sockets, and other ends of those that are open.
     Network,
+    /// New sockets but those of the Internet, and the one by which the kernel tells of networks: what listens on others is a
+    /// program of this machine, which may do what its caller cannot.
+    LocalSockets,
     /// To change what files are called and who may use them. Their contents are [`confine`](crate::confine)'s.
     FileNames,
 }
@@ -39,6 +42,12 @@ pub fn refuse(kinds: &[Calls]) -> io::Result<()> {
         // `clone3` has its flags in memory, where a filter cannot look. Told that there is none, the C library takes `clone`.
         let clone3 = numbers(libc::SYS_clone3).map(|call| (call, Vec::new()));
         apply(clone3.collect(), libc::ENOSYS)?;
+    }
+    if kinds.contains(&Calls::LocalSockets) {
+        // As a kernel that lacks them: whoever asks then takes another way, such as names by DNS.
+        let others = local_sockets().map_err(io::Error::other)?;
+        let socket = numbers(libc::SYS_socket).map(|call| (call, vec![others.clone()]));
+        apply(socket.collect(), libc::EAFNOSUPPORT)?;
     }
     apply(rules, libc::EPERM)
 }
@@ -113,7 +122,7 @@ fn every_machines(kind: Calls) -> &'static [i64] {
             libc::SYS_acct,
         ],
         Calls::Programs => &[libc::SYS_execve, libc::SYS_execveat],
-        Calls::Processes => &[],
+        Calls::Processes | Calls::LocalSockets => &[],
         Calls::Signals => &[
             libc::SYS_kill,
             libc::SYS_tkill,
@@ -163,7 +172,7 @@ fn older(kind: Calls) -> &'static [i64] {
             libc::SYS_chown,
             libc::SYS_lchown,
         ],
-        Calls::Programs | Calls::Signals | Calls::Network => &[],
+        Calls::Programs | Calls::Signals | Calls::Network | Calls::LocalSockets => &[],
     }
 }
 
@@ -194,6 +203,18 @@ fn clones(kinds: &[Calls]) -> Result<Vec<SeccompRule>, seccompiler::BackendError
         rules.push(flags(libc::CLONE_THREAD, 0)?);
     }
     Ok(rules)
+}
+
+/// Sockets of no family that a node needs.
+fn local_sockets() -> Result<SeccompRule, seccompiler::BackendError> {
+    let other_than = |family: libc::c_int| {
+        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family as u64)
+    };
+    SeccompRule::new(vec![
+        other_than(libc::AF_INET)?,
+        other_than(libc::AF_INET6)?,
+        other_than(libc::AF_NETLINK)?,
+    ])
 }
 
 /// A system call by all its numbers: kernels with the x32 interface have each once more.

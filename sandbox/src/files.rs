@@ -1,4 +1,4 @@
-//! Which files a process may open.
+//! Which files a process may open, and which processes it may speak with past the network.
 
 use std::fmt;
 use std::fs;
@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus,
+    RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 /// The newest interface whose rights are asked for; an older kernel holds what it knows of them.
-const INTERFACE: ABI = ABI::V5;
+const INTERFACE: ABI = ABI::V6;
 
 /// Devices that do nothing but give and take bytes.
 pub const USUAL_DEVICES: [&str; 5] = [
@@ -74,12 +74,14 @@ impl fmt::Display for Held {
     }
 }
 
-/// From here on the calling thread, and every thread and process that it starts, opens nothing but what is `allowed`. What is
-/// open already stays open. Paths that are not there are left out.
+/// From here on the calling thread, and every thread and process that it starts, opens nothing but what is `allowed`, and sends
+/// signals to nobody else. What is open already stays open. Paths that are not there are left out.
 pub fn confine(allowed: impl IntoIterator<Item = Allowed>) -> io::Result<Held> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(INTERFACE))
+        // It signals none but those that it starts, and finds none by a name without a file.
+        .and_then(|rules| rules.scope(Scope::from_all(INTERFACE)))
         .and_then(Ruleset::create)
         .map_err(io::Error::other)?;
     for Allowed { path, files } in allowed {
@@ -127,6 +129,8 @@ fn of_folder(files: Files) -> BitFlags<AccessFs> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
     use std::path::Path;
     use std::process::Command;
 
@@ -155,6 +159,9 @@ mod tests {
                 ["/lib", "/lib64", "/usr/lib", "/usr/bin/true"],
             ))
             .chain(Allowed::all(Files::Device, USUAL_DEVICES));
+        let abstract_name = SocketAddr::from_abstract_name(folder.as_os_str().as_encoded_bytes()).unwrap();
+        let _listener = UnixListener::bind_addr(&abstract_name).unwrap();
+        let parent = rustix::process::getppid().unwrap();
         let write = |path: &Path| fs::write(path, "new").is_ok();
         let read = |path: &Path| fs::read(path).is_ok();
         let outcome = confined(allowed.collect(), || {
@@ -177,6 +184,16 @@ mod tests {
                     "runs what it may",
                     Command::new("/usr/bin/true").status().is_ok(),
                     true,
+                ),
+                (
+                    "signals others",
+                    rustix::process::test_kill_process(parent).is_ok(),
+                    false,
+                ),
+                (
+                    "connects to others",
+                    UnixStream::connect_addr(&abstract_name).is_ok(),
+                    false,
                 ),
                 (
                     "runs others",

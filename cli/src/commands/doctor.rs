@@ -219,7 +219,7 @@ fn sandbox() -> Check {
     match nearfield_sandbox::held_here() {
         Ok(Held::Whole) => Check::ok(
             WHAT,
-            "a node can open its own files alone (Landlock), and lacks calls of the kernel (seccomp)",
+            "a node can open its own files and signal its own children alone (Landlock), and lacks calls of the kernel (seccomp)",
         ),
         held => Check::short_of(
             Level::Warn,
@@ -228,7 +228,7 @@ fn sandbox() -> Check {
                 Ok(held) => format!("files are held {held}"),
                 Err(error) => format!("it cannot be tried: {error}"),
             },
-            "a kernel from 6.10 on has all of Landlock; a node runs without, behind one wall less",
+            "a kernel from 6.12 on has all of Landlock; a node runs without, behind one wall less",
         ),
     }
 }
