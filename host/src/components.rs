@@ -62,11 +62,8 @@ pub(crate) struct Components(Arc<Inner>);
 struct Inner {
     store: Store,
     compiler: Compiler,
-    p2: TargetEngine,
-    p3: TargetEngine,
-    pure: TargetEngine,
-    /// The engines of large components, in the same order: most hosts never have one.
-    large: [OnceCell<TargetEngine>; 3],
+    /// Those of usual components are there from the start, the others with the first component for them.
+    engines: Vec<(Target, OnceCell<TargetEngine>)>,
     /// moka loads each digest once, however many calls wait for it.
     loaded: moka::future::Cache<Digest, Arc<Loaded>>,
     jobs: moka::future::Cache<Digest, Arc<JobComponent>>,
@@ -114,14 +111,14 @@ pub struct Checked {
 
 impl Components {
     pub fn new(store: Store, compiler: Compiler) -> wasmtime::Result<Self> {
-        let engine = |lane| TargetEngine::new(Target { lane, inlining: true });
+        let engine = |target: Target| {
+            let engine = target.is_usual().then(|| TargetEngine::new(target)).transpose()?;
+            Ok((target, OnceCell::new_with(engine)))
+        };
         Ok(Components(Arc::new(Inner {
             store,
             compiler,
-            p2: engine(Lane::LiveP2)?,
-            p3: engine(Lane::LiveP3)?,
-            pure: engine(Lane::Pure)?,
-            large: Default::default(),
+            engines: Target::all().map(engine).collect::<wasmtime::Result<_>>()?,
             loaded: moka::future::Cache::new(MAX_LOADED),
             jobs: moka::future::Cache::new(MAX_LOADED),
         })))
@@ -192,7 +189,7 @@ impl Inner {
     async fn load_call(&self, digest: Digest) -> Result<(Arc<Loaded>, Option<Duration>), Problem> {
         let bytes = self.store.blob(&digest).await.map_err(store_problem)?;
         let inspection = inspect(&bytes)?;
-        let target = Target::new(inspection.call_lane()?, inspection.code_bytes);
+        let target = Target::of(inspection.call_lane()?, &inspection);
         let (pre, took) = self.pre(digest, &bytes, target).await?;
         let loaded = match target.lane {
             Lane::LiveP3 => Loaded::P3(p3::bindings::ServicePre::new(pre).map_err(refused)?),
@@ -204,7 +201,7 @@ impl Inner {
     async fn load_job(&self, digest: Digest) -> Result<(Arc<JobComponent>, Option<Duration>), Problem> {
         let bytes = self.store.blob(&digest).await.map_err(store_problem)?;
         let inspection = inspect(&bytes)?;
-        let target = Target::new(inspection.job_lane()?, inspection.code_bytes);
+        let target = Target::of(inspection.job_lane()?, &inspection);
         let (pre, took) = self.pre(digest, &bytes, target).await?;
         Ok((Arc::new(JobComponent::new(pre)?), took))
     }
@@ -232,19 +229,20 @@ impl Inner {
     }
 
     async fn engine(&self, target: Target) -> Result<&TargetEngine, Problem> {
-        let (usual, large) = match target.lane {
-            Lane::LiveP2 => (&self.p2, 0),
-            Lane::LiveP3 => (&self.p3, 1),
-            Lane::Pure => (&self.pure, 2),
-        };
-        if target.inlining {
-            return Ok(usual);
-        }
-        let start = || async { TargetEngine::new(target) };
-        self.large[large].get_or_try_init(start).await.map_err(|error| {
-            let text = format!("the engine for large components does not start: {error:#}");
+        let failed = |why: String| {
+            let text = format!(
+                "the engine for {} components does not start: {why}",
+                target.name()
+            );
             Problem::new(ProblemKind::Internal, text)
-        })
+        };
+        let engine = self.engines.iter().find(|(of, _)| *of == target);
+        let (_, engine) = engine.ok_or_else(|| failed("there is none".to_owned()))?;
+        let start = || async { TargetEngine::new(target) };
+        engine
+            .get_or_try_init(start)
+            .await
+            .map_err(|error| failed(format!("{error:#}")))
     }
 }
 

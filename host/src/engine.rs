@@ -1,13 +1,16 @@
 //! The engines: one configuration a lane, the same for the compiler's process and for running.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 use nearfield_protocol::limits;
 use wasmtime::component::Component;
 use wasmtime::{
-    Config, Enabled, Engine, Inlining, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
-    WasmBacktraceDetails,
+    Config, Enabled, Engine, EngineWeak, Inlining, InstanceAllocationStrategy, OptLevel,
+    PoolingAllocationConfig, WasmBacktraceDetails,
 };
+
+use crate::inspect::Inspection;
 
 /// Places for calls on one host: as many calls run at once as take one place each, which nearly all do.
 pub(crate) const PLACES: u32 = limits::PLACES_PER_HOST;
@@ -26,6 +29,12 @@ const KEEP_STACK_BYTES: usize = 64 << 10;
 
 /// Table elements a component may have: real ones have some hundreds.
 const TABLE_ELEMENTS: usize = 100_000;
+
+/// How often guests that are timed give way: often enough that a call ends soon after its time, seldom enough to cost nothing.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+
+/// Ticks after which a guest that just began gives way.
+pub(crate) const TICKS: u64 = 2;
 
 /// Which engine runs a component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,12 +56,6 @@ impl Lane {
             Lane::Pure => "pure",
         }
     }
-
-    pub fn from_name(name: &str) -> Option<Lane> {
-        [Lane::LiveP2, Lane::LiveP3, Lane::Pure]
-            .into_iter()
-            .find(|lane| lane.name() == name)
-    }
 }
 
 /// Code from which on a component is compiled without inlining. What it costs, measured on 2 cores: Python's component
@@ -66,35 +69,51 @@ pub struct Target {
     pub lane: Lane,
     /// Whether the compiler inlines calls between a component's functions. A call costs the same fuel either way.
     pub inlining: bool,
+    /// Whether guests give way after each [`TICK`] as well, not only by the fuel that they burn.
+    pub timed: bool,
 }
 
 impl Target {
-    /// What a component with so much code is compiled for: the same on every host.
-    pub fn new(lane: Lane, code_bytes: u64) -> Self {
+    /// What a component is compiled for: the same on every host.
+    pub fn of(lane: Lane, component: &Inspection) -> Self {
         Target {
             lane,
-            inlining: code_bytes < INLINED_CODE_BYTES,
+            inlining: component.code_bytes < INLINED_CODE_BYTES,
+            // Strings between components, and streams, are copied by the engine in one step, whose fuel does not depend
+            // on their length.
+            timed: component.composed || lane == Lane::LiveP3,
         }
+    }
+
+    /// All targets there are.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let lanes = [Lane::LiveP2, Lane::LiveP3, Lane::Pure].into_iter();
+        let targets = lanes.flat_map(|lane| {
+            [(true, false), (true, true), (false, false), (false, true)].map(|(inlining, timed)| Target {
+                lane,
+                inlining,
+                timed,
+            })
+        });
+        targets.filter(|target| target.timed || target.lane != Lane::LiveP3)
+    }
+
+    /// Whether most components of its lane are compiled for it.
+    pub fn is_usual(self) -> bool {
+        self.inlining && self.timed == (self.lane == Lane::LiveP3)
     }
 
     /// Its name in file names and on the compiler's command line.
     pub fn name(self) -> String {
-        match self.inlining {
-            true => self.lane.name().to_owned(),
-            false => format!("{}{LARGE}", self.lane.name()),
-        }
+        let large = if self.inlining { "" } else { "-large" };
+        let timed = if self.timed { "-timed" } else { "" };
+        format!("{}{large}{timed}", self.lane.name())
     }
 
     pub fn from_name(name: &str) -> Option<Self> {
-        let (lane, inlining) = match name.strip_suffix(LARGE) {
-            Some(lane) => (lane, false),
-            None => (name, true),
-        };
-        Lane::from_name(lane).map(|lane| Target { lane, inlining })
+        Target::all().find(|target| target.name() == name)
     }
 }
-
-const LARGE: &str = "-large";
 
 /// What decides the native code: compiler and host must agree on all of it.
 fn base_config(target: Target) -> Config {
@@ -107,6 +126,7 @@ fn base_config(target: Target) -> Config {
         false => Inlining::No,
     });
     config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
+    config.epoch_interruption(target.timed);
     match target.lane {
         Lane::LiveP2 => config.concurrency_support(false),
         Lane::LiveP3 => config.wasm_component_model_async(true),
@@ -145,7 +165,26 @@ pub(crate) fn running_engine(target: Target) -> wasmtime::Result<Engine> {
         .pagemap_scan(Enabled::Auto);
     let mut config = base_config(target);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-    Engine::new(&config)
+    let engine = Engine::new(&config)?;
+    if target.timed {
+        tick(engine.weak())?;
+    }
+    Ok(engine)
+}
+
+/// Lets the guests of `engine` know that time passes, from a thread of its own: those that they run on may all be busy.
+fn tick(engine: EngineWeak) -> std::io::Result<()> {
+    let tick = move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(TICK);
+        }
+    };
+    std::thread::Builder::new()
+        .name("nearfield-tick".to_owned())
+        .spawn(tick)
+        .map(drop)
 }
 
 /// Places that an instance of `component` takes.
@@ -186,15 +225,9 @@ mod tests {
     use super::*;
     use wasmtime::{Instance, Module, Store};
 
-    fn targets() -> impl Iterator<Item = Target> {
-        [Lane::LiveP2, Lane::LiveP3, Lane::Pure]
-            .into_iter()
-            .flat_map(|lane| [true, false].map(|inlining| Target { lane, inlining }))
-    }
-
     #[test]
     fn compiler_and_host_agree() {
-        for target in targets() {
+        for target in Target::all() {
             let compiling = code_key(&compiling_engine(target).unwrap(), target);
             let running = code_key(&running_engine(target).unwrap(), target);
             assert_eq!(compiling, running);
@@ -203,18 +236,19 @@ mod tests {
 
     #[test]
     fn targets_never_share_code() {
-        let keys: std::collections::HashSet<_> = targets()
+        let keys: std::collections::HashSet<_> = Target::all()
             .map(|target| code_key(&compiling_engine(target).unwrap(), target))
             .collect();
-        assert_eq!(keys.len(), targets().count());
+        assert_eq!(keys.len(), Target::all().count());
     }
 
     #[test]
     fn names_come_back() {
-        for target in targets() {
+        for target in Target::all() {
             assert_eq!(Target::from_name(&target.name()), Some(target));
         }
         assert_eq!(Target::from_name("-large"), None);
+        assert_eq!(Target::all().filter(|target| target.is_usual()).count(), 3);
     }
 
     /// Calls of calls, in loops, through tables, with early returns: what inlining changes.
@@ -242,23 +276,32 @@ mod tests {
           (local.get 1)))"#;
 
     #[test]
-    fn inlining_changes_no_fuel() {
+    fn all_targets_of_a_lane_burn_the_same_fuel() {
         for lane in [Lane::LiveP2, Lane::LiveP3, Lane::Pure] {
-            let burn = |inlining| {
-                let engine = compiling_engine(Target { lane, inlining }).unwrap();
+            let burn = |target| {
+                let engine = compiling_engine(target).unwrap();
                 let module = Module::new(&engine, wat::parse_str(CALLS).unwrap()).unwrap();
                 [1, 2, 50].map(|rounds| {
                     let mut store = Store::new(&engine, ());
                     store.set_fuel(1_000_000).unwrap();
+                    store.set_epoch_deadline(1);
                     let instance = Instance::new(&mut store, &module, &[]).unwrap();
                     let run = instance.get_typed_func::<i32, i32>(&mut store, "run").unwrap();
                     let result = run.call(&mut store, rounds).unwrap();
                     (result, store.get_fuel().unwrap())
                 })
             };
-            assert_eq!(burn(true), burn(false));
+            let mut burnt = Target::all().filter(|target| target.lane == lane).map(burn);
+            let first = burnt.next().unwrap();
+            assert!(burnt.all(|other| other == first));
         }
     }
+
+    const PLAIN: Target = Target {
+        lane: Lane::LiveP2,
+        inlining: true,
+        timed: false,
+    };
 
     /// A component with so many instances of a module that has one memory.
     fn with_memories(count: usize) -> Vec<u8> {
@@ -268,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_component_takes_places_by_what_it_has() {
-        let engine = compiling_engine(Target::new(Lane::LiveP2, 0)).unwrap();
+        let engine = compiling_engine(PLAIN).unwrap();
         for (memories, places) in [(0, 1), (1, 1), (2, 1), (3, 2), (16, 8)] {
             let component = Component::new(&engine, with_memories(memories)).unwrap();
             assert_eq!(places_of(&component), places, "{memories} memories");
@@ -278,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_component_has_no_more_memories_than_real_ones() {
-        let engine = running_engine(Target::new(Lane::LiveP2, 0)).unwrap();
+        let engine = running_engine(PLAIN).unwrap();
         assert!(Component::new(&engine, with_memories(limits::MEMORIES_PER_STORE)).is_ok());
         let refused = Component::new(&engine, with_memories(59)).err().unwrap();
         assert!(format!("{refused:#}").contains("59"), "{refused:#}");

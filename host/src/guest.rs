@@ -1,5 +1,6 @@
 //! What a store holds for its guest, and the bounds on what the guest may take.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,11 +16,12 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::data::{DataAccess, Sources};
 use crate::gpu::GpuAccess;
+use crate::host::Ready;
 use crate::invoke::Shared;
 use crate::logs::{CallLog, Logs};
-use crate::memory::{FIELD_BYTES, GuestMemory, Limiter};
-use crate::meter::{self, Meter, YIELD_FUEL};
-use crate::outgoing::Outgoing;
+use crate::memory::{FIELD_BYTES, Limiter, Share};
+use crate::meter::{self, Meter};
+use crate::outgoing::{Allowed, Outgoing};
 use crate::output::Output;
 use crate::pure;
 use crate::random::{Counted, MAX_RANDOM_BYTES, Machine};
@@ -60,12 +62,11 @@ impl WasiHttpView for Guest {
 impl Guest {
     /// A store for one guest of `spec`'s function, bounded, with fuel for one call until `deadline`.
     pub fn store(
-        engine: &Engine,
+        ready: &Ready,
         spec: &CallSpec,
         blobs: &BlobStore,
         logs: Logs,
         gpu: Option<Gpu>,
-        memory: Arc<GuestMemory>,
         (deadline, bodies): (Instant, Arc<Shared>),
     ) -> wasmtime::Result<Store<Guest>> {
         let manifest = &spec.function.manifest;
@@ -88,17 +89,17 @@ impl Guest {
             table,
             wasi: wasi.build(),
             http,
-            outgoing: Outgoing::new(Arc::new(manifest.allow.http.clone()), log.clone()),
+            outgoing: Outgoing::new(ready.allowed.clone(), log.clone()),
             data: DataAccess::new(blobs.clone(), spec.inputs.clone(), Sources::Shown),
             gpu: GpuAccess::of_call(gpu, spec),
-            limiter: Limiter::new(manifest.limits.memory.0, memory),
+            limiter: Limiter::new(manifest.limits.memory.0, ready.memory.clone()),
             output: Output::default(),
             log,
             meter,
         };
         let handles = handles(manifest.require.gpu.is_some());
         bounded(
-            engine,
+            ready.component.engine(),
             guest,
             manifest.limits.fuel,
             limits::HOST_CALL_COPY_BYTES,
@@ -114,7 +115,7 @@ impl Guest {
         blobs: &BlobStore,
         log: CallLog,
         gpu: Option<Gpu>,
-        (deadline, memory): (Instant, Arc<GuestMemory>),
+        (deadline, memory): (Instant, Arc<Share>),
     ) -> wasmtime::Result<Store<Guest>> {
         let setting = &spec.setting;
         let meter = Meter::new(deadline, setting.limits.fuel, Arc::default());
@@ -124,7 +125,7 @@ impl Guest {
             table,
             wasi: pure::wasi(key, log.clone(), &meter),
             http: WasiHttpCtx::new(),
-            outgoing: Outgoing::new(Arc::default(), log.clone()),
+            outgoing: Outgoing::new(Allowed::new(BTreeSet::new()), log.clone()),
             data: DataAccess::new(blobs.clone(), Arc::new(setting.inputs.clone()), Sources::Hidden),
             gpu: GpuAccess::of_run(gpu, spec),
             limiter: Limiter::new(setting.limits.memory_bytes, memory),
@@ -150,8 +151,7 @@ impl Guest {
         (deadline, bodies): (Instant, Arc<Shared>),
     ) -> wasmtime::Result<()> {
         let fuel = spec.function.manifest.limits.fuel;
-        store.set_fuel(fuel)?;
-        store.fuel_async_yield_interval(Some(YIELD_FUEL))?;
+        meter::begin(store, fuel)?;
         let guest = store.data_mut();
         guest.meter.renew(deadline, fuel, bodies);
         guest.log.renew(spec.id);
@@ -209,7 +209,7 @@ fn bounded(
     store.set_hostcall_fuel(copy_bytes);
     store.set_max_component_handles(handles);
     store.call_hook(meter::look);
-    store.fuel_async_yield_interval(Some(YIELD_FUEL))?;
-    store.set_fuel(fuel)?;
+    store.epoch_deadline_async_yield_and_update(1);
+    meter::begin(&mut store, fuel)?;
     Ok(store)
 }

@@ -20,7 +20,9 @@ use crate::engine::PLACES;
 use crate::idle::{Idle, InstancePool};
 use crate::invoke::{GuestBody, Invocation};
 use crate::logs::Logs;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, Share};
+use crate::meter::Turns;
+use crate::outgoing::Allowed;
 use crate::places::{Places, Queue};
 
 /// Function versions that are kept ready, with their idle instances.
@@ -95,7 +97,12 @@ pub(crate) struct Ready {
     pub pool: Arc<InstancePool>,
     /// Places that a call of it takes, and memory that it begins with.
     places: u32,
-    memory_bytes: u64,
+    begins_with: u64,
+    /// What guests of its function have of the host's memory.
+    pub memory: Arc<Share>,
+    pub turns: Turns,
+    /// Whom its guests may ask.
+    pub allowed: Arc<Allowed>,
     /// Calls of it that wait for a place.
     queue: Queue,
 }
@@ -208,8 +215,8 @@ impl Host {
         };
         let asked = Instant::now();
         // Beyond its limit it has none: the guest is refused it at once.
-        let needs = ready.memory_bytes.min(spec.function.manifest.limits.memory.0);
-        let room = self.inner.memory.admit(needs).await;
+        let needs = ready.begins_with.min(spec.function.manifest.limits.memory.0);
+        let room = ready.memory.admit(needs).await;
         room.map_err(|problem| (problem, stages))?;
         // Not before: a call that waits for the compiler or for memory keeps nobody from running.
         let place = self.inner.places.take(&ready.queue, ready.places).await;
@@ -220,7 +227,6 @@ impl Host {
             blobs: self.inner.store.clone(),
             logs: self.inner.logs.clone(),
             gpu: self.inner.gpu.clone(),
-            memory: self.inner.memory.clone(),
             spec,
             started,
             stages,
@@ -233,9 +239,13 @@ impl Host {
         let component = self.inner.components.load(spec.function.component).await?;
         let ready = || {
             let places = component.places();
+            let function = &spec.function.name;
             Arc::new(Ready {
                 pool: self.inner.idle.pool(places),
-                memory_bytes: component.memory_bytes(),
+                begins_with: component.memory_bytes(),
+                memory: self.inner.memory.share(function),
+                turns: Turns::default(),
+                allowed: Allowed::new(spec.function.manifest.allow.http.clone()),
                 component,
                 places,
                 queue: Queue::new(places),

@@ -14,6 +14,8 @@ pub struct Inspection {
     pub exports: Vec<String>,
     /// Bytes of code in all of its core modules.
     pub code_bytes: u64,
+    /// Whether components inside it can call each other: what they hand over is copied by the engine, at no fuel.
+    pub composed: bool,
 }
 
 /// Reads imports and exports. Refuses what is no component, with what it is instead.
@@ -30,6 +32,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, Problem> {
         )));
     }
     let (mut imports, mut exports, mut depth, mut code_bytes) = (Vec::new(), Vec::new(), 0usize, 0u64);
+    let mut composed = false;
     for payload in Parser::new(0).parse_all(bytes) {
         let malformed = |error: wasmparser::BinaryReaderError| {
             refused(format!("this is no valid WebAssembly component: {error}"))
@@ -47,6 +50,8 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, Problem> {
             }
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::CodeSectionStart { size, .. } => code_bytes += u64::from(size),
+            // What toolchains put around a component's own exports is a component too, but has no code to lift or lower.
+            Payload::ComponentCanonicalSection(_) => composed |= depth > 0,
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 0 => {
                 for import in section {
@@ -65,6 +70,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, Problem> {
         imports,
         exports,
         code_bytes,
+        composed,
     })
 }
 

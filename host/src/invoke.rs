@@ -32,7 +32,7 @@ use crate::guest::Guest;
 use crate::host::Ready;
 use crate::instances::{HeadSender, Instance, drop_reserved};
 use crate::logs::Logs;
-use crate::memory::{GuestMemory, HostFull};
+use crate::memory::HostFull;
 use crate::meter::{OutOfTime, in_turns};
 use crate::places::Place;
 
@@ -43,7 +43,6 @@ pub(crate) struct Invocation {
     pub blobs: nearfield_store::Store,
     pub logs: Logs,
     pub gpu: Option<Gpu>,
-    pub memory: Arc<GuestMemory>,
     pub started: Instant,
     pub stages: Stages,
     pub cold: bool,
@@ -146,7 +145,6 @@ impl Invocation {
             blobs,
             logs,
             gpu,
-            memory,
             started,
             mut stages,
             cold,
@@ -166,9 +164,8 @@ impl Invocation {
                         used
                     }
                     None => {
-                        let engine = ready.component.engine();
                         let call = (deadline, shared.clone());
-                        let store = Guest::store(engine, &spec, &blobs, logs, gpu, memory, call)?;
+                        let store = Guest::store(&ready, &spec, &blobs, logs, gpu, call)?;
                         instance.insert(Instance::new(store))
                     }
                 };
@@ -176,7 +173,7 @@ impl Invocation {
             });
             tokio::select! {
                 biased;
-                ended = in_turns(deadline, run) => match ended {
+                ended = in_turns(deadline, &ready.turns, run) => match ended {
                     Ok(Ok(())) => Ended::Well,
                     Ok(Err(error)) if error.is::<OutOfTime>() => Ended::TimedOut,
                     Ok(Err(error)) => Ended::Trapped(error),

@@ -126,7 +126,8 @@ impl Inner {
         let stopping = |_| Problem::new(ProblemKind::Draining, "this host is stopping");
         let slot = self.job_slots.acquire().await.map_err(stopping)?;
         let (subject, fuel_before, moved_bytes) = self.subject(&spec.work).await?;
-        self.memory.admit(component.memory_bytes()).await?;
+        let memory = self.memory.share(&spec.setting.function);
+        memory.admit(component.memory_bytes()).await?;
         let place = self.job_places.clone().acquire_owned().await.map_err(stopping)?;
         let run = PureRun {
             key,
@@ -134,7 +135,7 @@ impl Inner {
             subject,
             blobs: self.store.clone(),
             gpu: self.gpu.clone(),
-            memory: self.memory.clone(),
+            memory,
             log,
             spec,
         };

@@ -2,10 +2,11 @@
 //! outside the guest's own memory counts as well.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use nearfield_protocol::{Problem, ProblemKind, limits, units};
+use nearfield_protocol::{FunctionName, Problem, ProblemKind, limits, units};
 use tokio::sync::Notify;
 use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
@@ -30,17 +31,31 @@ pub(crate) struct GuestMemory {
     used_bytes: AtomicU64,
     freed: Notify,
     idle: Arc<Idle>,
+    shares: Mutex<HashMap<FunctionName, Weak<Share>>>,
 }
 
-/// A host has no memory left for guests. Not the guest's doing, and nothing that it gets to see: a pure one
+/// What the guests of one function have of a host's memory, in all of its versions. They may take more while they have less
+/// than [`SHARE`] times what is free (the rule of places at a gateway), so whatever one function takes, others find some.
+pub(crate) struct Share {
+    host: Arc<GuestMemory>,
+    used_bytes: AtomicU64,
+}
+
+/// One function gets two thirds of the memory, the next one two thirds of the rest.
+const SHARE: u64 = 2;
+
+/// A host has no memory left for a function's guests. Not the guest's doing, and nothing that it gets to see: a pure one
 /// could answer something else for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this host's memory for guests ({}) is taken: call again in a moment, or give it more with `nearfield up --guest-memory`",
-    units::exact_bytes(*most_bytes)
+    "of this host's memory for guests ({}) the function has {}, and there is no more for it now: call again in a moment, or give \
+     the host more with `nearfield up --guest-memory`",
+    units::exact_bytes(*most_bytes),
+    units::exact_bytes(*used_bytes)
 )]
 pub(crate) struct HostFull {
     most_bytes: u64,
+    used_bytes: u64,
 }
 
 /// A guest needs more than its function's limit.
@@ -55,16 +70,34 @@ impl GuestMemory {
             used_bytes: AtomicU64::new(0),
             freed: Notify::new(),
             idle,
+            shares: Mutex::default(),
         }
     }
 
+    /// What is `function`'s.
+    pub fn share(self: &Arc<Self>, function: &FunctionName) -> Arc<Share> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = shares.get(function).and_then(Weak::upgrade) {
+            return share;
+        }
+        let share = Arc::new(Share {
+            host: self.clone(),
+            used_bytes: AtomicU64::new(0),
+        });
+        shares.retain(|_, share| share.strong_count() > 0);
+        shares.insert(function.clone(), Arc::downgrade(&share));
+        share
+    }
+}
+
+impl Share {
     /// Waits, for a bounded time, until there is room for a guest that begins with `bytes`.
     pub async fn admit(&self, bytes: u64) -> Result<(), Problem> {
-        if bytes > self.most_bytes {
-            let all = units::exact_bytes(self.most_bytes);
+        if !fits(bytes, 0, self.host.most_bytes) {
+            let all = units::exact_bytes(self.host.most_bytes);
             let text = format!(
-                "the component begins with {} of memory, and all guests of this host have {all}: give them more with \
-                 `nearfield up --guest-memory`",
+                "the component begins with {} of memory, and all guests of this host have {all}, of which one function takes two \
+                 thirds: give them more with `nearfield up --guest-memory`",
                 units::exact_bytes(bytes)
             );
             return Err(Problem::new(ProblemKind::Overload, text).with_limit(format!("guest memory = {all}")));
@@ -78,7 +111,7 @@ impl GuestMemory {
     async fn wait(&self, bytes: u64) -> Result<(), Problem> {
         let wait = async {
             loop {
-                let freed = self.freed.notified();
+                let freed = self.host.freed.notified();
                 if self.has_room(bytes) {
                     return;
                 }
@@ -92,27 +125,35 @@ impl GuestMemory {
 
     fn has_room(&self, bytes: u64) -> bool {
         loop {
-            if self.used_bytes.load(Ordering::Relaxed) + bytes <= self.most_bytes {
+            let own = self.used_bytes.load(Ordering::Relaxed);
+            let all = self.host.used_bytes.load(Ordering::Relaxed);
+            if fits(own + bytes, all - own.min(all), self.host.most_bytes) {
                 return true;
             }
-            if !self.idle.drop_longest() {
+            if !self.host.idle.drop_longest() {
                 return false;
             }
         }
     }
 
     fn take(&self, bytes: u64) -> Result<(), HostFull> {
+        let GuestMemory {
+            most_bytes,
+            used_bytes,
+            idle,
+            ..
+        } = &*self.host;
         loop {
-            let most = self.most_bytes;
-            let taken = self
-                .used_bytes
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                    used.checked_add(bytes).filter(|used| *used <= most)
-                });
+            let own = self.used_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            let taken = used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| {
+                let all = all.checked_add(bytes)?;
+                fits(own, all.saturating_sub(own), *most_bytes).then_some(all)
+            });
             if taken.is_ok() {
                 return Ok(());
             }
-            if !self.idle.drop_longest() {
+            self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            if !idle.drop_longest() {
                 return Err(self.full());
             }
         }
@@ -121,15 +162,23 @@ impl GuestMemory {
     fn give(&self, bytes: u64) {
         if bytes > 0 {
             self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.freed.notify_waiters();
+            self.host.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.host.freed.notify_waiters();
         }
     }
 
     fn full(&self) -> HostFull {
         HostFull {
-            most_bytes: self.most_bytes,
+            most_bytes: self.host.most_bytes,
+            used_bytes: self.used_bytes.load(Ordering::Relaxed),
         }
     }
+}
+
+/// Whether a function may have `own` bytes of `most` when others have `others`.
+fn fits(own: u64, others: u64, most: u64) -> bool {
+    let free = most.checked_sub(own.saturating_add(others));
+    free.is_some_and(|free| own <= free.saturating_mul(SHARE))
 }
 
 impl HostFull {
@@ -141,7 +190,7 @@ impl HostFull {
 
 /// Bounds on the memory and tables of one guest; remembers what it refused, because the guest's trap will not say.
 pub(crate) struct Limiter {
-    host: Arc<GuestMemory>,
+    share: Arc<Share>,
     memory_bytes: u64,
     /// All memories and tables of the store together.
     used_bytes: u64,
@@ -152,9 +201,9 @@ pub(crate) struct Limiter {
 }
 
 impl Limiter {
-    pub fn new(memory_bytes: u64, host: Arc<GuestMemory>) -> Self {
+    pub fn new(memory_bytes: u64, share: Arc<Share>) -> Self {
         Limiter {
-            host,
+            share,
             memory_bytes,
             used_bytes: 0,
             held_bytes: 0,
@@ -181,8 +230,8 @@ impl Limiter {
             return Err(BeyondLimit.into());
         }
         match held.checked_sub(self.held_bytes) {
-            Some(more) => self.host.take(more)?,
-            None => self.host.give(self.held_bytes - held),
+            Some(more) => self.share.take(more)?,
+            None => self.share.give(self.held_bytes - held),
         }
         self.held_bytes = held;
         Ok(())
@@ -191,7 +240,7 @@ impl Limiter {
 
 impl Drop for Limiter {
     fn drop(&mut self) {
-        self.host.give(self.used_bytes());
+        self.share.give(self.used_bytes());
     }
 }
 
@@ -231,7 +280,7 @@ impl ResourceLimiter for Limiter {
             self.memory_refused = true;
             return Ok(false);
         }
-        self.host.take(more)?;
+        self.share.take(more)?;
         self.used_bytes += more;
         // What a component starts with is not grown.
         if current > 0 {
@@ -259,7 +308,7 @@ impl ResourceLimiter for Limiter {
             self.memory_refused = true;
             return Ok(false);
         }
-        self.host.take(more)?;
+        self.share.take(more)?;
         self.used_bytes += more;
         Ok(true)
     }
@@ -285,9 +334,13 @@ mod tests {
         Arc::new(GuestMemory::new(most_bytes, Arc::default()))
     }
 
+    fn share(host: &Arc<GuestMemory>, function: &str) -> Arc<Share> {
+        host.share(&function.parse().unwrap())
+    }
+
     #[test]
     fn memory_is_bounded_over_all_memories_and_refusals_are_remembered() {
-        let mut limiter = Limiter::new(1 << 20, host(1 << 30));
+        let mut limiter = Limiter::new(1 << 20, share(&host(1 << 30), "f"));
         assert!(limiter.memory_growing(0, 512 << 10, None).unwrap());
         assert_eq!(limiter.pages_grown, 0, "the start is not growth");
         assert!(limiter.memory_growing(512 << 10, 576 << 10, None).unwrap());
@@ -309,14 +362,15 @@ mod tests {
     #[test]
     fn what_all_guests_have_is_bounded_and_given_back() {
         let host = host(3 << 20);
-        let guests: Vec<_> = (0..3)
+        let function = share(&host, "f");
+        let guests: Vec<_> = (0..2)
             .map(|_| {
-                let mut limiter = Limiter::new(2 << 20, host.clone());
+                let mut limiter = Limiter::new(2 << 20, function.clone());
                 assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
                 limiter
             })
             .collect();
-        let mut late = Limiter::new(2 << 20, host.clone());
+        let mut late = Limiter::new(2 << 20, share(&host, "f"));
         let refused = late.memory_growing(0, 64 << 10, None).unwrap_err();
         assert!(refused.is::<HostFull>());
         assert!(!late.memory_refused, "it is not its own limit");
@@ -324,21 +378,43 @@ mod tests {
         assert!(late.memory_growing(0, 2 << 20, None).unwrap());
         drop(late);
         assert_eq!(host.used_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(function.used_bytes.load(Ordering::Relaxed), 0);
+    }
+
+    /// However many functions each take all they can get, in pages: the next one finds some.
+    #[test]
+    fn one_function_leaves_memory_to_others() {
+        let host = host(1 << 30);
+        let mut guests = Vec::new();
+        for function in ["a", "b", "c", "d", "e"] {
+            let mut greedy = Limiter::new(u64::MAX, share(&host, function));
+            let mut has = 0;
+            while greedy.memory_growing(has, has + (64 << 10), None).is_ok() {
+                has += 64 << 10;
+            }
+            assert!(has > 2 << 20, "{function} got {has}");
+            guests.push((has, greedy));
+        }
+        assert_eq!(guests[0].0 >> 20, 682, "two thirds");
+        let all: usize = guests.iter().map(|(has, _)| has).sum();
+        assert_eq!(host.used_bytes.load(Ordering::Relaxed), all as u64);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_finds_no_memory_waits_for_it() {
-        let host = host(1 << 20);
-        let mut limiter = Limiter::new(1 << 20, host.clone());
-        assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
-        let full = host.admit(64 << 10).await.unwrap_err();
+        let host = host(3 << 20);
+        let function = share(&host, "f");
+        let mut limiter = Limiter::new(2 << 20, function.clone());
+        assert!(limiter.memory_growing(0, 2 << 20, None).unwrap());
+        let full = function.admit(64 << 10).await.unwrap_err();
         assert_eq!(full.kind, ProblemKind::Overload);
-        let never = host.admit(2 << 20).await.unwrap_err();
+        share(&host, "other").admit(64 << 10).await.unwrap();
+        let never = function.admit(3 << 20).await.unwrap_err();
         assert!(
             never.detail.contains("--guest-memory") && !never.detail.contains("again"),
             "{never}"
         );
-        let mut waits = std::pin::pin!(host.admit(64 << 10));
+        let mut waits = std::pin::pin!(function.admit(64 << 10));
         assert!(futures_util::poll!(waits.as_mut()).is_pending());
         drop(limiter);
         waits.await.unwrap();
@@ -347,7 +423,7 @@ mod tests {
     #[test]
     fn what_the_host_holds_counts_as_the_guests_own() {
         let host = host(1 << 30);
-        let mut limiter = Limiter::new(4 << 20, host.clone());
+        let mut limiter = Limiter::new(4 << 20, share(&host, "f"));
         assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
         let mut table = ResourceTable::new();
         let full = |_: &u32| {

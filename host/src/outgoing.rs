@@ -5,7 +5,7 @@
 //! guest's next request and is checked like any other.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use nearfield_protocol::manifest::HostPort;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::logs::CallLog;
@@ -24,12 +25,30 @@ use crate::memory::BODY_CHUNK_BYTES;
 
 /// Longest that resolving and connecting may take, whatever the guest asks for.
 const CONNECT: Duration = Duration::from_secs(10);
+/// Names that the guests of one function's version look up at once.
+const LOOKUPS: usize = 16;
 /// Longest wait for the response's head, whatever the guest asks for.
 const FIRST_BYTE: Duration = Duration::from_secs(60);
 
+/// Whom the guests of one function's version may ask.
+pub(crate) struct Allowed {
+    hosts: BTreeSet<HostPort>,
+    /// For look-ups of names.
+    lookups: Arc<Semaphore>,
+}
+
+impl Allowed {
+    pub fn new(hosts: BTreeSet<HostPort>) -> Arc<Self> {
+        Arc::new(Allowed {
+            hosts,
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+        })
+    }
+}
+
 /// What one guest may send, and has sent.
 pub(crate) struct Outgoing {
-    allow: Arc<BTreeSet<HostPort>>,
+    allowed: Arc<Allowed>,
     log: CallLog,
     sent: u32,
     bytes: Arc<AtomicU64>,
@@ -41,9 +60,9 @@ type Sent = (
 );
 
 impl Outgoing {
-    pub fn new(allow: Arc<BTreeSet<HostPort>>, log: CallLog) -> Self {
+    pub fn new(allowed: Arc<Allowed>, log: CallLog) -> Self {
         Outgoing {
-            allow,
+            allowed,
             log,
             sent: 0,
             bytes: Arc::default(),
@@ -67,7 +86,7 @@ impl Outgoing {
     /// Whether the request may go out as far as the manifest says, and to which host.
     fn admit(&mut self, uri: &http::Uri) -> Result<HostPort, Refusal> {
         let host = target(uri).ok_or(Refusal::NoHost)?;
-        if !self.allow.contains(&host) {
+        if !self.allowed.hosts.contains(&host) {
             return Err(Refusal::NotAllowed(host));
         }
         if self.sent >= limits::OUTGOING_REQUESTS {
@@ -96,11 +115,11 @@ impl WasiHttpHooks for Outgoing {
         // Nothing is to be told to the response's producer.
         drop(processed);
         let admitted = self.admit(request.uri());
-        let (allow, log, bytes) = (self.allow.clone(), self.log.clone(), self.bytes.clone());
+        let (allowed, log, bytes) = (self.allowed.clone(), self.log.clone(), self.bytes.clone());
         Box::new(async move {
             let sending = async {
                 let host = admitted?;
-                send(host, &allow, request, options.unwrap_or_default(), bytes).await
+                send(host, &allowed, request, options.unwrap_or_default(), bytes).await
             };
             sending.await.map_err(|refusal: Refusal| {
                 log.note(&format!("outgoing request refused: {refusal}"));
@@ -179,13 +198,13 @@ fn target(uri: &http::Uri) -> Option<HostPort> {
 
 async fn send(
     host: HostPort,
-    allow: &BTreeSet<HostPort>,
+    allowed: &Allowed,
     request: http::Request<WasiBody>,
     options: RequestOptions,
     bytes: Arc<AtomicU64>,
 ) -> Result<Sent, Refusal> {
     let connect = options.connect_timeout.unwrap_or(CONNECT).min(CONNECT);
-    let stream = tokio::time::timeout(connect, connect_checked(&host, allow))
+    let stream = tokio::time::timeout(connect, connect_checked(&host, allowed))
         .await
         .map_err(|_| Refusal::ConnectTimeout(host.clone()))??;
     let first_byte = options.first_byte_timeout.unwrap_or(FIRST_BYTE).min(FIRST_BYTE);
@@ -203,14 +222,30 @@ async fn send(
         .map_err(|_| Refusal::AnswerTimeout(host.clone()))?
 }
 
+/// The addresses of a name. The system's own look-up holds a thread for as long as a name server takes, also when nobody waits
+/// for it any more, so those of one function are bounded.
+async fn resolve(host: &HostPort, lookups: &Arc<Semaphore>) -> Result<Vec<SocketAddr>, Refusal> {
+    let unresolved = || Refusal::Unresolved(host.clone());
+    if let Ok(address) = host.host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, host.port)]);
+    }
+    let place = lookups.clone().acquire_owned().await.map_err(|_| unresolved())?;
+    let (name, port) = (host.host.clone(), host.port);
+    let look_up = move || {
+        let found = (name.as_str(), port).to_socket_addrs().map(Vec::from_iter);
+        drop(place);
+        found
+    };
+    let found = tokio::task::spawn_blocking(look_up).await;
+    found.ok().and_then(Result::ok).ok_or_else(unresolved)
+}
+
 /// Resolves once and connects to the first address that may be talked to.
-async fn connect_checked(host: &HostPort, allow: &BTreeSet<HostPort>) -> Result<TcpStream, Refusal> {
-    let resolved = tokio::net::lookup_host((host.host.as_str(), host.port))
-        .await
-        .map_err(|_| Refusal::Unresolved(host.clone()))?;
+async fn connect_checked(host: &HostPort, allowed: &Allowed) -> Result<TcpStream, Refusal> {
+    let resolved = resolve(host, &allowed.lookups).await?;
     let mut refusal = Refusal::Unresolved(host.clone());
     for address in resolved {
-        if !may_connect(address, allow) {
+        if !may_connect(address, &allowed.hosts) {
             refusal = Refusal::NotPublic(host.clone(), address.ip());
             continue;
         }

@@ -29,8 +29,8 @@ use crate::engine::memory_of;
 use crate::guest::Guest;
 use crate::invoke::told;
 use crate::logs::CallLog;
-use crate::memory::{GuestMemory, HostFull};
-use crate::meter::{Meter, OutOfTime, in_turns};
+use crate::memory::{HostFull, Share};
+use crate::meter::{Meter, OutOfTime, Turns, in_turns};
 use crate::random::{Counted, MAX_RANDOM_BYTES, Seeded};
 
 /// What a job's component exports beside its mapper.
@@ -49,6 +49,7 @@ pub(crate) struct JobComponent {
     map: ComponentExportIndex,
     reduce: Option<ComponentExportIndex>,
     finish: Option<ComponentExportIndex>,
+    turns: Turns,
 }
 
 impl JobComponent {
@@ -73,6 +74,7 @@ impl JobComponent {
             map: find(MAPPER, "map").ok_or_else(missing)?,
             reduce: find(REDUCER, "reduce"),
             finish: find(FINISHER, "finish"),
+            turns: Turns::default(),
             pre,
         })
     }
@@ -168,7 +170,7 @@ pub(crate) struct PureRun {
     pub subject: Subject,
     pub blobs: BlobStore,
     pub gpu: Option<Gpu>,
-    pub memory: Arc<GuestMemory>,
+    pub memory: Arc<Share>,
     pub log: CallLog,
 }
 
@@ -194,7 +196,7 @@ impl PureRun {
             Err(error) => return Err((Problem::new(ProblemKind::Internal, format!("{error:#}")), 0)),
         };
         let run = run_guest(&mut store, &component, subject, &spec.setting.args, &blobs);
-        let ended = in_turns(deadline, pin!(run)).await;
+        let ended = in_turns(deadline, &component.turns, pin!(run)).await;
         let guest = store.data();
         guest.log.finish();
         let left = store.get_fuel().unwrap_or(0);

@@ -13,6 +13,7 @@ mod harness;
 mod hostile;
 mod http;
 mod http2;
+mod imports;
 mod in_place;
 mod jobs;
 mod keyed;

@@ -1,0 +1,270 @@
+//! Every function that a host offers to guests, in an endless loop: each pays, ends in time, and keeps nobody waiting.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::abi::{AbiVariant, WasmType};
+use wit_parser::{Function, Resolve};
+
+use crate::harness::Node;
+
+/// How long a probe may run.
+const TIME: Duration = Duration::from_secs(1);
+/// What it may burn: some 80,000 of the cheapest host calls.
+const FUEL: u64 = 20_000_000;
+/// How a probe may end.
+const ENDS: [&str; 5] = [
+    "out-of-fuel",
+    "trap",
+    "timeout",
+    "too-many-handles",
+    "out-of-memory",
+];
+
+/// A version of WASI: where its interfaces are described, and what a function that is called exports.
+struct Wasi {
+    name: &'static str,
+    folder: PathBuf,
+    handler: &'static str,
+    /// The core functions behind it: `$loop` stands for the loop.
+    exports: &'static str,
+}
+
+/// One function in a loop, with one number for all of its parameters.
+struct Probe {
+    /// Of the function that is deployed.
+    name: String,
+    /// What it calls, with which number.
+    what: String,
+    component: Vec<u8>,
+}
+
+/// How a call of a probe ended.
+#[derive(Debug)]
+struct Ended {
+    problem: String,
+    took: Duration,
+}
+
+fn wasis() -> [Wasi; 2] {
+    let http = package_folder("wasmtime-wasi-http");
+    [
+        Wasi {
+            name: "p2",
+            folder: http.join("wit"),
+            handler: "wasi:http/incoming-handler@0.2.12",
+            exports: r#"(func (export "wasi:http/incoming-handler@0.2.12#handle") (param i32 i32) $loop)"#,
+        },
+        Wasi {
+            name: "p3",
+            folder: http.join("src/p3/wit"),
+            handler: "wasi:http/handler@0.3.0",
+            exports: r#"
+                (func (export "[async-lift]wasi:http/handler@0.3.0#handle") (param i32) (result i32) $loop (i32.const 0))
+                (func (export "[callback][async-lift]wasi:http/handler@0.3.0#handle") (param i32 i32 i32) (result i32)
+                  (i32.const 0))"#,
+        },
+    ]
+}
+
+/// Where the source of a package lies that the host is built of.
+fn package_folder(name: &str) -> PathBuf {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let package = packages.iter().find(|package| package["name"] == name).unwrap();
+    let manifest = Path::new(package["manifest_path"].as_str().unwrap());
+    manifest.parent().unwrap().to_owned()
+}
+
+/// All functions of all interfaces, those with parameters twice: with zeros, and with numbers that are pointers, lengths or times of some size.
+fn interfaces(wasi: &Wasi) -> Vec<Vec<Probe>> {
+    let mut resolve = Resolve::default();
+    resolve.push_dir(&wasi.folder).unwrap();
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
+    for package in ["data", "gpu", "compute"] {
+        resolve.push_dir(ours.join(package)).unwrap();
+    }
+    let names = resolve.interfaces.iter().filter_map(|(id, interface)| {
+        let functions = interface.functions.values().cloned().collect::<Vec<_>>();
+        Some((resolve.id_of(id)?, functions))
+    });
+    let interfaces: BTreeMap<String, Vec<Function>> = names.collect();
+    let mut all = Vec::new();
+    for (at, (interface, functions)) in interfaces.into_iter().enumerate() {
+        let mut probes = Vec::new();
+        let package = format!("probe:probe-{at}");
+        let text = format!(
+            "package {package}; world probe {{ import {interface}; export {}; }}",
+            wasi.handler
+        );
+        let package = resolve.push_str("probe.wit", &text).unwrap();
+        let world = resolve.select_world(&[package], None).unwrap();
+        for function in &functions {
+            let numbers: &[u32] = if function.params.is_empty() {
+                &[0]
+            } else {
+                &[0, 1 << 16]
+            };
+            for &number in numbers {
+                let module = endless(&resolve, &interface, function, number, wasi.exports);
+                let mut module = wat::parse_str(&module).unwrap();
+                embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+                let encoder = ComponentEncoder::default()
+                    .validate(true)
+                    .module(&module)
+                    .unwrap();
+                probes.push(Probe {
+                    name: format!("{}-{at}-{}", wasi.name, probes.len()),
+                    what: format!("{interface} {} {number}", function.name),
+                    component: { encoder }.encode().unwrap(),
+                });
+            }
+        }
+        all.push(probes);
+    }
+    all
+}
+
+/// A core module that calls a function without end.
+fn endless(resolve: &Resolve, interface: &str, function: &Function, number: u32, exports: &str) -> String {
+    let signature = resolve.wasm_signature(AbiVariant::GuestImport, function);
+    let name = |of: &WasmType| match of {
+        WasmType::I64 | WasmType::PointerOrI64 => "i64",
+        WasmType::F32 => "f32",
+        WasmType::F64 => "f64",
+        WasmType::I32 | WasmType::Pointer | WasmType::Length => "i32",
+    };
+    let types = |types: &[WasmType]| types.iter().map(name).collect::<Vec<_>>().join(" ");
+    let arguments = signature
+        .params
+        .iter()
+        .map(|of| format!("({}.const {number})", name(of)));
+    let arguments = arguments.collect::<Vec<_>>().join(" ");
+    let drops = "(drop)".repeat(signature.results.len());
+    let exports = exports.replace(
+        "$loop",
+        &format!("(loop $again {arguments} (call $probed) {drops} (br $again))"),
+    );
+    format!(
+        r#"(module
+            (import "{interface}" "{}" (func $probed (param {}) (result {})))
+            (memory (export "memory") 128)
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0x100000))
+            {exports})"#,
+        function.name,
+        types(&signature.params),
+        types(&signature.results),
+    )
+}
+
+/// Deploys probes, and tells why not if the host has not all that they import.
+fn deploy(node: &Node, probes: &[&Probe]) -> Result<(), String> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut manifest = String::new();
+    for Probe { name, component, .. } in probes {
+        std::fs::write(folder.path().join(format!("{name}.wasm")), component).unwrap();
+        manifest += &format!(
+            "[function.{name}]\nbuild = {{ component = \"{name}.wasm\" }}\npublic = true\n\
+             limits = {{ timeout = \"{}s\", fuel = {FUEL} }}\n",
+            TIME.as_secs()
+        );
+    }
+    std::fs::write(folder.path().join("nearfield.toml"), manifest).unwrap();
+    let deployed = node.cli(&["deploy", folder.path().to_str().unwrap()]);
+    match deployed.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&deployed.stderr).into_owned()),
+    }
+}
+
+/// Deploys the probes of an interface and calls each.
+fn call<'a>(node: &Node, probes: &'a [Probe]) -> Vec<(&'a Probe, Ended)> {
+    let mut deployed: Vec<_> = probes.iter().collect();
+    if deploy(node, &deployed).is_err() {
+        // Some of them are for what is described and not offered.
+        deployed.retain(|probe| match deploy(node, &[probe]) {
+            Ok(()) => true,
+            Err(why) => {
+                assert!(why.contains("a host offers"), "{}: {why}", probe.what);
+                false
+            }
+        });
+    }
+    let call = |probe: &'a Probe| {
+        let begun = Instant::now();
+        let problem = node.get(&format!("/fn/{}", probe.name)).problem();
+        let took = begun.elapsed();
+        (probe, Ended { problem, took })
+    };
+    deployed.into_iter().map(call).collect()
+}
+
+#[test]
+fn every_import_pays_and_ends_in_time() {
+    let node = Node::start();
+    node.deploy("hello", "hello", "public = true");
+    let interfaces: Vec<_> = wasis().iter().flat_map(interfaces).collect();
+    let next = Mutex::new(interfaces.iter());
+    let (ended, over) = (Mutex::new(Vec::new()), AtomicBool::new(false));
+    let mut neighbour = Vec::new();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    loop {
+                        let Some(probes) = next.lock().unwrap().next() else {
+                            return;
+                        };
+                        let called = call(&node, probes);
+                        ended.lock().unwrap().extend(called);
+                    }
+                })
+            })
+            .collect();
+        let beside = scope.spawn(|| {
+            let mut took = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                assert_eq!(node.get("/fn/hello").status, 200);
+                took.push(begun.elapsed());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            took
+        });
+        let done: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        over.store(true, Ordering::Relaxed);
+        neighbour = beside.join().unwrap();
+        assert!(done.iter().all(Result::is_ok), "a probe was not as it should be");
+    });
+    let ended = ended.into_inner().unwrap();
+    let mut by_problem: BTreeMap<&str, usize> = BTreeMap::new();
+    for (Probe { what, .. }, how) in &ended {
+        *by_problem.entry(&how.problem).or_default() += 1;
+        assert!(ENDS.contains(&how.problem.as_str()), "{what}: {how:?}");
+        assert!(how.took < TIME + Duration::from_millis(500), "{what}: {how:?}");
+    }
+    neighbour.sort();
+    let p99 = neighbour[neighbour.len() * 99 / 100];
+    let probes: usize = interfaces.iter().map(Vec::len).sum();
+    println!(
+        "{} of {probes} probes, {by_problem:?}, neighbour's p99 {p99:?}",
+        ended.len()
+    );
+    for (Probe { what, .. }, how) in ended.iter().filter(|(_, how)| how.took > TIME / 4) {
+        println!("{what}: {how:?}");
+    }
+    assert!(ended.len() > 300, "only {}", ended.len());
+    assert!(p99 < Duration::from_millis(150), "{p99:?}");
+}
