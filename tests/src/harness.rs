@@ -327,8 +327,19 @@ impl Node {
 
     /// Deploys an example function's component under `manifest` (the body of its table).
     pub fn deploy(&self, name: &str, component: &str, manifest: &str) -> Value {
+        self.deploy_file(name, &component_file(component), manifest)
+    }
+
+    /// Deploys a component that was made by hand.
+    pub fn deploy_bytes(&self, name: &str, component: &[u8], manifest: &str) -> Value {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("component.wasm");
+        std::fs::write(&file, component).unwrap();
+        self.deploy_file(name, &file, manifest)
+    }
+
+    fn deploy_file(&self, name: &str, file: &Path, manifest: &str) -> Value {
         let crate_dir = tempfile::tempdir().unwrap();
-        let file = component_file(component);
         let text = format!(
             "[function.{name}]\nbuild = {{ component = \"{}\" }}\n{manifest}\n",
             file.display()

@@ -165,6 +165,53 @@ fn whatever_of_the_host_a_guest_calls_it_pays() {
     }
 }
 
+/// Steps of a guest that are long by themselves, and no host call or check of fuel comes within them.
+#[test]
+fn a_long_step_ends_in_time_and_keeps_nobody_waiting() {
+    let node = Node::start();
+    node.deploy("hello", "hello", "public = true");
+    for (name, text) in [
+        ("fills", include_str!("fills.wat")),
+        ("strings", include_str!("strings.wat")),
+    ] {
+        node.deploy_bytes(
+            name,
+            &wat::parse_str(text).unwrap(),
+            "public = true\nlimits = { fuel = \"10T\", timeout = \"2s\" }",
+        );
+        node.get("/fn/hello");
+        let started = Instant::now();
+        let (replies, mut neighbour) = std::thread::scope(|scope| {
+            let others: Vec<_> = (0..3)
+                .map(|_| scope.spawn(|| node.get(&format!("/fn/{name}"))))
+                .collect();
+            let mut took = Vec::new();
+            while others.iter().any(|other| !other.is_finished()) {
+                let begun = Instant::now();
+                assert_eq!(node.get("/fn/hello").status, 200);
+                took.push(begun.elapsed());
+            }
+            let replies: Vec<_> = others.into_iter().map(|other| other.join().unwrap()).collect();
+            (replies, took)
+        });
+        assert!(
+            started.elapsed() < Duration::from_secs(4),
+            "{name}: {:?}",
+            started.elapsed()
+        );
+        for reply in replies {
+            assert_eq!(reply.problem(), "timeout", "{name}: {}", reply.text());
+        }
+        neighbour.sort();
+        let middle = neighbour[neighbour.len() / 2];
+        assert!(
+            middle < Duration::from_millis(100),
+            "{name}: {middle:?} of {}",
+            neighbour.len()
+        );
+    }
+}
+
 /// Has `count` calls of a function run at once, each of which waits for the rest of its body, and then ends them well.
 fn at_once(node: &Node, function: &str, count: usize) {
     let address = node.functions_url.trim_start_matches("http://");

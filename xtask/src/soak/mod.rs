@@ -7,6 +7,7 @@ mod crash;
 mod differential;
 mod fsync;
 mod gpu;
+mod hostile;
 mod in_place;
 mod inputs;
 mod jobs;
@@ -99,6 +100,7 @@ const PARTS: &[Part] = &[
     ("corruption", corruption::run),
     ("simulation", simulation::run),
     ("gpu", gpu::run),
+    ("hostile", hostile::run),
 ];
 
 pub fn run(options: &Options) -> Result<()> {

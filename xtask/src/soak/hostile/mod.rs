@@ -1,0 +1,172 @@
+//! Strangers' code and strangers' requests, one attack after the other, and what a neighbour notices of each: the time that
+//! its calls take beside the attack, and without it.
+//!
+//! Guests attack on a node by itself, and on a host behind a gateway; clients attack the listener that the neighbour's calls come
+//! by. Whatever happens, each call of the neighbour is answered, and right. What members of a network can do to each other is the
+//! tests' (`strangers`, `wrong_results`) and `soak corruption`'s.
+
+mod clients;
+mod guests;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Finding, Setting};
+use crate::cleanup::Folder;
+use crate::node::Node;
+use crate::report::time;
+
+/// What a neighbour's slowest hundredth may be beside an attack: so many times what it is without, or so much more.
+const MOST_TIMES: u32 = 2;
+const MOST_MORE: Duration = Duration::from_millis(5);
+/// Rounds of an attack at which a neighbour noticed too much, before that counts: other programs of the machine are noticed too.
+const ROUNDS: usize = 3;
+
+/// One attack: what so many attackers do, each again and again.
+struct Attack {
+    name: String,
+    at_once: usize,
+    /// One attempt. What came of it, in a few words, if there is something to tell.
+    attempt: Box<dyn Fn(&Node) -> Result<Option<String>> + Sync>,
+}
+
+/// What a neighbour noticed.
+struct Noticed {
+    quiet: Duration,
+    beside: Duration,
+}
+
+impl Noticed {
+    fn is_little(&self) -> bool {
+        self.beside <= (self.quiet * MOST_TIMES).max(self.quiet + MOST_MORE)
+    }
+}
+
+pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
+    let folder = Folder::new("hostile")?;
+    let start = |name: &str| Node::start(&setting.nearfield, &folder.path().join(name));
+    let alone = start("alone")?;
+    let gateway =
+        Node::start_with_options(&["--no-host"], &setting.nearfield, &folder.path().join("gateway"))?;
+    let host = Node::join(&gateway, &[], &setting.nearfield, &folder.path().join("host"))?;
+    for node in [&alone, &gateway] {
+        guests::deploy(node, folder.path(), setting)?;
+    }
+    let mut findings = Vec::new();
+    let mut beyond = Vec::new();
+    for (place, node) in [("alone", &alone), ("through a gateway", &gateway)] {
+        let attacks = guests::attacks().into_iter().chain(clients::attacks());
+        for attack in attacks {
+            let (noticed, came) = beside(node, &attack, setting.quick)?;
+            let told = format!(
+                "neighbour's p99 {} → {}; {came}",
+                time(noticed.quiet),
+                time(noticed.beside)
+            );
+            let what = format!("{} × {}, {place}", attack.at_once, attack.name);
+            eprintln!("{what}: {told}");
+            if !noticed.is_little() {
+                beyond.push(format!("{what}: {told}"));
+            }
+            findings.push((what, told));
+        }
+    }
+    for node in [host, gateway, alone] {
+        node.stop()?;
+    }
+    ensure!(
+        beyond.is_empty(),
+        "the neighbour noticed too much:\n{}",
+        beyond.join("\n")
+    );
+    Ok(findings)
+}
+
+/// An attack, and the neighbour beside it: the round in which it noticed least.
+fn beside(node: &Node, attack: &Attack, quick: bool) -> Result<(Noticed, String)> {
+    let (quiet, beside) = match quick {
+        true => (Duration::from_millis(300), Duration::from_millis(700)),
+        false => (Duration::from_secs(1), Duration::from_secs(3)),
+    };
+    let mut least: Option<(Noticed, String)> = None;
+    for _ in 0..ROUNDS {
+        let round = once(node, attack, quiet, beside).with_context(|| attack.name.clone())?;
+        let done = round.0.is_little();
+        if least
+            .as_ref()
+            .is_none_or(|(noticed, _)| round.0.beside < noticed.beside)
+        {
+            least = Some(round);
+        }
+        if done {
+            break;
+        }
+    }
+    least.context("a round")
+}
+
+fn once(node: &Node, attack: &Attack, quiet: Duration, beside: Duration) -> Result<(Noticed, String)> {
+    let quiet = p99(neighbour(node, quiet)?);
+    let over = AtomicBool::new(false);
+    let came = Mutex::new(Vec::<(String, usize)>::new());
+    let beside = std::thread::scope(|scope| {
+        let attackers: Vec<_> = (0..attack.at_once)
+            .map(|_| {
+                scope.spawn(|| -> Result<()> {
+                    while !over.load(Ordering::Relaxed) {
+                        let Some(end) = (attack.attempt)(node)? else {
+                            continue;
+                        };
+                        let mut came = came.lock().expect("no panic under this lock");
+                        match came.iter_mut().find(|(known, _)| *known == end) {
+                            Some((_, times)) => *times += 1,
+                            None => came.push((end, 1)),
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        // The attack has begun by then.
+        std::thread::sleep(Duration::from_millis(100));
+        let took = neighbour(node, beside);
+        over.store(true, Ordering::Relaxed);
+        for attacker in attackers {
+            attacker.join().expect("attackers do not panic")?;
+        }
+        took
+    })?;
+    let came = came.into_inner().expect("no panic under this lock");
+    let came: Vec<_> = came
+        .into_iter()
+        .map(|(end, times)| format!("{times} {end}"))
+        .collect();
+    let beside = p99(beside);
+    Ok((Noticed { quiet, beside }, came.join(", ")))
+}
+
+/// Calls a function of somebody else's for so long, one call after the other, and tells how long each took.
+fn neighbour(node: &Node, duration: Duration) -> Result<Vec<Duration>> {
+    let begun = Instant::now();
+    let mut took = Vec::new();
+    while begun.elapsed() < duration {
+        let answer = node.get("/hello")?;
+        ensure!(
+            answer.status == 200,
+            "the neighbour got {}: {}",
+            answer.status,
+            answer.text()
+        );
+        took.push(answer.took);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(took)
+}
+
+fn p99(mut took: Vec<Duration>) -> Duration {
+    took.sort();
+    took[(took.len() * 99).div_ceil(100) - 1]
+}
