@@ -13,6 +13,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use nearfield_protocol::cost;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Semaphore;
 use wasmtime::{CallHook, Store, StoreContextMut, Trap};
 
@@ -29,6 +30,8 @@ const MIN_YIELD_FUEL: u64 = YIELD_FUEL / 10;
 const TURN: Duration = Duration::from_millis(2);
 /// A turn that is so long was one long step.
 const LONG_TURN: Duration = Duration::from_millis(8);
+/// Turns of a component that are watched after a long one, by the thread's own clock.
+const TURNS_WATCHED: u32 = 100;
 /// Turns of a component that are apart after a long one.
 const TURNS_APART: u32 = 1_000;
 /// Turns that are apart at once: each holds a thread beside those of the runtime.
@@ -177,28 +180,79 @@ pub(crate) fn begin<T: 'static>(store: &mut Store<T>, fuel: u64) -> wasmtime::Re
 /// How long the turns of one component's guests are. Some steps of a guest are long by themselves, and no hook comes within them:
 /// a fill of all its memory, a string that goes from one component inside it to another. Once a turn was that long, the next
 /// ones are apart: what else waits for their thread is handed to another one first.
+///
+/// A turn also takes long while other threads have its core. Which of both it is, the thread's own clock tells, which costs a
+/// call of the kernel: it is read only for the turns that follow a long one.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
+    watched: AtomicU32,
     apart: AtomicU32,
 }
 
-impl Turns {
-    /// Whether the turn that begins is to be apart.
-    fn begin(&self) -> bool {
-        let less = |left: u32| left.checked_sub(1);
-        // Counted roughly: turns of several threads at once do no harm. Most components never have a long one.
-        self.apart.load(Ordering::Relaxed) > 0
-            && self
-                .apart
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
-                .is_ok()
-    }
+/// How a turn runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Usual,
+    Watched,
+    Apart,
+}
 
-    fn end(&self, took: Duration) {
-        if took > LONG_TURN {
-            self.apart.store(TURNS_APART, Ordering::Relaxed);
+impl Turns {
+    fn begin(&self) -> Turn {
+        // Counted roughly: turns of several threads at once do no harm. Most components never have a long one.
+        let one_less = |count: &AtomicU32| {
+            let less = |left: u32| left.checked_sub(1);
+            count.load(Ordering::Relaxed) > 0
+                && count
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+                    .is_ok()
+        };
+        if one_less(&self.apart) {
+            Turn::Apart
+        } else if one_less(&self.watched) {
+            Turn::Watched
+        } else {
+            Turn::Usual
         }
     }
+
+    /// A turn has ended after so much time; of a turn that was not usual, its thread's own.
+    fn end(&self, turn: Turn, took: Duration) {
+        if took > LONG_TURN {
+            match turn {
+                Turn::Usual => self.watched.store(TURNS_WATCHED, Ordering::Relaxed),
+                Turn::Watched | Turn::Apart => self.apart.store(TURNS_APART, Ordering::Relaxed),
+            }
+        }
+    }
+}
+
+/// What a turn's length is measured with.
+enum Watch {
+    Clock(Instant),
+    Thread(Duration),
+}
+
+impl Watch {
+    fn start(turn: Turn, now: Instant) -> Self {
+        match turn {
+            Turn::Usual => Watch::Clock(now),
+            Turn::Watched | Turn::Apart => Watch::Thread(thread_time()),
+        }
+    }
+
+    fn took(&self) -> Duration {
+        match self {
+            Watch::Clock(began) => began.elapsed(),
+            Watch::Thread(before) => thread_time().saturating_sub(*before),
+        }
+    }
+}
+
+/// How long this thread has had a core.
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Runs a guest in turns, until its time is up at the latest.
@@ -215,25 +269,33 @@ pub(crate) async fn in_turns<G: Future>(
         if now >= deadline {
             return Poll::Ready(Err(OutOfTime));
         }
-        let polled = if waits.is_some() || turns.begin() {
-            // Boxed, as all that few calls need.
-            let waiting = waits.get_or_insert_with(|| Box::pin(APART.acquire()));
-            match waiting.as_mut().poll(cx) {
-                Poll::Ready(thread) => {
-                    waits = None;
-                    let polled = tokio::task::block_in_place(|| guest.as_mut().poll(cx));
-                    drop(thread);
-                    polled
-                }
-                Poll::Pending => Poll::Pending,
-            }
-        } else {
-            TURN_BEGAN.set(Some(now));
-            let polled = guest.as_mut().poll(cx);
-            TURN_BEGAN.set(None);
-            polled
+        let turn = match waits {
+            Some(_) => Turn::Apart,
+            None => turns.begin(),
         };
-        turns.end(now.elapsed());
+        let watch = Watch::start(turn, now);
+        let polled = match turn {
+            Turn::Usual | Turn::Watched => {
+                TURN_BEGAN.set(Some(now));
+                let polled = guest.as_mut().poll(cx);
+                TURN_BEGAN.set(None);
+                polled
+            }
+            Turn::Apart => {
+                // Boxed, as all that few calls need.
+                let waiting = waits.get_or_insert_with(|| Box::pin(APART.acquire()));
+                match waiting.as_mut().poll(cx) {
+                    Poll::Ready(thread) => {
+                        waits = None;
+                        let polled = tokio::task::block_in_place(|| guest.as_mut().poll(cx));
+                        drop(thread);
+                        polled
+                    }
+                    Poll::Pending => Poll::Pending,
+                }
+            }
+        };
+        turns.end(turn, watch.took());
         match polled {
             Poll::Ready(ended) => Poll::Ready(Ok(ended)),
             Poll::Pending => rest.as_mut().poll(cx).map(|()| Err(OutOfTime)),
@@ -341,25 +403,31 @@ mod tests {
     }
 
     #[test]
-    fn turns_are_apart_for_a_while_after_a_long_one() {
+    fn turns_are_apart_for_a_while_after_long_ones() {
         let turns = Turns::default();
-        assert!(!turns.begin());
-        turns.end(LONG_TURN);
-        assert!(!turns.begin());
-        turns.end(LONG_TURN * 2);
-        assert!((0..TURNS_APART).all(|_| turns.begin()));
-        assert!(!turns.begin());
+        let long = LONG_TURN * 2;
+        turns.end(turns.begin(), LONG_TURN);
+        assert_eq!(turns.begin(), Turn::Usual);
+        turns.end(Turn::Usual, long);
+        assert!((0..TURNS_WATCHED).all(|_| turns.begin() == Turn::Watched));
+        assert_eq!(turns.begin(), Turn::Usual, "only the clock said so");
+        turns.end(Turn::Usual, long);
+        turns.end(turns.begin(), long);
+        assert!((0..TURNS_APART).all(|_| turns.begin() == Turn::Apart));
+        assert_eq!(turns.begin(), Turn::Watched);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn who_holds_its_thread_keeps_others_waiting_once() {
+    async fn who_holds_its_thread_keeps_others_waiting_twice() {
         const HELD: Duration = Duration::from_millis(300);
-        let guest = tokio::spawn(async {
+        // Busy, not asleep: the thread's own clock has to go.
+        let hold = || Box::pin(async { while_busy(HELD) });
+        let guest = tokio::spawn(async move {
             let turns = Turns::default();
-            let first = pin!(async { std::thread::sleep(HELD) });
-            in_turns(Instant::now() + HELD * 100, &turns, first)
-                .await
-                .unwrap();
+            let until = Instant::now() + HELD * 100;
+            for _ in 0..2 {
+                in_turns(until, &turns, hold().as_mut()).await.unwrap();
+            }
             let longest = tokio::spawn(async {
                 let begun = Instant::now();
                 let (mut last, mut longest) = (begun, Duration::ZERO);
@@ -370,13 +438,17 @@ mod tests {
                 }
                 longest
             });
-            let second = pin!(async { std::thread::sleep(HELD) });
-            in_turns(Instant::now() + HELD * 100, &turns, second)
-                .await
-                .unwrap();
+            in_turns(until, &turns, hold().as_mut()).await.unwrap();
             longest.await.unwrap()
         });
         let longest = guest.await.unwrap();
         assert!(longest < HELD / 2, "{longest:?}");
+    }
+
+    fn while_busy(time: Duration) {
+        let begun = thread_time();
+        while thread_time() - begun < time {
+            std::hint::spin_loop();
+        }
     }
 }
