@@ -8,6 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use nearfield_protocol::units::parse_digits;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Of each line so much is kept as its field's name and value need where they say how long a body is.
@@ -173,7 +174,7 @@ impl Framing {
         };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"content-length") {
-            self.length = std::str::from_utf8(value).ok()?.parse().ok()?;
+            self.length = parse_digits(std::str::from_utf8(value).ok()?)?;
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             // Of several encodings the last decides; hyper refuses a request whose last one is another.
             let last = value.rsplit(|&byte| byte == b',').next()?;
@@ -185,7 +186,11 @@ impl Framing {
 
 fn chunk_size(line: &[u8]) -> Option<u64> {
     let digits = line.split(|&byte| byte == b';').next()?.trim_ascii();
-    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    // `from_str_radix` takes a sign.
+    let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16)
+        .ok()
+        .filter(|_| is_hex)
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for LineEnds<S> {
@@ -327,6 +332,7 @@ mod tests {
         for refused in [
             "no colon",
             "content-length: x",
+            "content-length: +5",
             "content-length: 99999999999999999999",
             &format!("content-length: {spaces}5"),
             &format!("content-length: {}5", "0".repeat(KEPT_BYTES)),

@@ -1,5 +1,7 @@
 //! HTTP as guests, hosts and gateways share it.
 
+use crate::units::parse_digits;
+
 /// What the names of fields begin with that only nodes write. Those of guests and clients are dropped.
 const RESERVED: &str = "nearfield-";
 
@@ -69,11 +71,8 @@ impl DeclaredLength {
     }
 }
 
-/// Digits and nothing else: a parser that takes a sign or a space reads another number than the next one.
 fn number_of(text: &[u8]) -> Option<u64> {
-    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    let text = std::str::from_utf8(text).ok().filter(|_| digits)?;
-    text.parse().ok()
+    parse_digits(std::str::from_utf8(text).ok()?)
 }
 
 #[cfg(test)]

@@ -174,7 +174,8 @@ macro_rules! id {
             type Err = InvalidName;
             fn from_str(text: &str) -> Result<Self, InvalidName> {
                 let refused = || InvalidName(text.chars().take(40).collect());
-                if text.len() != 32 {
+                // `from_str_radix` takes a sign.
+                if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                     return Err(refused());
                 }
                 u128::from_str_radix(text, 16).map($type).map_err(|_| refused())
@@ -236,5 +237,6 @@ mod tests {
         let late = CallId::new(1_001, 0);
         assert!(early < late);
         assert_eq!(early.to_string().parse(), Ok(early));
+        assert!(format!("+{}", &early.to_string()[1..]).parse::<CallId>().is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! Sizes, counts and times as people write them.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Text that is no size, count or time.
@@ -23,6 +24,12 @@ fn parse(text: &str, units: &[(&str, u64)], expected: &'static str) -> Result<u6
     let unit = digits[at..].trim();
     let (_, factor) = units.iter().find(|(name, _)| *name == unit).ok_or_else(refused)?;
     number.checked_mul(*factor).ok_or_else(refused)
+}
+
+/// A number in digits and nothing else: `str::parse` takes a sign, so two readers could see two numbers.
+pub fn parse_digits<T: FromStr>(text: &str) -> Option<T> {
+    let is_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_digits)
 }
 
 /// `64KiB`, `500G`, `1048576` → bytes. `K M G T` and `KB MB GB TB` are powers of 1000, `KiB …` of 1024.
@@ -161,6 +168,14 @@ fn scaled(value: u64, base: f64, units: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn digits_are_digits() {
+        assert_eq!(parse_digits::<u8>("007"), Some(7));
+        for other in ["", "+7", "-7", "7 ", "0x7", "256", "\u{ff17}"] {
+            assert_eq!(parse_digits::<u8>(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn people_s_units() {

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use nearfield_protocol::records::RecordKey;
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -153,11 +154,7 @@ impl Control {
 impl Control {
     /// Waits for a record of `node`'s, which is on its way.
     async fn confirm(&self, node: NodeId, key: &str) -> bool {
-        let bytes = key.as_bytes().as_chunks::<2>().0.iter();
-        let bytes: Option<Vec<u8>> = bytes
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-            .collect();
-        let Some(key) = bytes.and_then(|bytes| RecordKey::decode(&bytes)) else {
+        let Some(key) = record_key(key) else {
             return false;
         };
         let mut changes = self.document.changes();
@@ -185,12 +182,17 @@ impl Control {
     }
 }
 
-async fn digests(receive: &mut RecvStream, count: u32) -> io::Result<Vec<Digest>> {
+/// The record's key that `hex` spells.
+pub(crate) fn record_key(hex: &str) -> Option<RecordKey> {
+    RecordKey::decode(&HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok()?)
+}
+
+pub(crate) async fn digests(receive: &mut (impl AsyncRead + Unpin), count: u32) -> io::Result<Vec<Digest>> {
     if count as usize > HOLDINGS {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut bytes = vec![0; count as usize * 32];
-    AsyncReadExt::read_exact(receive, &mut bytes).await?;
+    receive.read_exact(&mut bytes).await?;
     let digests = bytes.as_chunks::<32>().0.iter();
     Ok(digests.map(|bytes| Digest::from_bytes(*bytes)).collect())
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use nearfield_protocol::units::parse_digits;
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderName};
 use reqwest::{Response, StatusCode};
 
@@ -69,7 +70,8 @@ pub fn described(head: &Response) -> Described {
 fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
     let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
-    let (first, last, size): (u64, u64, u64) = (first.parse().ok()?, last.parse().ok()?, size.parse().ok()?);
+    let number = parse_digits::<u64>;
+    let (first, last, size) = (number(first)?, number(last)?, number(size)?);
     (first <= last && last < size).then(|| (first..last + 1, size))
 }
 
@@ -104,6 +106,7 @@ mod tests {
             "bytes 0-9/*",
             "bytes */100",
             "bytes 9-0/100",
+            "bytes +0-9/100",
             "bytes 0-100/100",
             "0-9/100",
             "bytes 0-9",

@@ -3,6 +3,7 @@
 
 use std::io::{self, Read};
 
+use nearfield_protocol::units::parse_digits;
 use tar::{EntryType, Header};
 
 use super::CutError;
@@ -211,7 +212,7 @@ impl Pax {
                 .ok_or_else(bad)?;
             let length = str::from_utf8(&records[..space])
                 .ok()
-                .and_then(|text| text.parse::<usize>().ok());
+                .and_then(parse_digits::<usize>);
             let length = length.filter(|length| *length > space + 1).ok_or_else(bad)?;
             let (record, rest) = records.split_at_checked(length).ok_or_else(bad)?;
             let record = record[space + 1..].strip_suffix(b"\n").ok_or_else(bad)?;
@@ -231,7 +232,7 @@ impl Pax {
             b"path" => self.path = given(),
             b"linkpath" => self.link = given(),
             b"size" if value.is_empty() => self.size = None,
-            b"size" => self.size = Some(str::from_utf8(value).ok()?.parse().ok()?),
+            b"size" => self.size = Some(parse_digits(str::from_utf8(value).ok()?)?),
             b"hdrcharset"
                 if value == b"ISO-IR 10646 2000 UTF-8" || value == b"BINARY" || value.is_empty() => {}
             b"hdrcharset" => self.refused = Some("file whose name is in an unknown character set"),
@@ -429,6 +430,8 @@ mod tests {
             b"0 a=b\n",
             b"6 abc\n",
             b"10 size=x\n",
+            b"11 size=+5\n",
+            b"+9 path=x\n",
             b"18446744073709551616 a=b\n",
         ] {
             let parts = [block(b'x', b"x", records), block(b'0', b"file", b"")];

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use nearfield_protocol::units::parse_digits;
+
 /// What a pointer led to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Pointed {
@@ -84,7 +86,8 @@ impl Walk<'_> {
     }
 
     fn array(&mut self, token: &str, rest: &[String]) -> Found {
-        let wanted = token.parse::<usize>().ok();
+        // RFC 6901 §4: an index has no sign, and no zero before it.
+        let wanted = parse_digits::<usize>(token).filter(|_| token == "0" || !token.starts_with('0'));
         let mut found = None;
         self.at += 1;
         if self.peek()? == b']' {
