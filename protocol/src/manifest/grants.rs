@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::gpu::GpuKind;
+use crate::units::parse_digits;
 use crate::{DatasetName, Digest};
 
 /// A dataset granted to a function.
@@ -75,8 +76,10 @@ impl FromStr for HostPort {
     fn from_str(text: &str) -> Result<Self, String> {
         let refused = || format!("`{text}` is no host and port, such as api.example.org:443 or [::1]:8080");
         let (host, port) = text.rsplit_once(':').ok_or_else(refused)?;
-        let port = port.parse().map_err(|_| refused())?;
-        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        let port = parse_digits(port).ok_or_else(refused)?;
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        // No name has a colon, so whatever has one is an address: a record could not be read again otherwise.
+        let host = match bare.or(Some(host).filter(|host| host.contains(':'))) {
             Some(v6) => v6
                 .parse::<std::net::Ipv6Addr>()
                 .map_err(|_| refused())?

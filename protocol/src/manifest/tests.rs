@@ -285,6 +285,21 @@ fn quantities_are_refused_in_plain_words() {
 }
 
 #[test]
+fn a_host_that_is_taken_is_read_again() {
+    for (text, written) in [
+        ("API.example.org:443", "api.example.org:443"),
+        ("[2001:DB8::1]:80", "[2001:db8::1]:80"),
+        ("::1:80", "[::1]:80"),
+    ] {
+        let host: HostPort = text.parse().unwrap();
+        assert_eq!((host.to_string().as_str(), written.parse()), (written, Ok(host)));
+    }
+    for text in ["a:b:443", "a:443:", "[a]:443", "a:+443", "a:", ":443"] {
+        assert!(text.parse::<HostPort>().is_err(), "{text}");
+    }
+}
+
+#[test]
 fn lists_and_texts_have_bounds() {
     let manifest = |text: String| ManifestFile::parse(&format!("[function.a]\n{text}\n"));
     let list =
