@@ -121,9 +121,10 @@ impl DatasetMeta {
         if !(PLAIN..=VERSION).contains(&version) {
             return Err(MetaError::Version(version));
         }
-        let (mut meta, rest): (DatasetMeta, _) = postcard::take_from_bytes(body).map_err(told)?;
+        let (mut meta, mut rest): (DatasetMeta, _) = postcard::take_from_bytes(body).map_err(told)?;
         if matches!(version, WITH_KEY | WITH_EXACT_KEY) {
-            let mut key: KeyMeta = postcard::from_bytes(rest).map_err(told)?;
+            let mut key: KeyMeta;
+            (key, rest) = postcard::take_from_bytes(rest).map_err(told)?;
             key.exact_numbers = version == WITH_EXACT_KEY;
             if key.ranges.len() != meta.shards.len() || !key.is_sorted() || meta.folder {
                 return Err(malformed("its keys do not fit its shards"));
@@ -131,7 +132,7 @@ impl DatasetMeta {
             meta.key = Some(key);
         }
         if version == WITH_PARTS {
-            meta.parts = postcard::from_bytes(rest).map_err(told)?;
+            (meta.parts, rest) = postcard::take_from_bytes(rest).map_err(told)?;
             let shards: u64 = meta.parts.iter().map(|part| u64::from(part.shards)).sum();
             let key = |part: &PartMeta| part.name.as_ref().map(|name| format!("{name}/"));
             if !meta.parts.is_sorted_by(|a, b| key(a) < key(b)) {
@@ -140,6 +141,9 @@ impl DatasetMeta {
             if shards != meta.shards.len() as u64 {
                 return Err(malformed("its parts do not add up"));
             }
+        }
+        if !rest.is_empty() {
+            return Err(malformed("something stands behind it"));
         }
         let mut sum = 0u64;
         for shard in &meta.shards {
@@ -238,6 +242,7 @@ mod tests {
             for end in 1..bytes.len() {
                 assert!(DatasetMeta::decode(&bytes[..end]).is_err());
             }
+            assert!(DatasetMeta::decode(&[&bytes[..], &[0]].concat()).is_err());
         }
         let mut wrong = in_parts();
         wrong.parts[1].shards = 2;

@@ -74,8 +74,16 @@ pub fn receive<T: DeserializeOwned>(
     }
     let mut body = vec![0; len];
     read_until(stream, &mut body, deadline)?;
-    let message = postcard::from_bytes(&body).map_err(io::Error::other)?;
+    let message = decode(&body).map_err(io::Error::other)?;
     Ok((message, beside))
+}
+
+/// What a message says, its length taken off.
+pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, postcard::Error> {
+    match postcard::take_from_bytes(body)? {
+        (message, []) => Ok(message),
+        _ => Err(postcard::Error::DeserializeBadEncoding),
+    }
 }
 
 /// Lets the next read wait no longer. A timeout of the socket's own counts from each read anew.

@@ -65,7 +65,10 @@ impl FromStr for Ticket {
         let bytes = BASE32_NOPAD
             .decode(encoded.to_ascii_uppercase().as_bytes())
             .map_err(|_| torn())?;
-        let wire: Wire = postcard::from_bytes(&bytes).map_err(|_| torn())?;
+        let (wire, rest): (Wire, _) = postcard::take_from_bytes(&bytes).map_err(|_| torn())?;
+        if !rest.is_empty() {
+            return Err(torn());
+        }
         Ok(Ticket {
             issuer: NodeId::from_bytes(wire.issuer),
             addresses: wire.addresses,
@@ -97,7 +100,8 @@ mod tests {
         let text = ticket.to_string();
         assert_eq!(text.parse::<Ticket>().unwrap(), ticket);
         assert_eq!(format!(" {text}\n").parse::<Ticket>().unwrap(), ticket);
-        for other in ["", "nearfield1", "doc123", &text[..text.len() - 8]] {
+        let twice = format!("{text}{}", &text[PREFIX.len()..]);
+        for other in ["", "nearfield1", "doc123", &text[..text.len() - 8], &twice] {
             assert!(other.parse::<Ticket>().is_err(), "{other}");
         }
     }
