@@ -278,6 +278,9 @@ impl Records {
             RecordKind::Function => {
                 let name = name(key)?;
                 match read(entry)? {
+                    FunctionRecord::Deployed(version) if version.name != name => {
+                        return Err(about_another(key));
+                    }
                     FunctionRecord::Deployed(version) => {
                         self.functions.entry(name).or_default().push(*version);
                     }
@@ -289,6 +292,7 @@ impl Records {
             RecordKind::Dataset => {
                 let name = name(key)?;
                 match read(entry)? {
+                    DatasetRecord::Put(version) if version.name != name => return Err(about_another(key)),
                     DatasetRecord::Put(version) => self.datasets.entry(name).or_default().push(version),
                     DatasetRecord::Pruned { before } => {
                         if let Some(versions) = self.datasets.get_mut(&name) {
@@ -301,6 +305,7 @@ impl Records {
                 }
             }
             RecordKind::Token => match read(entry)? {
+                TokenRecord::Issued(token) if token.id != key.name => return Err(about_another(key)),
                 TokenRecord::Issued(token) => {
                     self.tokens.insert(key.name.clone(), token);
                 }
@@ -319,7 +324,7 @@ impl Records {
             // Who is here already is nobody's to make something else of.
             NodeRecord::Joined(_) if self.nodes.contains_key(&id) => {}
             NodeRecord::Joined(node) if node.id == id => self.join(entry, *node),
-            NodeRecord::Joined(_) => return Err(Ignored::Unreadable("it is about another node".to_owned())),
+            NodeRecord::Joined(_) => return Err(about_another(&entry.key)),
             NodeRecord::Draining { draining } => {
                 if let Some(node) = self.nodes.get_mut(&id) {
                     node.draining = draining;
@@ -371,6 +376,11 @@ impl Records {
             },
         );
     }
+}
+
+/// Whoever looks something up by its name must not be given what calls itself something else.
+fn about_another(key: &RecordKey) -> Ignored {
+    Ignored::Unreadable(format!("it is about something else than `{}`", key.name))
 }
 
 fn name<T: std::str::FromStr<Err: std::fmt::Display>>(key: &RecordKey) -> Result<T, Ignored> {
@@ -479,6 +489,9 @@ mod tests {
         records.apply(&put("a", 1, 1, FOUNDER)).unwrap();
         let bad = entry(RecordKind::Dataset, "b", 2, FOUNDER, b"nonsense".to_vec());
         assert!(matches!(records.apply(&bad), Err(Ignored::Unreadable(_))));
+        let mut other = put("c", 1, 3, FOUNDER);
+        other.key.name = "d".to_owned();
+        assert!(matches!(records.apply(&other), Err(Ignored::Unreadable(_))));
         assert_eq!(records.datasets().count(), 1);
     }
 
