@@ -26,9 +26,10 @@ pub fn cut(max_bytes: usize, text: impl fmt::Display) -> String {
     bounded.text
 }
 
-/// The same for a text that is there already: one that is short enough is not copied.
+/// The same for a text that is there already: one that is short enough is not copied, and one that was cut is not cut again.
 pub fn cut_string(max_bytes: usize, text: String) -> String {
-    match text.len() <= max_bytes {
+    let was_cut = text.len() <= max_bytes + MORE.len() && text.ends_with(MORE);
+    match text.len() <= max_bytes || was_cut {
         true => text,
         false => cut(max_bytes, text),
     }
@@ -63,6 +64,7 @@ mod tests {
         fn what_fits_stays_and_what_does_not_is_cut(text in "\\PC{0,40}", max_bytes in 0usize..60) {
             let cut = cut(max_bytes, &text);
             prop_assert_eq!(&cut_string(max_bytes, text.clone()), &cut);
+            prop_assert_eq!(&cut_string(max_bytes, cut.clone()), &cut);
             if text.len() <= max_bytes {
                 prop_assert_eq!(cut, text);
             } else {
