@@ -66,13 +66,31 @@ pub struct GpuUsage {
 }
 
 impl GpuUsage {
+    /// A worker may say any number, and no sum of them ends its host.
     pub fn add(&mut self, other: &GpuUsage) {
-        self.gpu_ns += other.gpu_ns;
-        self.compile_us += other.compile_us;
-        self.dispatches += other.dispatches;
-        self.uploaded_bytes += other.uploaded_bytes;
-        self.downloaded_bytes += other.downloaded_bytes;
-        self.resident_hits += other.resident_hits;
-        self.resident_misses += other.resident_misses;
+        self.gpu_ns = self.gpu_ns.saturating_add(other.gpu_ns);
+        self.compile_us = self.compile_us.saturating_add(other.compile_us);
+        self.dispatches = self.dispatches.saturating_add(other.dispatches);
+        self.uploaded_bytes = self.uploaded_bytes.saturating_add(other.uploaded_bytes);
+        self.downloaded_bytes = self.downloaded_bytes.saturating_add(other.downloaded_bytes);
+        self.resident_hits = self.resident_hits.saturating_add(other.resident_hits);
+        self.resident_misses = self.resident_misses.saturating_add(other.resident_misses);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_numbers_have_a_sum() {
+        let most = GpuUsage {
+            gpu_ns: u64::MAX,
+            dispatches: 5,
+            ..GpuUsage::default()
+        };
+        let mut sum = most;
+        sum.add(&most);
+        assert_eq!((sum.gpu_ns, sum.dispatches), (u64::MAX, 10));
     }
 }
