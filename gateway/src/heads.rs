@@ -143,6 +143,10 @@ pub fn authority(parts: &request::Parts, peer: &Peer) -> Result<Authority, Probl
         (None, Some(host)) => Authority::try_from(host)
             .map_err(|error| refused(format!("the request's `host` is no host: {error}")))?,
     };
+    // RFC 9110 §4.2.1: who reads `http://:80/` otherwise is told no host.
+    if authority.host().is_empty() {
+        return Err(refused("the request's host is empty".to_owned()));
+    }
     // RFC 9110 §4.2.4: it is there to make one host look like another.
     match authority.as_str().contains('@') {
         true => Err(refused(
@@ -334,6 +338,8 @@ mod tests {
             assert_eq!(of(version, "/x", Some("b.example")), some("b.example"));
             assert_eq!(of(version, "/x", Some("b c")), None);
             assert_eq!(of(version, "/x", Some("a.example@b.example")), None);
+            assert_eq!(of(version, "/x", Some(":80")), None);
+            assert_eq!(of(version, "http://:80/x", Some("b")), None);
             assert_eq!(of(version, "http://a.example@b.example/x", Some("b")), None);
             let old = version == Version::HTTP_10;
             let fallback = some("192.0.2.1:8080").filter(|_| old);
