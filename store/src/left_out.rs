@@ -11,6 +11,9 @@ const OWN: &str = "in .nearfieldignore";
 /// Paths that are told by name.
 const MAX_NAMED: usize = 5;
 
+/// Rules of one list: each becomes a pattern of some 11 KB in memory, and real lists have dozens.
+const MAX_RULES: usize = 2_000;
+
 /// The rules of one put.
 #[derive(Debug, Clone)]
 pub struct LeftOut {
@@ -18,9 +21,9 @@ pub struct LeftOut {
     own: Gitignore,
 }
 
-/// A rule that says nothing.
+/// A rule that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the rule `{rule}` {of} is no pattern of a .gitignore: {reason}")]
+#[error("the rule `{rule}` {of} cannot be used: {reason}")]
 pub struct BadRule {
     rule: String,
     of: &'static str,
@@ -70,14 +73,22 @@ impl LeftOut {
 }
 
 fn rules<'a>(lines: impl Iterator<Item = &'a str>, of: &'static str) -> Result<Gitignore, BadRule> {
-    let mut rules = GitignoreBuilder::new("");
+    let (mut rules, mut taken) = (GitignoreBuilder::new(""), 0);
     for line in lines {
         let bad = |error: ignore::Error| BadRule {
             rule: line.chars().take(80).collect(),
             of,
-            reason: error.to_string(),
+            reason: format!("it is no pattern of a .gitignore: {error}"),
         };
         rules.add_line(None, line).map_err(bad)?;
+        taken += usize::from(!line.trim().is_empty() && !line.starts_with('#'));
+        if taken > MAX_RULES {
+            return Err(BadRule {
+                rule: line.chars().take(80).collect(),
+                of,
+                reason: format!("a list has at most {MAX_RULES} rules; a folder is left out by one"),
+            });
+        }
     }
     rules.build().map_err(|error| BadRule {
         rule: String::new(),
@@ -128,6 +139,15 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains(".nearfieldignore")
+        );
+        let long = "*.x\n".repeat(MAX_RULES);
+        assert!(LeftOut::new(&[], &format!("{long}# and a comment\n\n")).is_ok());
+        let told = LeftOut::new(&[], &format!("{long}*.y\n"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            told.contains("`*.y` in .nearfieldignore") && told.contains("at most 2000"),
+            "{told}"
         );
     }
 
