@@ -21,6 +21,8 @@ mod finish;
 mod first_bytes;
 mod forget;
 mod functions;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod heads;
 mod hosts;
 mod jobs;

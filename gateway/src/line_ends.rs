@@ -31,7 +31,7 @@ impl<S> LineEnds<S> {
 
 /// Where in its messages a connection is.
 #[derive(Default)]
-struct Heads {
+pub(crate) struct Heads {
     at: At,
     /// The beginning of the line that has not ended yet.
     line: Vec<u8>,
@@ -64,8 +64,14 @@ struct Framing {
 }
 
 impl Heads {
+    /// Whether no message has begun that has not ended.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn is_between(&self) -> bool {
+        self.at == At::Start
+    }
+
     /// Looks at the next bytes, however they are cut.
-    fn pass(&mut self, mut bytes: &mut [u8]) {
+    pub(crate) fn pass(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
             match self.at {
                 At::Refused => return,

@@ -15,7 +15,7 @@ use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind};
 use crate::admit::{Admission, Pool};
 use crate::calls::Placement;
 use crate::metrics::{FunctionMetrics, Metrics};
-use tree::Tree;
+pub(crate) use tree::Tree;
 
 /// A function as it is served.
 pub struct Served {
@@ -136,7 +136,7 @@ impl Routed {
 }
 
 /// A parameter's value as a header can tell it.
-fn told(name: &str, raw: &str) -> Result<String, Problem> {
+pub(crate) fn told(name: &str, raw: &str) -> Result<String, Problem> {
     let refused = |why: &str| {
         Err(Problem::new(
             ProblemKind::BadRequest,

@@ -133,7 +133,7 @@ impl Token {
 }
 
 /// What is wrong with an appended block, if anything is.
-fn objection(block: &schema::Block, foreign: bool) -> Option<&'static str> {
+pub(crate) fn objection(block: &schema::Block, foreign: bool) -> Option<&'static str> {
     if foreign {
         return Some("is signed by somebody else");
     }

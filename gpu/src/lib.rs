@@ -6,6 +6,8 @@
 //! decides nothing: it does what one message says, and answers it.
 
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod limits;
 pub mod wire;
 
@@ -15,7 +17,7 @@ pub mod client;
 pub mod device;
 #[cfg(feature = "client")]
 pub mod resident;
-#[cfg(feature = "device")]
+#[cfg(feature = "shader")]
 pub mod shader;
 #[cfg(feature = "worker")]
 mod worker;

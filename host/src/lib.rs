@@ -8,6 +8,8 @@ mod compile;
 mod components;
 mod data;
 mod engine;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gpu;
 mod guest;
 mod host;

@@ -176,7 +176,7 @@ impl From<Refusal> for Error {
 }
 
 /// Host and port that a request is for.
-fn target(uri: &http::Uri) -> Option<HostPort> {
+pub(crate) fn target(uri: &http::Uri) -> Option<HostPort> {
     let host = uri
         .host()?
         .trim_start_matches('[')

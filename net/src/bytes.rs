@@ -42,7 +42,7 @@ const QUESTION_BYTES: usize = 1 << 10;
 /// What is asked of a holder.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Request {
+pub(crate) enum Request {
     /// The bytes from `start`, at most `len`.
     Range { digest: Digest, start: u64, len: u64 },
     /// What ranges are checked with: the chaining values of its groups.
@@ -52,7 +52,7 @@ enum Request {
 /// How an answer begins; so many bytes follow.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Answer {
+pub(crate) enum Answer {
     Given { size_bytes: u64, len: u64 },
     Refused(String),
 }

@@ -10,6 +10,8 @@ mod document;
 mod error;
 mod follow;
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gate;
 mod identity;
 mod join;

@@ -6,6 +6,8 @@
 pub mod call;
 pub mod cost;
 mod digest;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod gpu;
 pub mod http;
 pub mod job;

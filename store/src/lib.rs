@@ -12,6 +12,8 @@ mod decompress;
 mod elsewhere;
 mod error;
 mod form;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod in_place;
 mod keyed;
 mod layout;

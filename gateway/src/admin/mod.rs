@@ -1,7 +1,7 @@
 //! The admin API: `/v1`, its OpenAPI document, health and metrics. `openapi.json` beside this crate is
 //! the reference; a test holds its paths against the ones matched here.
 
-mod browser;
+pub(crate) mod browser;
 mod datasets;
 mod events;
 mod files;

@@ -41,7 +41,7 @@ const PROBLEM: http::HeaderName = http::HeaderName::from_static("nearfield-probl
 /// What is asked.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Op {
+pub(crate) enum Op {
     /// HTTP follows.
     Call(CallSpec),
     /// What became of a call, once it has ended.
@@ -72,7 +72,7 @@ enum Op {
 /// What is answered.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Answer {
+pub(crate) enum Answer {
     Report(Option<CallReport>),
     Surface(Surface),
     Ran(Result<PureReport, PureFailure>),

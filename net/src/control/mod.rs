@@ -17,6 +17,8 @@ use tokio::sync::oneshot;
 
 pub use report::{Reporter, Residents, changed};
 pub(crate) use serve::Control;
+#[cfg(any(test, fuzzing))]
+pub(crate) use serve::{digests, record_key};
 
 use crate::network::Contact;
 
@@ -34,7 +36,7 @@ pub const MAX_ASKED: usize = 4_096;
 /// What the first message on a stream says.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Opening {
+pub(crate) enum Opening {
     Report(Hello),
     Ask(Question),
 }
@@ -71,7 +73,7 @@ pub struct Load {
 /// What a node reports after its hello.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Report {
+pub(crate) enum Report {
     Beat(Load),
     /// So many digests follow that it holds now, then so many that it holds no more.
     Holds {
@@ -87,7 +89,7 @@ enum Report {
 
 /// A gateway's answer to a hello.
 #[derive(Debug, Serialize, Deserialize)]
-struct Welcome {
+pub(crate) struct Welcome {
     known: Vec<Contact>,
 }
 

@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a node that wants to join sends.
 #[derive(Debug, Serialize, Deserialize)]
-struct Request {
+pub(crate) struct Request {
     nonce: [u8; 32],
     /// Where others can reach it.
     addresses: Vec<SocketAddr>,
@@ -39,7 +39,7 @@ struct Request {
 /// What it gets.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Answer {
+pub(crate) enum Answer {
     Welcome {
         capability: Granted,
         founder: NodeId,

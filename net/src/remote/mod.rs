@@ -16,6 +16,9 @@ mod transport;
 mod trouble;
 mod url;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::{object::content_range, prefix::folder, s3::page, transport::code, url::no_path};
+
 pub use self::ahead::Ahead;
 pub use self::in_place::RemoteObjects;
 pub use self::object::Object;

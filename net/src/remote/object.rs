@@ -67,7 +67,7 @@ pub fn described(head: &Response) -> Described {
 }
 
 /// `bytes 0-9/100`; a part of what has no known size is of no use.
-fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
+pub(crate) fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
     let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let number = parse_digits::<u64>;

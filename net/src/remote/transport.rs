@@ -220,7 +220,7 @@ async fn refusal(mut response: Response) -> Refusal {
     }
 }
 
-fn code(body: &[u8]) -> Option<String> {
+pub(crate) fn code(body: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Told {
         #[serde(rename = "Code")]

@@ -6,7 +6,7 @@ use nearfield_protocol::units::parse_digits;
 
 /// What a pointer led to.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Pointed {
+pub(crate) struct Pointed {
     /// The text of a string, a number or a boolean: the first one.
     pub leaf: Option<Range<usize>>,
     /// The name of a member on the way that stands there more than once.
@@ -14,7 +14,7 @@ pub(super) struct Pointed {
 }
 
 /// Follows `tokens` through `json`, which must be valid: what is not leads nowhere. Goes as deep as there are tokens.
-pub(super) fn follow(json: &[u8], tokens: &[String]) -> Pointed {
+pub(crate) fn follow(json: &[u8], tokens: &[String]) -> Pointed {
     let mut walk = Walk {
         json,
         at: 0,

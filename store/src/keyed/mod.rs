@@ -20,6 +20,8 @@ use nearfield_protocol::meta::KeyMeta;
 pub(crate) use extract::Extract;
 pub(crate) use find::find;
 pub(crate) use index::KeyIndex;
+#[cfg(any(test, fuzzing))]
+pub(crate) use json::follow;
 
 use crate::cut::{CutError, CutOptions, Emit};
 use crate::decompress::decompress;
