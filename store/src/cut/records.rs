@@ -214,10 +214,13 @@ impl Field {
     }
 }
 
-/// Whether a first record says nothing: readers of CSV pass over it, and the header is the next one.
-pub(crate) fn is_blank(record: &[u8]) -> bool {
-    let record = record.strip_prefix(BYTE_ORDER_MARK).unwrap_or(record);
-    record.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
+/// Whether a record before the header says nothing: readers of CSV pass over it. The first one of a file may have a mark.
+pub(crate) fn is_blank(record: &[u8], is_first: bool) -> bool {
+    let unmarked = record.strip_prefix(BYTE_ORDER_MARK).filter(|_| is_first);
+    unmarked
+        .unwrap_or(record)
+        .iter()
+        .all(|byte| matches!(byte, b'\r' | b'\n'))
 }
 
 /// Where in a CSV record a CR stands outside quotes that is no part of a CRLF: some readers end the record there.

@@ -170,17 +170,19 @@ impl Cutter<'_> {
         if self.window.is_empty() {
             return Ok(None);
         }
-        let (mut records, mut len) = (self.records.clone(), 0);
-        while len <= HEADER_BYTES && len < self.window.len() && is_blank(&self.window[..len]) {
-            len += match records.search(&self.window[len..], 1, self.ended) {
-                Ok(Search::End(end) | Search::More(end)) => end,
-                Err(TooLong(_)) => usize::MAX - len,
-            };
-        }
-        if len > HEADER_BYTES {
-            return Err(CutError::HeaderTooLong {
-                name: self.source.to_owned(),
-            });
+        let too_long = || CutError::HeaderTooLong {
+            name: self.source.to_owned(),
+        };
+        let (mut records, mut len, mut blank) = (self.records.clone(), 0, true);
+        while blank && len < self.window.len() {
+            let found = records.search(&self.window[len..], 1, self.ended);
+            let (Search::End(found) | Search::More(found)) = found.map_err(|TooLong(_)| too_long())?;
+            // Each record alone: a file may begin with any number of empty lines.
+            blank = is_blank(&self.window[len..len + found], len == 0);
+            len += found;
+            if len > HEADER_BYTES {
+                return Err(too_long());
+            }
         }
         // A copy, because it outlives the window.
         let header = Bytes::copy_from_slice(&self.window[..len]);

@@ -67,12 +67,13 @@ impl<'a> RecordReader<'a> {
 
     /// The first record that says something, and the empty lines before it.
     pub fn header(&mut self) -> Result<Bytes, CutError> {
-        let mut header = Vec::new();
-        while is_blank(&header)
-            && let Some(len) = self.measure()?
-        {
+        let (mut header, mut blank) = (Vec::new(), true);
+        while blank && let Some(len) = self.measure()? {
             self.no_lone_cr(len)?;
-            header.extend_from_slice(self.give(len).bytes);
+            let record = self.give(len).bytes;
+            // Each record alone: a file may begin with any number of empty lines.
+            blank = is_blank(record, header.is_empty());
+            header.extend_from_slice(record);
             if header.len() > HEADER_BYTES {
                 return Err(CutError::HeaderTooLong {
                     name: self.source.to_owned(),
