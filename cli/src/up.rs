@@ -277,6 +277,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
         tokio::spawn(follow_records(node.clone(), stop.clone())),
         tokio::spawn(cluster.clone().follow_members(inbox.members)),
         tokio::spawn(cluster.clone().follow_records()),
+        tokio::spawn(cluster.clone().follow_residency()),
         tokio::spawn(cluster.clone().answer(inbox.questions)),
         tokio::spawn(
             Reporter {
@@ -289,7 +290,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     ];
     if hosting {
         among_nodes.push(tokio::spawn(cluster.clone().follow_own(load, residents)));
-        let serving = Arc::new(Serving::new(here, node.id()));
+        let serving = Arc::new(Serving::new(here, gateway.clone()));
         let calls = serve_calls(serving, inbox.calls, runtimes.guests.clone(), stop.clone());
         among_nodes.push(tokio::spawn(calls));
     }

@@ -5,6 +5,8 @@
 //! a lock, removal under the write side. The long part of a put, cutting and importing, needs no
 //! lock: what is imported is held until it is sealed.
 
+mod kept;
+
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::num::NonZeroUsize;
@@ -23,7 +25,8 @@ use nearfield_store::{
 use serde::Serialize;
 use tokio::sync::RwLock;
 
-use crate::cluster;
+use self::kept::Grants;
+use crate::cluster::{self, Described};
 use crate::remaining::Remaining;
 use crate::reply::store_problem;
 
@@ -61,6 +64,17 @@ pub struct Catalog {
     /// For which quarantine hosts are known to have forgotten everything. The lock is held for one look-up.
     pub(crate) settled: Mutex<HashMap<NodeId, RecordClock>>,
     pub(crate) recording: RwLock<()>,
+    /// Puts that other nodes take for this one, by node and name. The lock is held for one look-up.
+    granted: Grants,
+}
+
+/// Where a put goes.
+pub struct Target {
+    pub name: DatasetName,
+    /// Refused unless this is the newest version; 0 for none.
+    pub if_version: Option<u64>,
+    /// The gateway that had this node take the put: it writes the version down.
+    pub via: Option<NodeId>,
 }
 
 impl Catalog {
@@ -73,6 +87,7 @@ impl Catalog {
             recorded: Mutex::default(),
             settled: Mutex::default(),
             recording: RwLock::new(()),
+            granted: Grants::default(),
         }
     }
 
@@ -80,22 +95,25 @@ impl Catalog {
     /// kept.
     pub async fn put(
         &self,
-        name: DatasetName,
-        if_version: Option<u64>,
+        target: Target,
         input: PutInput,
         mut request: PutRequest,
         mut keeping: Keeping,
         progress: Arc<PutProgress>,
     ) -> Result<(DatasetVersion, PutReport), Problem> {
+        let Target { name, if_version, .. } = &target;
+        let (name, if_version) = (name.clone(), *if_version);
         // Told early where it can be; what counts is the check as the record is written.
         let newest = self.node.records().dataset(&name).cloned();
         check_version(&name, if_version, newest.as_ref())?;
         let grows = request.placement != Placement::Whole;
         if let Some(newest) = &newest {
             keeping.replicas = keeping.replicas.or(newest.replicas);
-            if grows && keeping.only.is_empty() {
-                keeping.only.clone_from(&newest.only);
-            }
+        }
+        let asked = keeping.clone();
+        keeping.only = self.rule_of(&name, &request.placement, &asked);
+        if !self.may_keep(&keeping.only) {
+            return Err(self.may_not_keep(&name, &keeping.only));
         }
         if grows && let Some(newest) = &newest {
             // What is added is cut as what is there.
@@ -110,6 +128,7 @@ impl Catalog {
             PutInput::InPlace(place) => self.store.stage_in_place(place, request, progress).await,
         };
         let mut input = staged.map_err(store_problem)?;
+        let placement = input.placement().clone();
         if grows {
             // Alone: what is there must not change before it has grown.
             let _recording = self.recording.write().await;
@@ -118,6 +137,11 @@ impl Catalog {
                 let newest = self.node.records().dataset(&name).cloned();
                 check_version(&name, if_version, newest.as_ref())?;
                 let after = newest.as_ref().map_or(0, |newest| newest.version);
+                // Another node may have given it a rule meanwhile.
+                keeping.only = self.rule_of(&name, &placement, &asked);
+                if !self.may_keep(&keeping.only) {
+                    return Err(self.may_not_keep(&name, &keeping.only));
+                }
                 let base = match newest {
                     Some(newest) => Some(self.store.dataset(&newest.digest).await.map_err(store_problem)?),
                     None => None,
@@ -125,7 +149,12 @@ impl Catalog {
                 let again = input.again();
                 let staged = self.store.stage_dataset(input, base).await;
                 let staged = staged.map_err(store_problem)?;
-                match self.record(&name, Some(after), staged, &keeping).await? {
+                let target = Target {
+                    name: name.clone(),
+                    if_version: Some(after),
+                    via: target.via,
+                };
+                match self.record(&target, staged, &keeping).await? {
                     Ok(done) => break Ok(done),
                     Err((digest, problem)) => for_nothing.push((digest, problem)),
                 }
@@ -153,7 +182,7 @@ impl Catalog {
             .await
             .map_err(store_problem)?;
         let recording = self.recording.read().await;
-        let recorded = self.record(&name, if_version, staged, &keeping).await?;
+        let recorded = self.record(&target, staged, &keeping).await?;
         drop(recording);
         match recorded {
             Ok(done) => Ok(done),
@@ -170,14 +199,13 @@ impl Catalog {
     /// for nothing comes back.
     async fn record(
         &self,
-        name: &DatasetName,
-        if_version: Option<u64>,
+        target: &Target,
         staged: StagedDataset,
         keeping: &Keeping,
     ) -> Result<Result<(DatasetVersion, PutReport), (Digest, Problem)>, Problem> {
         let report = self.store.seal_dataset(staged).await.map_err(store_problem)?;
         let make = |version| DatasetVersion {
-            name: name.clone(),
+            name: target.name.clone(),
             version,
             digest: report.digest,
             size_bytes: report.size_bytes,
@@ -187,8 +215,19 @@ impl Catalog {
             only: keeping.only.clone(),
         };
         let dataset = self.store.dataset(&report.digest).await.map_err(store_problem)?;
-        let written = self.write_version(name, if_version, dataset.heads().collect(), make);
-        Ok(match written.await {
+        let described = Described {
+            heads: dataset.heads().collect(),
+            holder: None,
+        };
+        let written = match (target.via, self.node.role()) {
+            // Otherwise a gateway that knows nothing of the put would refuse it.
+            (Some(via), Role::Host) => self.write_version_via(via, target, described, make).await,
+            _ => {
+                let written = self.write_version(&target.name, target.if_version, described, make);
+                written.await
+            }
+        };
+        Ok(match written {
             Ok(version) => Ok((version, report)),
             Err(error) => Err((report.digest, net_problem(error))),
         })
@@ -228,36 +267,36 @@ impl Catalog {
             put_unix_ms: unix_ms(),
             ..target.clone()
         };
-        let written = self.write_version(name, Some(newest.version), dataset.heads().collect(), make);
+        let described = Described {
+            heads: dataset.heads().collect(),
+            holder: None,
+        };
+        let written = self.write_version(name, Some(newest.version), described, make);
         written.await.map_err(net_problem)
     }
 
     /// Writes a version's record, here or by the gateway that writes for all.
-    async fn write_version(
+    pub(crate) async fn write_version(
         &self,
         name: &DatasetName,
         if_version: Option<u64>,
-        heads: Vec<Digest>,
+        described: Described,
         make: impl Fn(u64) -> DatasetVersion,
     ) -> Result<DatasetVersion, NetError> {
         // What a dataset grows by is written down by one gateway for all, so that none overlooks another's. Out of reach of
         // it, both versions are kept.
         let leader = self.node.leader().filter(|_| if_version.is_some());
-        let newest = self
-            .node
-            .records()
-            .dataset(name)
-            .map_or(0, |newest| newest.version);
-        let after = if_version.unwrap_or(newest);
+        let after = if_version.unwrap_or(self.newest_number(name));
         let written = match (self.node.role(), leader) {
             (Role::Host, _) => {
-                cluster::record_by_gateway(&self.node, None, name, after, make(after + 1), heads).await
+                cluster::record_by_gateway(&self.node, None, name, after, make(after + 1), described).await
             }
             (Role::Gateway, Some(leader)) => {
                 let version = make(after + 1);
                 let digest = version.digest;
-                match cluster::record_by_gateway(&self.node, Some(leader), name, after, version, heads).await
-                {
+                let by_leader =
+                    cluster::record_by_gateway(&self.node, Some(leader), name, after, version, described);
+                match by_leader.await {
                     Err(NetError::Unreachable { .. }) => {
                         match self.node.write_dataset(name, if_version, make).await {
                             // It may have been written down although no answer came.
@@ -273,6 +312,42 @@ impl Catalog {
             }
             (Role::Gateway, None) => self.node.write_dataset(name, if_version, make).await,
         };
+        self.note_recorded(written)
+    }
+
+    /// Has the gateway write a version down that this node took the put for.
+    async fn write_version_via(
+        &self,
+        via: NodeId,
+        Target { name, if_version, .. }: &Target,
+        described: Described,
+        make: impl Fn(u64) -> DatasetVersion,
+    ) -> Result<DatasetVersion, NetError> {
+        let mut tries = 0;
+        loop {
+            let after = if_version.unwrap_or(self.newest_number(name));
+            let (version, described) = (make(after + 1), described.clone());
+            let written = cluster::record_by_gateway(&self.node, Some(via), name, after, version, described);
+            match written.await {
+                // Nobody asked that none should come before.
+                Err(NetError::Conflict { .. })
+                    if if_version.is_none() && tries < GROWTH_TRIES && self.newer_than(name, after).await =>
+                {
+                    tries += 1;
+                }
+                written => return self.note_recorded(written),
+            }
+        }
+    }
+
+    /// The number of the newest version; 0 if there is none.
+    pub(crate) fn newest_number(&self, name: &DatasetName) -> u64 {
+        let records = self.node.records();
+        records.dataset(name).map_or(0, |newest| newest.version)
+    }
+
+    /// Keeps in mind what was written down, until the records here name it.
+    fn note_recorded(&self, written: Result<DatasetVersion, NetError>) -> Result<DatasetVersion, NetError> {
         if let Ok(version) = &written {
             let mut recorded = self.recorded.lock().expect("no panic under this lock");
             recorded.push(version.digest);
@@ -284,12 +359,14 @@ impl Catalog {
 
     /// Waits a while for a version after `after` that another node wrote.
     async fn newer_than(&self, name: &DatasetName, after: u64) -> bool {
+        self.has_come(name, after + 1).await
+    }
+
+    /// Waits a while for a version, if another node wrote it.
+    pub(crate) async fn has_come(&self, name: &DatasetName, version: u64) -> bool {
         let mut changes = self.node.changes();
-        let newer = changes.wait_for(|_| {
-            let records = self.node.records();
-            records.dataset(name).is_some_and(|newest| newest.version > after)
-        });
-        matches!(tokio::time::timeout(SPREADING, newer).await, Ok(Ok(_)))
+        let come = changes.wait_for(|_| self.newest_number(name) >= version);
+        matches!(tokio::time::timeout(SPREADING, come).await, Ok(Ok(_)))
     }
 
     /// Forgets all versions of a dataset but the newest `keep`. Returns how many went, and how many bytes the next
@@ -498,7 +575,8 @@ impl Catalog {
         };
         let mut released: HashSet<Digest> = blobs.into_iter().collect();
         for digest in datasets {
-            match self.store.dataset(&digest).await {
+            // No record says any more where it may rest.
+            match self.store.dataset_in_passing(&digest).await {
                 Ok(dataset) => released.extend(dataset.blobs()),
                 // A version that is quarantined or gone in part: nothing can be said of its shards.
                 Err(error) => tracing::warn!(%digest, %error, "cannot tell what to release"),

@@ -40,8 +40,12 @@ pub struct Content {
 
 impl Content {
     /// A whole blob.
-    pub fn blob(store: &Store, digest: Digest) -> Result<Self, Problem> {
-        let size_bytes = store.size_of(&digest).map_err(store_problem)?;
+    pub async fn blob(store: &Store, digest: Digest) -> Result<Self, Problem> {
+        let size_bytes = match store.size_of(&digest) {
+            Ok(size_bytes) => size_bytes,
+            // It may only pass through this node.
+            Err(_) => store.shard(&digest).await.map_err(store_problem)?.size_bytes(),
+        };
         let pieces = vec![Piece {
             blob: digest,
             offset: 0,

@@ -413,7 +413,7 @@ async fn bytes(gateway: &Gateway, request: &Request<Incoming>) -> Response<Body>
         let digest = nearfield_protocol::Digest::from_hex(hex)
             .map_err(|error| Problem::new(ProblemKind::BadRequest, error.to_string()))?;
         let Some(path) = path else {
-            return Content::blob(&gateway.catalog.store, digest);
+            return Content::blob(&gateway.catalog.store, digest).await;
         };
         let path = percent_encoding::percent_decode_str(path)
             .decode_utf8()

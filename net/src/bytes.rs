@@ -11,7 +11,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use nearfield_protocol::{Digest, NodeId};
-use nearfield_store::{GROUP_BYTES, Groups, Shard, Store, StoreError};
+use nearfield_store::{Fetched, GROUP_BYTES, Groups, Shard, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::frame;
 use crate::peers::{BYTES, Peers, node_id};
-use crate::residency::Residency;
+use crate::residency::{Residency, Right};
 
 /// What is asked for at once: a multiple of [`GROUP_BYTES`].
 const RANGE_BYTES: u64 = 2 << 20;
@@ -53,7 +53,12 @@ pub(crate) enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Answer {
-    Given { size_bytes: u64, len: u64 },
+    Given {
+        size_bytes: u64,
+        len: u64,
+        /// Whether the blob may rest on the node that gets it.
+        may_rest: bool,
+    },
     Refused(String),
 }
 
@@ -97,9 +102,13 @@ impl Giving {
         let request: Request = timeout(PATIENCE, frame::read(&mut receive, QUESTION_BYTES)).await??;
         let (Request::Range { digest, .. } | Request::Groups { digest }) = request;
         let (answer, bytes) = match self.read(node, digest, &request).await {
-            Ok((size_bytes, bytes)) => {
-                let len = bytes.len() as u64;
-                (Answer::Given { size_bytes, len }, bytes)
+            Ok(given) => {
+                let answer = Answer::Given {
+                    size_bytes: given.size_bytes,
+                    len: given.bytes.len() as u64,
+                    may_rest: given.may_rest,
+                };
+                (answer, given.bytes)
             }
             Err(reason) => (Answer::Refused(reason), Bytes::new()),
         };
@@ -110,11 +119,18 @@ impl Giving {
         Ok(())
     }
 
-    async fn read(&self, node: NodeId, digest: Digest, request: &Request) -> Result<(u64, Bytes), String> {
-        if let Some(rule) = self.residency.forbids(&node, &digest) {
-            tracing::warn!(node = node.short(), %digest, rule, "refused a blob");
-            return Err(format!("it may only go to nodes with {rule}"));
+    async fn read(&self, node: NodeId, digest: Digest, request: &Request) -> Result<Given, String> {
+        if self.residency.is_behind() {
+            self.residency.refresh(&self.store).await;
         }
+        let may_rest = match self.residency.right(&node, &digest) {
+            Right::Rest => true,
+            Right::Pass => false,
+            Right::None(rule) => {
+                tracing::warn!(node = node.short(), %digest, rule, "refused a blob");
+                return Err(format!("it may only go to nodes with {rule}"));
+            }
+        };
         let shard = match self.store.local_shard(&digest).await {
             Ok(shard) => shard,
             Err(StoreError::Missing(_) | StoreError::Corrupt(_)) => return Err("it is not here".to_owned()),
@@ -131,7 +147,11 @@ impl Giving {
         let groups = matches!(request, Request::Groups { .. });
         let read = tokio::task::spawn_blocking(move || read_shard(&shard, range, groups)).await;
         match read {
-            Ok(Ok(bytes)) => Ok((size, bytes)),
+            Ok(Ok(bytes)) => Ok(Given {
+                size_bytes: size,
+                bytes,
+                may_rest,
+            }),
             Ok(Err(error)) => Err(error.to_string()),
             Err(error) => Err(error.to_string()),
         }
@@ -146,12 +166,25 @@ fn read_shard(shard: &Shard, range: Range<u64>, groups: bool) -> Result<Bytes, S
     }
 }
 
+/// What a holder gives.
+struct Given {
+    /// Of the whole blob.
+    size_bytes: u64,
+    bytes: Bytes,
+    may_rest: bool,
+}
+
 /// Why nobody gave a blob.
 type Cause = String;
 
 impl Peers {
     /// Fetches a blob from its holders. What is returned has this digest.
-    pub async fn fetch(&self, digest: Digest, holders: Vec<NodeId>, most_bytes: u64) -> Result<Bytes, Cause> {
+    pub async fn fetch(
+        &self,
+        digest: Digest,
+        holders: Vec<NodeId>,
+        most_bytes: u64,
+    ) -> Result<Fetched, Cause> {
         if holders.is_empty() {
             return Err("no node that is there holds it".to_owned());
         }
@@ -169,13 +202,16 @@ impl Peers {
             let asked = self.request(first, &request, WHOLE_BYTES, holders.is_empty(), |bytes| {
                 hasher.update(bytes);
             });
-            let (size_bytes, start) = match asked.await {
+            let (begun, start) = match asked.await {
                 Ok(came) => came,
                 Err(cause) => {
                     causes.push(failed(&cause));
                     continue;
                 }
             };
+            let Begun {
+                size_bytes, may_rest, ..
+            } = begun;
             if size_bytes > most_bytes {
                 causes.push(failed(&format!(
                     "it has {size_bytes} bytes, where {most_bytes} are taken"
@@ -184,7 +220,8 @@ impl Peers {
             }
             if size_bytes <= WHOLE_BYTES {
                 if digest == Digest::from_bytes(*hasher.finalize().as_bytes()) {
-                    return Ok(start.freeze());
+                    let bytes = start.freeze();
+                    return Ok(Fetched { bytes, may_rest });
                 }
                 tracing::error!(node = first.short(), %digest, "a node sent other bytes than their name says");
                 causes.push(failed("it sent other bytes"));
@@ -196,7 +233,7 @@ impl Peers {
                 .in_ranges(digest, size_bytes, &start, &all, &mut causes)
                 .await
             {
-                Some(bytes) => return Ok(bytes),
+                Some(bytes) => return Ok(Fetched { bytes, may_rest }),
                 None => continue,
             }
         }
@@ -292,7 +329,7 @@ impl Peers {
             len,
         };
         let filled = match self.begin(holder, &request, len).await {
-            Ok((_, given, receive)) if given == len => {
+            Ok((begun, receive)) if begun.len == len => {
                 read_into(receive, len, &mut part.place, last, |_| ()).await
             }
             Ok(_) => Err("it has too little".to_owned()),
@@ -324,8 +361,8 @@ impl Peers {
         None
     }
 
-    /// What a holder answers: the size of the whole blob, as it says, and what it was asked for. `look` is shown that as it
-    /// comes. The `last` holder may be slow.
+    /// What a holder answers: what it says of the blob, and what it was asked for. `look` is shown that as it comes. The
+    /// `last` holder may be slow.
     async fn request(
         &self,
         node: NodeId,
@@ -333,31 +370,46 @@ impl Peers {
         most: u64,
         last: bool,
         look: impl FnMut(&[u8]),
-    ) -> Result<(u64, BytesMut), Cause> {
-        let (size_bytes, len, receive) = self.begin(node, request, most).await?;
-        let mut bytes = BytesMut::with_capacity(len as usize);
-        read_into(receive, len, &mut bytes, last, look).await?;
-        Ok((size_bytes, bytes))
+    ) -> Result<(Begun, BytesMut), Cause> {
+        let (begun, receive) = self.begin(node, request, most).await?;
+        let mut bytes = BytesMut::with_capacity(begun.len as usize);
+        read_into(receive, begun.len, &mut bytes, last, look).await?;
+        Ok((begun, bytes))
     }
 
-    /// Asks a holder. The size of the whole blob, as it says, and how many bytes are to be read.
-    async fn begin(
-        &self,
-        node: NodeId,
-        request: &Request,
-        most: u64,
-    ) -> Result<(u64, u64, RecvStream), Cause> {
+    /// Asks a holder. What it says of the blob, and where the bytes come from.
+    async fn begin(&self, node: NodeId, request: &Request, most: u64) -> Result<(Begun, RecvStream), Cause> {
         let (mut send, mut receive) = self.open(node, BYTES).await.map_err(|error| error.to_string())?;
         let failed = |error: io::Error| error.to_string();
         frame::write(&mut send, request).await.map_err(failed)?;
         let _ = send.finish();
         let answer = timeout(PATIENCE, frame::read(&mut receive, QUESTION_BYTES)).await;
         match answer.map_err(|_| "no answer".to_owned())?.map_err(failed)? {
-            Answer::Given { size_bytes, len } if len <= most => Ok((size_bytes, len, receive)),
+            Answer::Given {
+                size_bytes,
+                len,
+                may_rest,
+            } if len <= most => {
+                let begun = Begun {
+                    size_bytes,
+                    len,
+                    may_rest,
+                };
+                Ok((begun, receive))
+            }
             Answer::Given { .. } => Err("it would send more than was asked for".to_owned()),
             Answer::Refused(reason) => Err(reason),
         }
     }
+}
+
+/// What a holder says of a blob before it gives some of it.
+struct Begun {
+    /// Of the whole blob.
+    size_bytes: u64,
+    /// Bytes that follow.
+    len: u64,
+    may_rest: bool,
 }
 
 /// A part of a blob, and where it goes.

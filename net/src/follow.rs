@@ -8,6 +8,7 @@ use futures_util::{StreamExt, pin_mut};
 use iroh_docs::engine::LiveEvent;
 use nearfield_protocol::NodeId;
 use nearfield_protocol::records::RecordKey;
+use nearfield_store::Fetched;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -214,7 +215,7 @@ impl Node {
             .await
             .unwrap_or_else(|_| Err("it did not come in time".to_owned()))
         {
-            Ok(value) => {
+            Ok(Fetched { bytes: value, .. }) => {
                 self.document().expect_value(digest);
                 let sealed = self.store().add_record(value.clone()).await;
                 sealed.map(|_| value).map_err(|error| error.to_string())

@@ -12,7 +12,7 @@ use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{Connection, PortmapperConfig, RecvStream, SendStream, presets};
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
 use iroh_gossip::net::Gossip;
-use nearfield_protocol::node::{NodeRecord, NodeVersion, Role};
+use nearfield_protocol::node::{Label, NodeRecord, NodeVersion, Role};
 use nearfield_protocol::records::{
     DatasetRecord, DatasetVersion, FunctionRecord, FunctionVersion, RecordKind, TokenRecord, TokenVersion,
 };
@@ -31,7 +31,7 @@ use crate::join::{Invitations, Joining, Offer, Rate, Ticket};
 use crate::network::{Contact, Network};
 use crate::peers::{BYTES, CALL, CONTROL, JOIN, Peers, node_id, transport};
 use crate::present::{Here, Present};
-use crate::residency::Residency;
+use crate::residency::{Residency, Right, satisfies};
 use crate::view::Records;
 
 /// Events, questions and calls that wait to be taken up.
@@ -247,9 +247,36 @@ impl Node {
         &self.inner.document
     }
 
-    /// Whether a blob may go to `node`; why not, if not.
-    pub fn forbids(&self, node: &NodeId, digest: &Digest) -> Option<String> {
-        self.inner.residency.forbids(node, digest)
+    /// Whether a blob may rest on this node, as far as it knows.
+    pub fn may_rest(&self, digest: &Digest) -> bool {
+        self.inner.residency.right(&self.id(), digest) == Right::Rest
+    }
+
+    /// Whether what is kept to nodes with these labels may rest on `node`.
+    pub fn satisfies(&self, node: &NodeId, only: &[Label]) -> bool {
+        satisfies(&self.records(), node, only)
+    }
+
+    /// The labels that whoever keeps a blob must have, by the strictest rule of any dataset that holds it.
+    pub fn rule(&self, digest: &Digest) -> Vec<Label> {
+        self.inner.residency.rule(digest)
+    }
+
+    /// What is here and may not rest on this node.
+    pub fn misplaced(&self) -> Vec<Digest> {
+        self.inner.residency.misplaced(&self.id(), &self.inner.store)
+    }
+
+    /// The datasets that may not rest on this node, and of whose blobs it knows nothing.
+    pub fn unread_lists(&self) -> Vec<Digest> {
+        self.inner.residency.unread(&self.id())
+    }
+
+    /// Takes note of a blob that came from another node: what the list of a restricted dataset names is restricted.
+    pub async fn note_list(&self, digest: &Digest, bytes: &[u8]) {
+        if self.inner.residency.note(digest, bytes) {
+            self.refresh_residency().await;
+        }
     }
 
     /// Reads anew which blobs may go where, if that may have changed: before a blob is fetched, which others may ask for then.

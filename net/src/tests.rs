@@ -99,13 +99,13 @@ impl Member {
     }
 
     async fn put(&self, name: &str, only: &[&str]) -> u64 {
+        let digest = self.store.add_sealed(name.to_owned().into()).await.unwrap();
+        self.put_version(name, digest, only).await
+    }
+
+    async fn put_version(&self, name: &str, digest: Digest, only: &[&str]) -> u64 {
         let name: DatasetName = name.parse().unwrap();
         let only = only.iter().map(|label| label.parse().unwrap()).collect();
-        let digest = self
-            .store
-            .add_sealed(name.to_string().into_bytes().into())
-            .await
-            .unwrap();
         let make = |version| DatasetVersion {
             name: name.clone(),
             version,
@@ -358,13 +358,19 @@ async fn blobs_move_checked_and_only_where_they_may() {
                 .peers()
                 .fetch(digest, both, BLOB_BYTES)
                 .await
-                .unwrap(),
+                .unwrap()
+                .bytes,
             bytes
         );
         // Of two, one does not have it.
         let one = vec![founder.node.id(), us.node.id()];
         assert_eq!(
-            eu.node.peers().fetch(digest, one, BLOB_BYTES).await.unwrap(),
+            eu.node
+                .peers()
+                .fetch(digest, one, BLOB_BYTES)
+                .await
+                .unwrap()
+                .bytes,
             bytes
         );
         // Nobody sends more than was asked for, whatever its name was said to stand for.
@@ -391,18 +397,31 @@ async fn residency_is_kept_by_the_sender() {
     let founder = Member::found().await;
     let eu = Member::joined(&founder.ticket(Role::Host, &["region=eu"])).await;
     let us = Member::joined(&founder.ticket(Role::Host, &["region=us"])).await;
-    founder.put("private", &["region=eu"]).await;
-    founder.node.refresh_residency().await;
-    let digest = Digest::of(b"private");
-    let fetch = async |member: &Member| {
-        member
-            .node
-            .peers()
-            .fetch(digest, vec![founder.node.id()], BLOB_BYTES)
-            .await
+    let gateway = Member::joined(&founder.ticket(Role::Gateway, &[])).await;
+    let shard = Digest::of(b"shard");
+    founder.store.add_sealed("shard".into()).await.unwrap();
+    let list = shard.as_bytes().to_vec();
+    let digest = founder.store.add_sealed(list.clone().into()).await.unwrap();
+    founder.put_version("private", digest, &["region=eu"]).await;
+    let fetch = async |member: &Member, digest: Digest| {
+        let holders = vec![founder.node.id()];
+        let fetched = member.node.peers().fetch(digest, holders, BLOB_BYTES).await;
+        fetched.map(|fetched| (fetched.bytes.to_vec(), fetched.may_rest))
     };
-    assert_eq!(fetch(&eu).await.unwrap(), "private");
-    assert!(fetch(&us).await.unwrap_err().contains("region=eu"));
+    assert_eq!(fetch(&eu, shard).await.unwrap(), (b"shard".to_vec(), true));
+    assert!(fetch(&us, shard).await.unwrap_err().contains("region=eu"));
+    assert_eq!(fetch(&gateway, shard).await.unwrap(), (b"shard".to_vec(), false));
+    // What a list names may not rest on a node is no secret to it.
+    assert_eq!(fetch(&us, digest).await.unwrap(), (list.clone(), false));
+    until("the record is there", || us.has("private")).await;
+    us.node.refresh_residency().await;
+    assert!(us.node.may_rest(&shard), "it does not know better");
+    assert_eq!(us.node.unread_lists(), [digest]);
+    us.node.note_list(&digest, &list).await;
+    assert!(!us.node.may_rest(&shard) && us.node.unread_lists().is_empty());
+    assert!(us.node.misplaced().is_empty());
+    us.store.add_sealed("shard".into()).await.unwrap();
+    assert_eq!(us.node.misplaced(), [shard]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -203,11 +203,25 @@ impl Store {
         if let Some(dataset) = self.datasets().get(digest) {
             return Ok(dataset);
         }
+        let dataset = self.read_dataset(digest, false).await?;
+        self.datasets().insert(*digest, dataset.clone());
+        Ok(dataset)
+    }
+
+    /// The same, and nothing that is fetched for it stays here.
+    pub async fn dataset_in_passing(&self, digest: &Digest) -> Result<Arc<Dataset>, StoreError> {
+        match self.datasets().get(digest) {
+            Some(dataset) => Ok(dataset),
+            None => self.read_dataset(digest, true).await,
+        }
+    }
+
+    async fn read_dataset(&self, digest: &Digest, in_passing: bool) -> Result<Arc<Dataset>, StoreError> {
         let refused = |reason: &str| StoreError::NotADataset {
             digest: *digest,
             reason: reason.to_owned(),
         };
-        let sequence = self.blob(digest).await?;
+        let sequence = self.part(digest, in_passing).await?;
         let (hashes, rest) = sequence.as_chunks::<32>();
         let [meta_digest, index_digest, shards @ ..] = hashes else {
             return Err(refused("it is shorter than two digests"));
@@ -217,12 +231,12 @@ impl Store {
         }
         let meta_digest = Digest::from_bytes(*meta_digest);
         let index_digest = Digest::from_bytes(*index_digest);
-        let meta = DatasetMeta::decode(&self.blob(&meta_digest).await?)
+        let meta = DatasetMeta::decode(&self.part(&meta_digest, in_passing).await?)
             .map_err(|error| StoreError::not_a_dataset(*digest, error))?;
         if meta.shards.len() != shards.len() {
             return Err(refused("its meta speaks of another number of shards"));
         }
-        let index = self.blob(&index_digest).await?;
+        let index = self.part(&index_digest, in_passing).await?;
         let (mut paths, mut keys) = (None, None);
         match &meta.key {
             // Without a record there is no header to find the key by.
@@ -239,15 +253,21 @@ impl Store {
                 paths = Some(index.map_err(|error| refused(&error.to_string()))?);
             }
         }
-        let dataset = Arc::new(Dataset {
+        Ok(Arc::new(Dataset {
             digest: *digest,
             meta,
             shards: shards.iter().map(|bytes| Digest::from_bytes(*bytes)).collect(),
             paths,
             keys,
             parts: [meta_digest, index_digest],
-        });
-        self.datasets().insert(*digest, dataset.clone());
-        Ok(dataset)
+        }))
+    }
+
+    /// One of the blobs that say what a dataset is.
+    async fn part(&self, digest: &Digest, in_passing: bool) -> Result<Arc<Blob>, StoreError> {
+        match in_passing {
+            true => self.blob_in_passing(digest).await,
+            false => self.blob(digest).await,
+        }
     }
 }

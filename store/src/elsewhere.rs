@@ -3,6 +3,9 @@
 //! The store knows no network: the composition root gives it one. What comes from there is imported like anything else,
 //! so nobody sees a byte before its digest is known to be right. A fetched blob is *cached*: the least used go first once
 //! they exceed their limit, and nothing else keeps them.
+//!
+//! A blob that may not rest on this node comes *in passing*: it stays in memory for those who asked, never touches the disk,
+//! and is given to no other node.
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -21,10 +24,30 @@ const CHANGES: usize = 1_024;
 /// What one row weighs at least, so that a limit in bytes bounds their number as well.
 const MIN_WEIGHT_BYTES: u64 = 4 << 10;
 
+/// Bytes of blobs in passing that are remembered, so that a list is not fetched for each look at it, nor a shard for each
+/// range of it: some shards of those that stream through a gateway at once.
+const IN_PASSING_BYTES: u64 = 64 << 20;
+
 /// Where blobs come from that are not here.
 pub trait Elsewhere: Send + Sync + 'static {
     /// All bytes of a blob, checked; or why they cannot be had.
-    fn fetch(&self, digest: Digest) -> BoxFuture<'static, Result<Bytes, String>>;
+    fn fetch(&self, digest: Digest) -> BoxFuture<'static, Result<Fetched, String>>;
+}
+
+/// A blob of another node.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    pub bytes: Bytes,
+    /// Whether its bytes may rest on this node. Otherwise they stay in memory.
+    pub may_rest: bool,
+}
+
+/// What a fetch came to.
+#[derive(Clone)]
+struct Came {
+    moved_bytes: u64,
+    /// The blob, if it may not rest here; otherwise it is in the store.
+    in_passing: Option<Arc<Blob>>,
 }
 
 /// What a store began or ceased to keep. What is cached is no part of it: it may be gone the next moment.
@@ -45,7 +68,9 @@ pub struct Opened {
 pub(crate) struct Outside {
     elsewhere: OnceLock<Arc<dyn Elsewhere>>,
     /// One fetch of a blob at a time; whoever else wants it waits for that. Nothing stays in it.
-    fetching: moka::future::Cache<Digest, u64>,
+    fetching: moka::future::Cache<Digest, Came>,
+    /// Blobs that may not rest here, the least used of which go first.
+    in_passing: moka::sync::Cache<Digest, Arc<Blob>>,
     /// Cached blobs by their size, the least used of which go first.
     cached: moka::sync::Cache<Digest, u64>,
     /// What fell out of it, to be released. The lock is held for one push.
@@ -75,6 +100,12 @@ impl Outside {
         Ok(Outside {
             elsewhere: OnceLock::new(),
             fetching: moka::future::Cache::new(0),
+            in_passing: moka::sync::Cache::builder()
+                .max_capacity(IN_PASSING_BYTES)
+                .weigher(|_, blob: &Arc<Blob>| {
+                    u32::try_from((blob.len() as u64).max(MIN_WEIGHT_BYTES)).unwrap_or(u32::MAX)
+                })
+                .build(),
             cached,
             dropped,
             changes: broadcast::Sender::new(CHANGES),
@@ -90,6 +121,11 @@ impl Outside {
     /// Bytes of cached blobs, to a KiB each.
     pub fn cached_bytes(&self) -> u64 {
         self.cached.weighted_size() << 10
+    }
+
+    /// These count as cached no more.
+    pub fn forget(&self, digests: &[Digest]) {
+        digests.iter().for_each(|digest| self.cached.invalidate(digest));
     }
 
     /// A cached blob was used.
@@ -113,8 +149,29 @@ impl Store {
     pub async fn blob(&self, digest: &Digest) -> Result<Arc<Blob>, StoreError> {
         match self.stored(digest).await {
             Err(absent @ (StoreError::Missing(_) | StoreError::Corrupt(_))) => {
-                self.fetch(digest, absent).await?;
-                self.stored(digest).await
+                match self.fetch(digest, absent).await?.in_passing {
+                    Some(blob) => Ok(blob),
+                    None => self.stored(digest).await,
+                }
+            }
+            stored => stored,
+        }
+    }
+
+    /// The bytes of a blob that is not to stay here, not even in memory: its rules may be news.
+    pub(crate) async fn blob_in_passing(&self, digest: &Digest) -> Result<Arc<Blob>, StoreError> {
+        match self.stored(digest).await {
+            Err(absent @ (StoreError::Missing(_) | StoreError::Corrupt(_))) => {
+                if let Some(blob) = self.outside().in_passing.get(digest) {
+                    return Ok(blob);
+                }
+                let elsewhere = self.outside().elsewhere.get().cloned().ok_or(absent)?;
+                let fetched = elsewhere.fetch(*digest).await;
+                let fetched = fetched.map_err(|cause| StoreError::Elsewhere {
+                    digest: *digest,
+                    cause,
+                })?;
+                Ok(Arc::new(Blob::in_passing(*digest, fetched.bytes)))
             }
             stored => stored,
         }
@@ -124,8 +181,12 @@ impl Store {
     pub async fn open_shard(&self, digest: &Digest) -> Result<Opened, StoreError> {
         let (shard, moved_bytes) = match self.local_shard(digest).await {
             Err(absent @ (StoreError::Missing(_) | StoreError::Corrupt(_))) => {
-                let moved_bytes = self.fetch(digest, absent).await?;
-                (self.local_shard(digest).await?, moved_bytes)
+                let came = self.fetch(digest, absent).await?;
+                let shard = match came.in_passing {
+                    Some(blob) => Shard::Stored(blob),
+                    None => self.local_shard(digest).await?,
+                };
+                (shard, came.moved_bytes)
             }
             shard => (shard?, 0),
         };
@@ -136,8 +197,14 @@ impl Store {
         Ok(self.open_shard(digest).await?.shard)
     }
 
-    /// Fetches a blob and caches it. Returns its bytes' number, or 0 to all but one of those who wait for it at once.
-    async fn fetch(&self, digest: &Digest, absent: StoreError) -> Result<u64, StoreError> {
+    /// Fetches a blob and caches it, if it may rest here. Of those who wait for it at once all but one moved no bytes.
+    async fn fetch(&self, digest: &Digest, absent: StoreError) -> Result<Came, StoreError> {
+        if let Some(blob) = self.outside().in_passing.get(digest) {
+            return Ok(Came {
+                moved_bytes: 0,
+                in_passing: Some(blob),
+            });
+        }
         let Some(elsewhere) = self.outside().elsewhere.get().cloned() else {
             return Err(absent);
         };
@@ -148,7 +215,11 @@ impl Store {
         };
         let fetched = self.outside().fetching.try_get_with(*digest, fetching).await;
         match fetched {
-            Ok(bytes) => Ok(if first { bytes } else { 0 }),
+            Ok(came) if first => Ok(came),
+            Ok(came) => Ok(Came {
+                moved_bytes: 0,
+                ..came
+            }),
             Err(error) => match (&*error, absent) {
                 // Here once, and gone: that is the more telling cause.
                 (StoreError::Elsewhere { .. }, corrupt @ StoreError::Corrupt(_)) => Err(corrupt),
@@ -164,16 +235,29 @@ impl Store {
         }
     }
 
-    async fn fetch_now(&self, digest: &Digest, elsewhere: &dyn Elsewhere) -> Result<u64, StoreError> {
+    async fn fetch_now(&self, digest: &Digest, elsewhere: &dyn Elsewhere) -> Result<Came, StoreError> {
+        let here = |moved_bytes| Came {
+            moved_bytes,
+            in_passing: None,
+        };
         let refused = |cause: String| StoreError::Elsewhere {
             digest: *digest,
             cause,
         };
         // Whoever came too late for the last fetch finds what it brought.
         if self.local_shard(digest).await.is_ok() {
-            return Ok(0);
+            return Ok(here(0));
         }
-        let bytes = elsewhere.fetch(*digest).await.map_err(refused)?;
+        let Fetched { bytes, may_rest } = elsewhere.fetch(*digest).await.map_err(refused)?;
+        if !may_rest {
+            let moved_bytes = bytes.len() as u64;
+            let blob = Arc::new(Blob::in_passing(*digest, bytes));
+            self.outside().in_passing.insert(*digest, blob.clone());
+            return Ok(Came {
+                moved_bytes,
+                in_passing: Some(blob),
+            });
+        }
         let size_bytes = bytes.len() as u64;
         let staged = self.add(bytes).await?;
         if staged.digest != *digest {
@@ -187,19 +271,22 @@ impl Store {
         if sealed.is_some_and(|sealed| sealed.standing == Standing::Live) {
             // It was kept here before its bytes rotted, and is again.
             self.outside().tell(Change::Added([*digest].into()));
-            return Ok(size_bytes);
+            return Ok(here(size_bytes));
         }
         self.outside().cached.insert(*digest, size_bytes);
         self.drop_least_used().await?;
-        Ok(size_bytes)
+        Ok(here(size_bytes))
     }
 
     /// Fetches what of `digests` is not here, and keeps all of them from now on. Returns how many are kept.
     pub async fn keep(&self, digests: &[Digest]) -> Result<u64, StoreError> {
         let mut here = Vec::new();
         for digest in digests {
+            // It may have come in passing, and be kept now.
+            self.outside().in_passing.invalidate(digest);
             match self.open_shard(digest).await {
-                Ok(_) => here.push(*digest),
+                Ok(_) if self.has(digest) => here.push(*digest),
+                Ok(_) => tracing::warn!(%digest, "a blob that is to be kept here may not rest here"),
                 Err(error) => tracing::warn!(%digest, %error, "a blob that is to be kept here cannot be had"),
             }
         }
@@ -235,6 +322,16 @@ impl Store {
         self.drop_least_used().await
     }
 
+    /// Lets go of those of these that are only cached.
+    pub async fn drop_cached(&self, digests: Vec<Digest>) -> Result<(), StoreError> {
+        let state = self.state().clone();
+        let change = move || state.change(&digests, &[Standing::Cached], Standing::Evictable);
+        let gone = crate::blobs::blocking_store(change).await?;
+        self.outside().forget(&gone);
+        self.forget_open(&gone);
+        Ok(())
+    }
+
     async fn drop_least_used(&self) -> Result<(), StoreError> {
         self.outside().cached.run_pending_tasks();
         let dropped = std::mem::take(&mut *self.outside().dropped.lock().expect("no panic under this lock"));
@@ -255,12 +352,68 @@ mod tests {
     use crate::blobs::StoreOptions;
 
     /// Another node that has everything.
-    struct Other(Bytes);
+    struct Other {
+        bytes: Bytes,
+        may_rest: bool,
+    }
 
     impl Elsewhere for Other {
-        fn fetch(&self, _digest: Digest) -> BoxFuture<'static, Result<Bytes, String>> {
-            Box::pin(std::future::ready(Ok(self.0.clone())))
+        fn fetch(&self, _digest: Digest) -> BoxFuture<'static, Result<Fetched, String>> {
+            let fetched = Fetched {
+                bytes: self.bytes.clone(),
+                may_rest: self.may_rest,
+            };
+            Box::pin(std::future::ready(Ok(fetched)))
         }
+    }
+
+    fn files(dir: &std::path::Path) -> usize {
+        std::fs::read_dir(dir.join("blobs/data")).unwrap().count()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_comes_in_passing_is_read_and_never_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).await.unwrap();
+        let bytes = Bytes::from(vec![7; 100_000]);
+        let digest = Digest::of(&bytes);
+        store.connect(Arc::new(Other {
+            bytes: bytes.clone(),
+            may_rest: false,
+        }));
+        let before = files(dir.path());
+        assert_eq!(store.blob(&digest).await.unwrap().to_vec(), bytes);
+        let opened = store.open_shard(&digest).await.unwrap();
+        assert_eq!(opened.shard.read(10..20).unwrap(), bytes.slice(10..20));
+        // A GPU's worker gets a copy in memory.
+        let (copy, at) = opened.shard.descriptor(5..9).unwrap();
+        let mut read = [0; 4];
+        std::os::unix::fs::FileExt::read_exact_at(&copy, &mut read, at).unwrap();
+        assert_eq!((read, copy.metadata().unwrap().len()), ([7; 4], 4));
+        assert!(!store.has(&digest), "nobody is told that it is here");
+        assert!(store.local_shard(&digest).await.is_err(), "nobody is given it");
+        assert_eq!(store.keep(&[digest]).await.unwrap(), 0, "it is not kept");
+        assert_eq!(files(dir.path()), before);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_cached_goes_when_it_may_not_rest_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).await.unwrap();
+        let bytes = Bytes::from_static(b"cached");
+        let digest = Digest::of(&bytes);
+        store.connect(Arc::new(Other {
+            bytes: bytes.clone(),
+            may_rest: true,
+        }));
+        let kept = store.add_sealed(Bytes::from_static(b"kept")).await.unwrap();
+        store.blob(&digest).await.unwrap();
+        store.drop_cached(vec![digest, kept]).await.unwrap();
+        let standing = |digest| store.state().get(&digest).unwrap().unwrap().standing;
+        assert_eq!(standing(digest), Standing::Evictable);
+        assert_eq!(standing(kept), Standing::Live, "others may lack it");
+        store.outside().cached.run_pending_tasks();
+        assert_eq!(store.outside().cached_bytes(), 0);
     }
 
     fn added(changes: &mut broadcast::Receiver<Change>) -> Option<Digest> {
@@ -275,7 +428,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreOptions::default()).await.unwrap();
         let bytes = Bytes::from_static(b"bytes that rot");
-        store.connect(Arc::new(Other(bytes.clone())));
+        store.connect(Arc::new(Other {
+            bytes: bytes.clone(),
+            may_rest: true,
+        }));
         let mut changes = store.changes();
         let staged = store.add(bytes.clone()).await.unwrap();
         let digest = staged.digest;

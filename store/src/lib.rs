@@ -31,7 +31,7 @@ pub mod written;
 
 pub use blobs::{Blob, SealReport, Staged, Store, StoreOptions};
 pub use dataset::{BlobBytes, Dataset, Extent, Location};
-pub use elsewhere::{Change, Elsewhere, Opened};
+pub use elsewhere::{Change, Elsewhere, Fetched, Opened};
 pub use error::StoreError;
 pub use in_place::groups::{GROUP_BYTES, Groups};
 pub use in_place::{FoundObjects, Object, ObjectError, Objects, SourceError};

@@ -392,6 +392,10 @@ impl Store {
 }
 
 impl StagedInput {
+    pub fn placement(&self) -> &Placement {
+        &self.request.placement
+    }
+
     /// The same once more, after what was made of this was sealed: to be laid out over another version. Nobody may let go
     /// of blobs meanwhile.
     pub fn again(&self) -> StagedInput {

@@ -24,6 +24,7 @@ mod on_a_gpu;
 mod on_a_gpu_client;
 mod outgoing;
 mod replay;
+mod residency;
 mod restart;
 mod roundtrip;
 mod sources;

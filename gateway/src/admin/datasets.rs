@@ -10,9 +10,9 @@ use futures_util::stream;
 use http::header::{ACCEPT_RANGES, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::BodyExt;
-use nearfield_protocol::node::Label;
+use nearfield_protocol::node::{Label, Role};
 use nearfield_protocol::records::DatasetVersion;
-use nearfield_protocol::{DatasetName, Digest, PartName, Problem, ProblemKind, Split};
+use nearfield_protocol::{DatasetName, Digest, NodeId, PartName, Problem, ProblemKind, Split};
 use nearfield_store::{Dataset, Placement, PutProgress, PutReport, PutRequest, Shard, Store, pack};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -21,9 +21,10 @@ use tokio::task::{JoinError, JoinHandle};
 use super::events::{self, PROGRESS_STEP, event};
 use super::{Asked, streamed};
 use crate::body::{Body, BodyFault, BoundedBody};
-use crate::catalog::{Keeping, PutInput, unix_ms};
+use crate::catalog::{Keeping, PutInput, Target, unix_ms};
 use crate::cluster::{REPLICAS, REPLICAS_RANGE};
 use crate::content::{self, Content, Named};
+use crate::peer::{self, Forwarded};
 use crate::preconditions::{self, Answer, EntityTag, Modified, Validators};
 use crate::reply::{self, store_problem};
 use crate::server::Gateway;
@@ -53,7 +54,13 @@ pub fn list(gateway: &Gateway) -> Response<Body> {
     reply::json(StatusCode::OK, &json!({ "datasets": datasets }))
 }
 
-pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Response<Body>, Problem> {
+/// `via` is the gateway that has this node take the put.
+pub async fn put(
+    gateway: &Arc<Gateway>,
+    name: &str,
+    asked: Asked,
+    via: Option<NodeId>,
+) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
     let split = match asked.parameter("split") {
         None | Some("auto") => None,
@@ -99,6 +106,16 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
     }
     let if_version = asked.parsed::<u64>("if-version")?;
     let keeping = keeping(&asked)?;
+    let only = gateway.catalog.rule_of(&name, &request.placement, &keeping);
+    let is_gateway = gateway.catalog.node.role() == Role::Gateway;
+    if !gateway.catalog.may_keep(&only) && is_gateway && via.is_none() {
+        return put_elsewhere(gateway, &name, &only, asked).await;
+    }
+    let target = Target {
+        name,
+        if_version,
+        via,
+    };
     let fault = BodyFault::default();
     if let Some(place) = asked.parameter("in-place") {
         let input = PutInput::InPlace(place.to_owned());
@@ -107,7 +124,7 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
         let put = async move {
             gateway
                 .catalog
-                .put(name, if_version, input, request, keeping, progress)
+                .put(target, input, request, keeping, progress)
                 .await
         };
         return match asked.takes(events::CONTENT) {
@@ -124,10 +141,39 @@ pub async fn put(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Res
     };
     let input = PutInput::Stream(Box::new(input));
     let progress = Arc::default();
-    let put = gateway
-        .catalog
-        .put(name, if_version, input, request, keeping, progress);
+    let put = gateway.catalog.put(target, input, request, keeping, progress);
     stored(put.await.map_err(|problem| fault.problem().unwrap_or(problem))?)
+}
+
+/// A put whose bytes may not rest here streams through to a node that may keep them.
+async fn put_elsewhere(
+    gateway: &Gateway,
+    name: &DatasetName,
+    only: &[Label],
+    asked: Asked,
+) -> Result<Response<Body>, Problem> {
+    if let Some(place) = asked.parameter("in-place")
+        && !place.contains("://")
+    {
+        let refused = gateway.catalog.may_not_keep(name, only);
+        return Err(Problem::new(
+            refused.kind,
+            format!(
+                "{}; what stays in place stays on this machine: leave out `in-place`, or put it at a node that may keep it",
+                refused.detail
+            ),
+        ));
+    }
+    let put = Forwarded {
+        name,
+        only,
+        parameters: asked.query.clone(),
+        accept: peer::accepted(asked.request.headers()),
+    };
+    let fault = BodyFault::default();
+    let body = BoundedBody::new(asked.request.into_body(), u64::MAX, fault.clone());
+    let answered = peer::forward(gateway, put, body.boxed_unsync()).await;
+    answered.map_err(|problem| fault.problem().unwrap_or(problem))
 }
 
 /// `replicas` and any number of `only`.
@@ -339,7 +385,7 @@ pub async fn content(gateway: &Gateway, asked: &Asked) -> Result<Response<Body>,
             return folder_tar(store, dataset, named, method, headers).await;
         }
         (Some(dataset), None) => Content::whole(&dataset),
-        (None, None) => Content::blob(store, digest)?,
+        (None, None) => Content::blob(store, digest).await?,
         (None, Some(_)) => return Err(content::no_folder(&digest)),
     };
     let mut response = content::respond(store, &whole, named, method, headers).await;

@@ -21,10 +21,11 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use nearfield_protocol::job::check_integers;
-use nearfield_protocol::{Problem, ProblemKind, limits, units};
+use nearfield_protocol::{NodeId, Problem, ProblemKind, limits, units};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::runtime::Handle;
+use tokio::task::JoinError;
 
 use crate::body::{Body, BodyFault, BoundedBody};
 use crate::calls::{MAX_CALLS, NotFound};
@@ -212,8 +213,30 @@ async fn open(
 /// and our memory of it, would show only after the next start.
 async fn to_its_end(gateway: Arc<Gateway>, asked: Asked) -> Result<Response<Body>, Problem> {
     let task = tokio::spawn(async move { admitted(&gateway, asked).await });
-    let ended = task.await;
-    ended.unwrap_or_else(|error| Err(Problem::new(ProblemKind::Internal, format!("a change: {error}"))))
+    task.await.unwrap_or_else(|error| Ok(failed(&error)))
+}
+
+/// Takes a put for a gateway, whose client was admitted there.
+pub async fn put_for(gateway: &Arc<Gateway>, via: NodeId, request: Request<Incoming>) -> Response<Body> {
+    let taken = async {
+        let asked = Asked::new(request)?;
+        let segments = asked.segments.clone();
+        match segments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["v1", "datasets", name] if asked.method == Method::POST => {
+                datasets::put(gateway, name, asked, Some(via)).await
+            }
+            _ => Err(Problem::new(
+                ProblemKind::BadRequest,
+                "nodes ask each other for puts alone",
+            )),
+        }
+    };
+    taken.await.unwrap_or_else(|problem| reply::problem(&problem))
+}
+
+/// The answer to a change whose task ended early.
+pub fn failed(error: &JoinError) -> Response<Body> {
+    reply::problem(&Problem::new(ProblemKind::Internal, format!("a change: {error}")))
 }
 
 async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>, Problem> {
@@ -229,7 +252,7 @@ async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>
         ("POST", ["v1", "invitations"]) => nodes::invite(gateway, asked).await,
         ("POST", ["v1", "leave"]) => nodes::leave(gateway).await,
         ("GET", ["v1", "datasets"]) => Ok(datasets::list(gateway)),
-        ("POST", ["v1", "datasets", name]) => datasets::put(gateway, name, asked).await,
+        ("POST", ["v1", "datasets", name]) => datasets::put(gateway, name, asked, None).await,
         ("GET", ["v1", "datasets", name]) => datasets::describe(gateway, name, asked.flag("shards")?).await,
         ("GET", ["v1", "datasets", name, "files"]) => files::list(gateway, name, &asked).await,
         ("DELETE", ["v1", "datasets", name]) => datasets::remove(gateway, name, asked.flag("purge")?).await,

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use nearfield_net::control::{Question, Reply};
 use nearfield_net::{BLOB_BYTES, Node};
 use nearfield_protocol::{Digest, NodeId};
-use nearfield_store::Elsewhere;
+use nearfield_store::{Elsewhere, Fetched};
 use rand::seq::SliceRandom;
 
 use crate::hosts::Hosts;
@@ -30,14 +29,18 @@ pub struct PeerBlobs {
 }
 
 impl Elsewhere for PeerBlobs {
-    fn fetch(&self, digest: Digest) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn fetch(&self, digest: Digest) -> BoxFuture<'static, Result<Fetched, String>> {
         let (node, hosts, rate) = (self.node.clone(), self.hosts.clone(), self.rate.clone());
         Box::pin(async move {
             let fetching = async {
                 node.keep_residency().await;
                 let holders = holders(&node, &hosts, digest).await;
                 let began = Instant::now();
-                let bytes = node.peers().fetch(digest, holders, BLOB_BYTES).await?;
+                let mut fetched = node.peers().fetch(digest, holders, BLOB_BYTES).await?;
+                let bytes = &fetched.bytes;
+                node.note_list(&digest, bytes).await;
+                // The sender may not have heard of a rule yet.
+                fetched.may_rest &= node.may_rest(&digest);
                 if bytes.len() >= MEASURED_BYTES {
                     let now = bytes.len() as u64 / (began.elapsed().as_millis() as u64).max(1);
                     let before = rate.load(Ordering::Relaxed);
@@ -46,7 +49,7 @@ impl Elsewhere for PeerBlobs {
                         Ordering::Relaxed,
                     );
                 }
-                Ok(bytes)
+                Ok(fetched)
             };
             match tokio::time::timeout(FETCH, fetching).await {
                 Ok(fetched) => fetched,

@@ -6,6 +6,7 @@ mod drains;
 mod fetch;
 mod patience;
 mod repair;
+mod residency;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use nearfield_net::control::{Asked, Load, MAX_ASKED, MemberEvent, Question, Reply, Residents, changed};
 use nearfield_net::{Contact, NetError, Node};
+use nearfield_protocol::node::Label;
 use nearfield_protocol::records::DatasetVersion;
 use nearfield_protocol::{DatasetName, Digest, NodeId, Problem, ProblemKind};
 use nearfield_store::Change;
@@ -23,7 +25,7 @@ pub use drains::Drain;
 pub use fetch::PeerBlobs;
 #[cfg(test)]
 pub(crate) use repair::{Kept, wanted};
-pub use repair::{REPLICAS, REPLICAS_RANGE};
+pub use repair::{REPLICAS, REPLICAS_RANGE, ROOM_BYTES};
 
 use crate::reply::store_problem;
 use crate::server::Gateway;
@@ -119,7 +121,6 @@ impl Cluster {
             let records = catalog.node.records();
             self.gateway.hosts.refresh(&records);
             catalog.node.shut_out().await;
-            catalog.node.refresh_residency().await;
             let now: HashSet<Digest> = records
                 .all_dataset_versions()
                 .map(|version| version.digest)
@@ -198,13 +199,26 @@ impl Cluster {
                 catalog.store.spare(&digests).await.map_err(store_problem)?;
                 Ok(Reply::Done)
             }
+            Question::Erase { digests } if digests.len() <= MAX_ASKED => {
+                from_gateway()?;
+                self.erase(digests).await?;
+                Ok(Reply::Done)
+            }
             Question::Record {
                 name,
                 after,
                 version,
                 heads,
+                holder,
             } if heads.len() <= MAX_HEADS => {
-                let recorded = self.record(&asker, &name, after, *version, heads).await?;
+                if holder.is_some() {
+                    from_gateway()?;
+                }
+                let written_by = WrittenBy {
+                    asker,
+                    holder: holder.unwrap_or(asker),
+                };
+                let recorded = self.record(written_by, &name, after, *version, heads).await?;
                 Ok(Reply::Recorded(Box::new(recorded)))
             }
             Question::Leave => {
@@ -233,6 +247,7 @@ impl Cluster {
             Question::Holders { .. }
             | Question::Keep { .. }
             | Question::Spare { .. }
+            | Question::Erase { .. }
             | Question::Record { .. } => Err(Problem::new(
                 ProblemKind::BadRequest,
                 "too many digests in one question",
@@ -292,10 +307,10 @@ impl Cluster {
             .take(holds, &self.gateway.catalog.node.records());
     }
 
-    /// Writes down a version that a host put, if it may.
+    /// Writes down a version that another node put, if it may.
     async fn record(
         &self,
-        asker: &NodeId,
+        WrittenBy { asker, holder }: WrittenBy,
         name: &DatasetName,
         after: u64,
         version: DatasetVersion,
@@ -303,9 +318,11 @@ impl Cluster {
     ) -> Result<DatasetVersion, Problem> {
         let catalog = &self.gateway.catalog;
         let records = catalog.node.records();
-        let may = records.is_gateway(asker)
+        let granted = catalog.has_granted(&asker, name);
+        let may = granted
+            || records.is_gateway(&asker)
             || records
-                .node(asker)
+                .node(&asker)
                 .is_some_and(|member| member.node.may_put.contains(name));
         if !may {
             return Err(Problem::new(
@@ -316,14 +333,27 @@ impl Cluster {
                 ),
             ));
         }
+        // A gateway that goes back to an older version need not hold it.
+        if !records.is_gateway(&holder) && !catalog.node.satisfies(&holder, &version.only) {
+            return Err(Problem::new(
+                ProblemKind::NotPermitted,
+                format!(
+                    "host {} may not keep `{name}`, which is for nodes with {}: put it at a gateway, which has such a node take it",
+                    holder.short(),
+                    labels(&version.only)
+                ),
+            ));
+        }
         // Its report of what it holds may come later than this.
-        self.claim(asker, heads);
-        // What is written down can be read: by this gateway, too.
-        let dataset = catalog
-            .store
-            .dataset(&version.digest)
-            .await
-            .map_err(store_problem)?;
+        self.claim(&holder, heads);
+        // What is written down can be read: by this gateway, too. Until it is written down, no record says that it may not
+        // rest here.
+        let may_rest = catalog.may_keep(&version.only);
+        let dataset = match may_rest {
+            true => catalog.store.dataset(&version.digest).await,
+            false => catalog.store.dataset_in_passing(&version.digest).await,
+        };
+        let dataset = dataset.map_err(store_problem)?;
         let described = (dataset.meta.size_bytes, dataset.shards.len() as u32);
         let replicas = version
             .replicas
@@ -333,21 +363,52 @@ impl Cluster {
             return Err(Problem::new(ProblemKind::BadRequest, text));
         }
         let heads: Vec<Digest> = dataset.heads().collect();
-        catalog.store.keep(&heads).await.map_err(store_problem)?;
+        if may_rest {
+            catalog.store.keep(&heads).await.map_err(store_problem)?;
+        }
         let new: Vec<Digest> = {
             let table = self.gateway.hosts.table();
             let unknown = |digest: &&Digest| table.holders.of(digest).next().is_none();
             dataset.shards.iter().filter(unknown).copied().collect()
         };
-        self.claim(asker, new);
-        let written = catalog
-            .node
-            .write_dataset(name, Some(after), |number| DatasetVersion {
-                version: number,
-                ..version
-            });
-        written.await.map_err(crate::catalog::net_problem)
+        self.claim(&holder, new);
+        let make = |number| DatasetVersion {
+            version: number,
+            ..version.clone()
+        };
+        let written = match granted {
+            // As if it had been put here: one gateway writes growth down for all.
+            true => {
+                let described = Described {
+                    heads,
+                    holder: Some(holder),
+                };
+                catalog.write_version(name, Some(after), described, make).await
+            }
+            false => catalog.node.write_dataset(name, Some(after), make).await,
+        };
+        written.map_err(crate::catalog::net_problem)
     }
+}
+
+/// Who has a version written down.
+struct WrittenBy {
+    asker: NodeId,
+    /// Who holds it.
+    holder: NodeId,
+}
+
+/// The blobs that say what a version is, and who holds them, if that is not this node.
+#[derive(Clone)]
+pub struct Described {
+    pub heads: Vec<Digest>,
+    pub holder: Option<NodeId>,
+}
+
+/// Labels as people read them.
+pub fn labels(only: &[Label]) -> String {
+    let labels: Vec<String> = only.iter().map(Label::to_string).collect();
+    labels.join(", ")
 }
 
 /// The other gateways: those that are there come first, and of them the one that leads.
@@ -385,14 +446,15 @@ pub async fn record_by_gateway(
     name: &DatasetName,
     after: u64,
     version: DatasetVersion,
-    heads: Vec<Digest>,
+    described: Described,
 ) -> Result<DatasetVersion, NetError> {
     let digest = version.digest;
     let question = Question::Record {
         name: name.clone(),
         after,
         version: Box::new(version),
-        heads,
+        heads: described.heads,
+        holder: described.holder,
     };
     let gateways = leader.map_or_else(|| nearest_gateways(node), |leader| vec![leader]);
     let (mut failed, mut lost) = (no_gateway(), false);

@@ -32,11 +32,12 @@ pub const REPLICAS_RANGE: std::ops::RangeInclusive<u32> = 1..=16;
 /// How long a host may take to fetch what it is asked to keep at once. What came until then is there when it is asked again.
 const KEEPING: Duration = Duration::from_secs(60);
 /// A host with less room than this is asked to keep nothing more: its report may be a second old.
-const ROOM_BYTES: u64 = 16 << 20;
+pub const ROOM_BYTES: u64 = 16 << 20;
 /// Blobs that one host is asked to keep in one question: few enough that a question ends soon.
 const BATCH: usize = 64;
 
 /// One dataset's, or one component's, blobs, and who is to keep them.
+#[derive(Clone, Copy)]
 pub(crate) struct Kept<'a> {
     pub dataset: Option<Digest>,
     pub digests: &'a [Digest],
@@ -44,8 +45,17 @@ pub(crate) struct Kept<'a> {
     pub only: &'a [Label],
 }
 
-/// What each host is to keep, of which dataset.
-type Orders = HashMap<NodeId, HashMap<Option<Digest>, Vec<Digest>>>;
+/// What each host is asked for.
+type Orders = HashMap<NodeId, Order>;
+
+/// What one host is asked for.
+#[derive(Default)]
+struct Order {
+    /// To keep these, by their dataset.
+    keep: HashMap<Option<Digest>, Vec<Digest>>,
+    /// To let go of these, which may not rest there.
+    erase: Vec<Digest>,
+}
 
 /// The hosts that are asked to keep something now. Dropped, it stops.
 #[derive(Default)]
@@ -77,7 +87,7 @@ impl Cluster {
             return Ok(());
         }
         let mut orders = Orders::new();
-        let mut safe = Vec::new();
+        let (mut safe, mut misplaced_here) = (Vec::new(), Vec::new());
         let mut lost = Vec::new();
         while let Some(ended) = asking.tasks.try_join_next() {
             let in_vain = ended.unwrap_or_default().into_iter();
@@ -101,8 +111,22 @@ impl Cluster {
             for some in kept.digests.chunks(1_024) {
                 let table = self.gateway.hosts.table();
                 for digest in some.iter().filter(|digest| **digest != Digest::EMPTY) {
+                    // The strictest rule of any dataset that holds it.
+                    let rule = catalog.node.rule(digest);
+                    let kept = Kept { only: &rule, ..kept };
                     let more = wanted(&table, digest, &kept);
                     drains.count(&table, digest, more.is_none());
+                    if !rule.is_empty() && is_settled(&table, digest, &kept, more.as_deref()) {
+                        if !catalog.node.may_rest(digest) {
+                            misplaced_here.push(*digest);
+                        }
+                        for host in misplaced(&table, digest, &rule) {
+                            // What a host is still at is looked at again once it is done.
+                            if leads && !busy.contains_key(&host) {
+                                orders.entry(host).or_default().erase.push(*digest);
+                            }
+                        }
+                    }
                     let Some(more) = more else {
                         safe.push(*digest);
                         continue;
@@ -116,7 +140,7 @@ impl Cluster {
                         continue;
                     }
                     for host in free {
-                        let of_host = orders.entry(host).or_default();
+                        let of_host = &mut orders.entry(host).or_default().keep;
                         of_host.entry(kept.dataset).or_default().push(*digest);
                     }
                 }
@@ -124,6 +148,7 @@ impl Cluster {
         };
         look_at_all(&self.gateway, look).await;
         self.gateway.hosts.set_drains(drains.end());
+        self.erase(misplaced_here).await?;
         // A gateway without a host keeps bytes only until hosts do.
         if self.gateway.hosts.table().find(&catalog.node.id()).is_none() {
             let stored = safe
@@ -132,21 +157,26 @@ impl Cluster {
                 .collect::<Vec<_>>();
             catalog.store.spare(&stored).await.map_err(store_problem)?;
         }
-        for (host, orders) in orders {
+        for (host, order) in orders {
             let cluster = self.clone();
             let task = asking
                 .tasks
-                .spawn(async move { cluster.order(host, orders).await });
+                .spawn(async move { cluster.order(host, order).await });
             asking.of.insert(host, task);
         }
         Ok(())
     }
 
-    /// Asks a host to keep blobs, a batch at a time. Returns those of batches of which it got less than all, from whoever
-    /// it asked.
-    async fn order(&self, host: NodeId, orders: HashMap<Option<Digest>, Vec<Digest>>) -> Vec<Digest> {
+    /// Asks a host to keep blobs and to let go of others, a batch at a time. Returns those of batches of which it got less
+    /// than all, from whoever it asked.
+    async fn order(&self, host: NodeId, order: Order) -> Vec<Digest> {
         let mut in_vain = Vec::new();
-        for (dataset, mut digests) in orders {
+        for some in order.erase.chunks(MAX_ASKED) {
+            if let Err(problem) = self.order_erased(host, some).await {
+                tracing::warn!(host = host.short(), %problem, "a host does not let go of what may not rest there");
+            }
+        }
+        for (dataset, mut digests) in order.keep {
             digests.sort_unstable();
             digests.dedup();
             for some in digests.chunks(BATCH.min(MAX_ASKED)) {
@@ -170,6 +200,19 @@ impl Cluster {
             }
         }
         in_vain
+    }
+
+    async fn order_erased(&self, host: NodeId, digests: &[Digest]) -> Result<(), Problem> {
+        let node = &self.gateway.catalog.node;
+        let digests = digests.to_vec();
+        if host == node.id() {
+            return self.erase(digests).await;
+        }
+        let asked = node.ask(host, Question::Erase { digests }, KEEPING).await;
+        match asked.map_err(net_problem)? {
+            Reply::Failed(problem) => Err(problem),
+            _ => Ok(()),
+        }
     }
 
     async fn order_some(
@@ -259,6 +302,22 @@ pub(crate) fn wanted(table: &HostTable, digest: &Digest, kept: &Kept<'_>) -> Opt
     Some(ids.collect())
 }
 
+/// Whether as many of those that may keep a blob do as there can be, one at least: `more` could keep it in addition.
+fn is_settled(table: &HostTable, digest: &Digest, kept: &Kept<'_>, more: Option<&[NodeId]>) -> bool {
+    let may = |slot: Slot| {
+        let host = table.get(slot);
+        host.is_some_and(|host| host.there && kept.only.iter().all(|label| label.holds(&host.labels)))
+    };
+    more.is_none_or(<[NodeId]>::is_empty) && table.holders.of(digest).any(may)
+}
+
+/// The hosts that hold a blob without the labels that its holders must have.
+fn misplaced(table: &HostTable, digest: &Digest, rule: &[Label]) -> Vec<NodeId> {
+    let holders = table.holders.of(digest).filter_map(|slot| table.get(slot));
+    let lacking = holders.filter(|host| !rule.iter().all(|label| label.holds(&host.labels)));
+    lacking.map(|host| host.id).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::drains::Drain;
@@ -341,6 +400,26 @@ mod tests {
         );
         let nowhere: [Label; 1] = ["region=mars".parse().unwrap()];
         assert_eq!(wanted(&table, &blob, &kept(1, &nowhere)), Some(Vec::new()));
+    }
+
+    #[test]
+    fn what_may_not_rest_on_a_host_leaves_it_once_those_that_may_keep_it_do() {
+        let (mut table, blob) = (table(), Digest::of(b"blob"));
+        let eu: [Label; 1] = ["region=eu".parse().unwrap()];
+        let settled = |table: &HostTable| {
+            let kept = kept(2, &eu);
+            is_settled(table, &blob, &kept, wanted(table, &blob, &kept).as_deref())
+        };
+        for n in [1, 3] {
+            table.holds(&id(n), &[blob], &[]);
+        }
+        assert_eq!(misplaced(&table, &blob, &eu), [id(1), id(3)]);
+        assert!(!settled(&table), "host 2 is to have it first");
+        table.holds(&id(2), &[blob], &[]);
+        assert!(settled(&table), "host 4 drains, so there are no others");
+        assert_eq!(misplaced(&table, &blob, &eu), [id(1), id(3)]);
+        table.missed(&id(2));
+        assert!(!settled(&table), "the only one is silent");
     }
 
     #[test]

@@ -144,6 +144,13 @@ impl Jobs {
                 () = gateway.jobs.stopping.cancelled() => None,
                 state = run::run(gateway, &record, &running.progress) => Some(state),
             };
+            let state = state.map(|state| {
+                let rule = sites::rule(gateway, &run::datasets(&record));
+                match gateway.catalog.may_keep(&rule) {
+                    true => state,
+                    false => state.without_data(&record.id),
+                }
+            });
             if let Some(state) = state
                 && let Err(error) = gateway.jobs.records.write(&JobRecord { state, ..record })
             {

@@ -11,6 +11,8 @@ use nearfield_protocol::{DatasetName, Digest, FunctionName, JobId, NodeId, Probl
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::run::is_guests;
+
 /// Ended jobs that are kept; older ones are forgotten as new ones start.
 const MAX_ENDED: usize = 1_000;
 
@@ -148,6 +150,30 @@ pub struct Prediction {
 }
 
 impl JobState {
+    /// The same without words of guests and names of files: they are data, which may not rest everywhere. `id` is the job's.
+    pub fn without_data(mut self, id: &str) -> JobState {
+        let unsaid = |problem: &mut Problem| {
+            problem.detail = format!(
+                "what it said may not rest on this node, nor may the data: `nearfield replay {id} --shard N` tells it"
+            );
+        };
+        let failures = match &mut self {
+            JobState::Done(report) => &mut report.failures,
+            JobState::Failed { problem, failures } => {
+                if is_guests(problem.kind) {
+                    unsaid(problem);
+                }
+                failures
+            }
+            JobState::Running | JobState::Cancelled => return self,
+        };
+        for failure in failures {
+            unsaid(&mut failure.problem);
+            failure.source = None;
+        }
+        self
+    }
+
     /// The shards that are known to have failed, at most a hundred.
     pub fn failures(&self) -> &[ShardFailure] {
         match self {

@@ -504,7 +504,7 @@ impl Job<'_> {
             written.push(self.written_by(&report).await?);
         }
         self.is_still_trusted()?;
-        into::put(&self.gateway.catalog, name, written, self.sites.only.clone()).await
+        into::put(self.gateway, name, written, self.sites.only.clone()).await
     }
 
     /// What another job found to be wrong may be in this one, too: then it starts over.
@@ -618,7 +618,7 @@ fn is_hosts(kind: ProblemKind) -> bool {
 }
 
 /// All that a job reads.
-fn datasets(record: &JobRecord) -> Vec<Digest> {
+pub(super) fn datasets(record: &JobRecord) -> Vec<Digest> {
     record
         .inputs
         .values()

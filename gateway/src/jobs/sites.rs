@@ -125,10 +125,6 @@ impl<'a> Sites<'a> {
     }
 
     fn of(gateway: &'a Gateway, datasets: &[Digest]) -> Self {
-        let records = gateway.catalog.node.records();
-        let versions = records
-            .all_dataset_versions()
-            .filter(|version| datasets.contains(&version.digest));
         Sites {
             gateway,
             component: Digest::EMPTY,
@@ -136,7 +132,7 @@ impl<'a> Sites<'a> {
             gpu: None,
             distrusted: gateway.catalog.node.records().distrusted().clone(),
             shunned: None,
-            only: versions.flat_map(|version| version.only.clone()).collect(),
+            only: rule(gateway, datasets),
             results: Mutex::default(),
             busy: Mutex::default(),
             used: Mutex::default(),
@@ -176,6 +172,8 @@ impl<'a> Sites<'a> {
         let records = self.gateway.catalog.node.records();
         let member = records.node(host);
         member.is_some_and(|member| member.quarantined.is_none())
+            // What is made of the data may rest where the data may.
+            && self.gateway.catalog.node.satisfies(host, &self.only)
             && !self
                 .shunned
                 .is_some_and(|shunned| shunned.lock().expect("no panic under this lock").contains(host))
@@ -447,6 +445,19 @@ impl<'a> Sites<'a> {
         }
         Ok(found)
     }
+}
+
+/// The labels that all of `datasets` ask for.
+pub fn rule(gateway: &Gateway, datasets: &[Digest]) -> Vec<Label> {
+    let mut rule: Vec<Label> = Vec::new();
+    for version in gateway.catalog.node.records().all_dataset_versions() {
+        if datasets.contains(&version.digest) {
+            let new = version.only.iter().filter(|label| !rule.contains(label));
+            let new: Vec<Label> = new.cloned().collect();
+            rule.extend(new);
+        }
+    }
+    rule
 }
 
 fn forgotten() -> Problem {

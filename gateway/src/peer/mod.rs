@@ -6,16 +6,18 @@
 
 mod client;
 mod head_first;
+mod put;
 mod serve;
 
 use std::time::Duration;
 
 use nearfield_protocol::call::{CallReport, CallSpec};
 use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
-use nearfield_protocol::{CallId, Digest, FunctionName, Problem, ProblemKind, limits};
+use nearfield_protocol::{CallId, DatasetName, Digest, FunctionName, Problem, ProblemKind, limits};
 use serde::{Deserialize, Serialize};
 
 pub use client::Remote;
+pub use put::{Forwarded, accepted, answered, forward};
 pub use serve::{Serving, serve_calls};
 
 use crate::dispatch::{Logged, RunOf, Surface};
@@ -44,6 +46,12 @@ const PROBLEM: http::HeaderName = http::HeaderName::from_static("nearfield-probl
 pub(crate) enum Op {
     /// HTTP follows.
     Call(CallSpec),
+    /// HTTP follows: the request of a put, as the admin API takes it.
+    Put {
+        name: DatasetName,
+        /// The newest version that the asker knows; 0 for none.
+        newest: u64,
+    },
     /// What became of a call, once it has ended.
     Report(CallId),
     Check(Digest),

@@ -28,6 +28,7 @@ use crate::body::{self, Body};
 use crate::contentless;
 use crate::dispatch::{Dispatch, Given, LogQuery};
 use crate::heads;
+use crate::server::Gateway;
 
 /// Streams that are served at once, of all gateways together.
 const STREAMS: usize = 4_096;
@@ -45,16 +46,22 @@ type Untaken = Mutex<Option<oneshot::Receiver<CallReport>>>;
 /// A host, as it serves other nodes' gateways.
 pub struct Serving {
     host: Arc<dyn Dispatch>,
+    pub(super) gateway: Arc<Gateway>,
+    /// Where puts are worked on.
+    pub(super) control: Handle,
     id: NodeId,
     /// Reports of calls by who asked for them. Each is taken once.
     reports: moka::sync::Cache<(NodeId, CallId), Arc<Untaken>>,
 }
 
 impl Serving {
-    pub fn new(host: Arc<dyn Dispatch>, id: NodeId) -> Self {
+    /// Puts are worked on by the runtime that this is called on.
+    pub fn new(host: Arc<dyn Dispatch>, gateway: Arc<Gateway>) -> Self {
         Serving {
             host,
-            id,
+            id: gateway.catalog.node.id(),
+            gateway,
+            control: Handle::current(),
             reports: moka::sync::Cache::builder()
                 .max_capacity(MAX_REPORTS)
                 .time_to_live(REPORT_AGE + limits::MAX_CALL_TIMEOUT)
@@ -102,6 +109,10 @@ impl Serving {
         } = stream;
         match timeout(OPENING, frame::read(&mut receive, MESSAGE_BYTES)).await?? {
             Op::Call(spec) => self.call(node, spec, send, receive).await,
+            Op::Put { name, newest } => {
+                self.gateway.catalog.has_come(&name, newest).await;
+                self.put(node, send, receive).await
+            }
             op => {
                 // Who asked may go away: then nobody waits for the answer, and the guest stops.
                 let gone = send.stopped();
@@ -167,8 +178,11 @@ impl Serving {
         let host = &self.host;
         let id = self.id;
         let (answer, bytes) = match op {
-            Op::Call(_) => (
-                Answer::Failed(Problem::new(ProblemKind::BadRequest, "a call is no question")),
+            Op::Call(_) | Op::Put { .. } => (
+                Answer::Failed(Problem::new(
+                    ProblemKind::BadRequest,
+                    "calls and puts are no questions",
+                )),
                 None,
             ),
             Op::Report(call) => (Answer::Report(self.report(node, call).await), None),
@@ -250,7 +264,7 @@ impl Serving {
 
 /// A stream that is read to its end by somebody, if not by the call: a response that ends first would otherwise look like
 /// a host that stopped listening.
-struct ReadToEnd(Option<RecvStream>);
+pub(super) struct ReadToEnd(pub Option<RecvStream>);
 
 impl AsyncRead for ReadToEnd {
     fn poll_read(

@@ -52,11 +52,15 @@ impl Liar {
                 let request: Request = frame::read(&mut receive, QUESTION_BYTES).await.unwrap();
                 let (Request::Range { digest, .. } | Request::Groups { digest }) = request;
                 let node = node_id(&connection.remote_id());
-                let (mut size_bytes, bytes) = self.honest.read(node, digest, &request).await.unwrap();
-                let mut bytes = bytes.to_vec();
+                let given = self.honest.read(node, digest, &request).await.unwrap();
+                let (mut size_bytes, mut bytes) = (given.size_bytes, given.bytes.to_vec());
                 self.spoil(seed, &mut size_bytes, &mut bytes, flips);
                 let len = bytes.len() as u64;
-                let given = Answer::Given { size_bytes, len };
+                let given = Answer::Given {
+                    size_bytes,
+                    len,
+                    may_rest: true,
+                };
                 if frame::write(&mut send, &given).await.is_ok() {
                     let _ = send.write_chunk(bytes.into()).await;
                     let _ = send.finish();
@@ -99,15 +103,21 @@ async fn no_wrong_bit_of_ten_thousand_gets_through() {
         let mut refused = 0;
         for _ in 0..fetches {
             match reader.node.peers().fetch(digest, vec![liar], BLOB_BYTES).await {
-                Ok(came) => assert!(came == bytes, "wrong bytes of {size} got through"),
+                Ok(came) => assert!(came.bytes == bytes, "wrong bytes of {size} got through"),
                 Err(_) => refused += 1,
             }
             let both = vec![liar, honest.node.id()];
             let came = reader.node.peers().fetch(digest, both, BLOB_BYTES).await;
-            assert!(came.is_ok_and(|came| came == bytes), "an honest holder is enough");
+            assert!(
+                came.is_ok_and(|came| came.bytes == bytes),
+                "an honest holder is enough"
+            );
             let both = vec![honest.node.id(), liar];
             let came = reader.node.peers().fetch(digest, both, BLOB_BYTES).await;
-            assert!(came.is_ok_and(|came| came == bytes), "and is asked for each part");
+            assert!(
+                came.is_ok_and(|came| came.bytes == bytes),
+                "and is asked for each part"
+            );
         }
         assert!(refused > fetches / 2, "{refused} of {fetches}");
         serving.abort();

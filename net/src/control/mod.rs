@@ -132,14 +132,19 @@ pub enum Question {
     },
     /// To keep these no longer than there is room: others do.
     Spare { digests: Vec<Digest> },
-    /// To write down a dataset's version that the asker holds: to a gateway.
+    /// To let go of these, which may not rest on the node that is asked: others keep them. From a gateway.
+    Erase { digests: Vec<Digest> },
+    /// To write down a dataset's version: to a gateway.
     Record {
         name: DatasetName,
         /// The version that it follows; 0 for none.
         after: u64,
         version: Box<DatasetVersion>,
-        /// The blobs that say what it is, which the asker holds.
+        /// The blobs that say what it is.
         heads: Vec<Digest>,
+        /// Who holds them, if that is not the asker: a gateway asks for a host that took a put for it.
+        #[serde(default)]
+        holder: Option<NodeId>,
     },
     /// To write down that the asker leaves: to a gateway.
     Leave,

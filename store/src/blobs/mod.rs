@@ -219,9 +219,34 @@ impl Store {
         blocking_store(move || {
             inner.state.set_standing(&digests, Standing::Evictable)?;
             inner.in_place.forget(&digests)?;
+            inner.outside.forget(&digests);
             inner.forget_open(&digests);
             inner.outside.tell(Change::Removed(digests.into()));
             Ok(())
+        })
+        .await
+    }
+
+    /// Lets go of what is here of these, which may not rest here; the next sweep removes their files. Returns those that
+    /// were kept until now.
+    pub async fn erase(&self, digests: Vec<Digest>) -> Result<usize, StoreError> {
+        let inner = self.inner.clone();
+        blocking_store(move || {
+            let mut lying = Vec::new();
+            for digest in &digests {
+                if inner.in_place.size_of(digest)?.is_some() {
+                    lying.push(*digest);
+                }
+            }
+            inner.in_place.forget(&lying)?;
+            let kept = [Standing::Live, Standing::Cached, Standing::Quarantined];
+            let mut gone = inner.state.change(&digests, &kept, Standing::Evictable)?;
+            gone.append(&mut lying);
+            inner.outside.forget(&gone);
+            inner.forget_open(&gone);
+            let count = gone.len();
+            inner.outside.tell(Change::Removed(gone.into()));
+            Ok(count)
         })
         .await
     }

@@ -18,13 +18,20 @@ use crate::state::Standing;
 /// Blobs at least this large are hashed on all cores: below it threads cost more than they save.
 const PARALLEL_HASH_BYTES: usize = 512 << 10;
 
-/// The verified bytes of one blob, mapped. Derefs to `[u8]`.
+/// The verified bytes of one blob. Derefs to `[u8]`.
 pub struct Blob {
     digest: Digest,
-    /// Where it lies, as long as nobody sweeps it.
-    path: PathBuf,
-    /// `None` for the empty blob, which cannot be mapped.
-    map: Option<Mmap>,
+    bytes: BlobBytes,
+}
+
+/// Where the bytes of a [`Blob`] are.
+enum BlobBytes {
+    /// The empty blob, which cannot be mapped.
+    Empty,
+    /// A file of the store, which is there as long as nobody sweeps it.
+    Mapped { path: PathBuf, map: Mmap },
+    /// A blob that may not rest on this node.
+    InPassing(Bytes),
 }
 
 impl Blob {
@@ -32,9 +39,20 @@ impl Blob {
         self.digest
     }
 
-    /// Its file, opened for reading; `None` once it was swept.
+    /// A blob that stays in memory. Its bytes were checked against `digest`.
+    pub(crate) fn in_passing(digest: Digest, bytes: Bytes) -> Self {
+        Blob {
+            digest,
+            bytes: BlobBytes::InPassing(bytes),
+        }
+    }
+
+    /// Its file, opened for reading; `None` if it has none, or once it was swept.
     pub fn file(&self) -> io::Result<Option<File>> {
-        match File::open(&self.path) {
+        let BlobBytes::Mapped { path, .. } = &self.bytes else {
+            return Ok(None);
+        };
+        match File::open(path) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -50,7 +68,11 @@ impl Blob {
 impl Deref for Blob {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or_default()
+        match &self.bytes {
+            BlobBytes::Empty => &[],
+            BlobBytes::Mapped { map, .. } => map,
+            BlobBytes::InPassing(bytes) => bytes,
+        }
     }
 }
 
@@ -136,11 +158,9 @@ impl Store {
 impl Inner {
     fn read(&self, digest: Digest) -> Result<Blob, StoreError> {
         if digest == Digest::EMPTY {
-            let path = PathBuf::new();
             return Ok(Blob {
                 digest,
-                path,
-                map: None,
+                bytes: BlobBytes::Empty,
             });
         }
         let path = self.data_file(digest);
@@ -154,8 +174,7 @@ impl Inner {
         let map = unsafe { Mmap::map(&file)? };
         Ok(Blob {
             digest,
-            path,
-            map: Some(map),
+            bytes: BlobBytes::Mapped { path, map },
         })
     }
 
