@@ -573,11 +573,15 @@ pub struct RollbackArgs {
 Examples:
   nearfield rm function/hello
   nearfield rm dataset/app/logs
-  nearfield rm token/8f2c")]
+  nearfield rm token/8f2c
+  nearfield rm node/4ac1 --keep-tokens       expelled, with its function tokens in force")]
 pub struct RmArgs {
     /// With a dataset, also forget every result that was computed from it
     #[arg(long)]
     pub purge: bool,
+    /// With a gateway, let the function tokens that it gave out go on: it can make others like them
+    #[arg(long)]
+    pub keep_tokens: bool,
     /// function/NAME, dataset/NAME, token/ID or node/ID
     #[arg(value_name = "KIND/NAME")]
     pub thing: Thing,

@@ -231,11 +231,9 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
     if hosting {
         hosts.enter_local(load(), &node.records());
     }
-    let secret = node.network_secret(TOKEN_PURPOSE).await?;
     let leaving = CancellationToken::new();
     let gateway = Arc::new(Gateway {
-        auth: Auth::new(&token, secret.unwrap_or_else(|| identity.derive(TOKEN_PURPOSE)))
-            .context("the key for function tokens")?,
+        auth: Auth::new(&token, identity.derive(TOKEN_PURPOSE)).context("the key for function tokens")?,
         admission: Admission::default(),
         routes: Routes::default(),
         hosts,

@@ -1,8 +1,10 @@
 //! Who may do what: one admin token, and function tokens that anybody can narrow.
 //!
-//! A function token is a biscuit that this network signed (`tokens.rs`). Its authority block names the token and the
-//! function; a holder may append checks on `time`, `path` and `method` without asking us. Signatures are checked once and
-//! remembered. Whether a token was revoked is looked up for every call, before any check that a holder wrote is evaluated.
+//! A function token is a biscuit that a gateway signed (`tokens.rs`), with a key that it shares with nobody; the token's record
+//! names that key, so every gateway can check it, and a gateway that is expelled can make none that look like another's. The
+//! authority block names the token and the function; a holder may append checks on `time`, `path` and `method` without
+//! asking us. Signatures are checked once and remembered. Whether a token was revoked is looked up for every call, before any
+//! check that a holder wrote is evaluated.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -46,7 +48,7 @@ pub struct Asked<'a> {
 }
 
 impl Auth {
-    /// `secret` signs function tokens; whoever has it can make them.
+    /// `secret` signs the function tokens that this gateway gives out.
     pub fn new(admin_token: &str, secret: [u8; 32]) -> Result<Self, biscuit_auth::error::Format> {
         Ok(Auth {
             admin: blake3::hash(admin_token.as_bytes()),
@@ -83,11 +85,11 @@ impl Auth {
         if self.is_admin(token) {
             return Ok(Caller::Admin);
         }
-        let read = || tokens::read(token, self.keys.public()).map(Arc::new);
-        let token = self.known.get_with(Digest::of(token.as_bytes()), read)?;
+        let token = self.read(token, records)?;
         let issued = records
             .token(&token.id)
-            .filter(|issued| issued.function == token.function)
+            // Signed by another gateway than issued it: that one may be expelled.
+            .filter(|issued| issued.function == token.function && issued.key == token.key)
             .ok_or_else(|| unauthorized(&format!("token {} was revoked", token.id)))?;
         let now = SystemTime::now();
         check_grant(issued, asked.function, unix_ms(now))?;
@@ -99,6 +101,34 @@ impl Auth {
             })?;
         }
         Ok(Caller::Token(issued.clone()))
+    }
+
+    /// Reads a token, once for all calls with it.
+    fn read(&self, text: &str, records: &Records) -> Result<Arc<Token>, Problem> {
+        let digest = Digest::of(text.as_bytes());
+        if let Some(known) = self.known.get(&digest) {
+            return known;
+        }
+        let unverified = tokens::parse(text);
+        if let Ok(unverified) = &unverified
+            && tokens::key_of(unverified, records.token_keys()).is_none()
+        {
+            // Not remembered: the record that names its key may be on its way.
+            return Err(unauthorized(
+                "the token is not one of this network, or was revoked",
+            ));
+        }
+        let read = || {
+            let unverified = unverified?;
+            let key = tokens::key_of(&unverified, records.token_keys()).unwrap_or_default();
+            tokens::read(unverified, key).map(Arc::new)
+        };
+        self.known.get_with(digest, read)
+    }
+
+    /// The public half of the key that signs this gateway's tokens.
+    pub fn key(&self) -> String {
+        self.keys.public().to_bytes_hex()
     }
 
     /// Signs a token for what `grant` says.
@@ -185,6 +215,7 @@ fn unix_ms(time: SystemTime) -> u64 {
 mod tests {
     use super::*;
     use nearfield_protocol::manifest::FunctionManifest;
+    use nearfield_protocol::records::TokenRecord;
 
     fn auth() -> Auth {
         Auth::new("admin", [7; 32]).unwrap()
@@ -204,6 +235,7 @@ mod tests {
     fn grant(function: &str) -> TokenVersion {
         TokenVersion {
             id: "t1".into(),
+            key: auth().key(),
             function: function.parse().unwrap(),
             component: None,
             max_fuel_per_day: None,
@@ -242,10 +274,7 @@ mod tests {
             ..tokens::Narrowing::default()
         };
         let token = tokens::narrow(&auth.issue(&grant("f")).unwrap(), &narrowing).unwrap();
-        let (function, records) = (
-            function("f"),
-            Records::new(nearfield_protocol::NodeId::from_bytes([1; 32])),
-        );
+        let (function, records) = (function("f"), records(&[("t2", auth.key())]));
         let asked = Asked {
             function: &function,
             method: "GET",
@@ -262,6 +291,47 @@ mod tests {
                 .contains("revoked")
         );
         assert!(auth.known.contains_key(&Digest::of(b"nonsense")));
+    }
+
+    /// Records of tokens for `f`, with the keys that signed them.
+    fn records(tokens: &[(&str, String)]) -> Records {
+        let founder = nearfield_protocol::NodeId::from_bytes([1; 32]);
+        let mut records = Records::new(founder);
+        for (id, key) in tokens {
+            let token = TokenVersion {
+                id: id.to_string(),
+                key: key.clone(),
+                ..grant("f")
+            };
+            records.tell_token(founder, id, &TokenRecord::Issued(token));
+        }
+        records
+    }
+
+    #[test]
+    fn a_token_counts_by_the_key_that_its_record_names() {
+        let (first, second) = (auth(), Auth::new("admin", [8; 32]).unwrap());
+        let function = function("f");
+        let asked = Asked {
+            function: &function,
+            method: "GET",
+            path: "/",
+        };
+        let signed_by = |auth: &Auth| auth.issue(&grant("f")).unwrap();
+        let both = records(&[("t1", first.key()), ("t2", second.key())]);
+        // Whoever is asked, and whoever issued it.
+        for auth in [&first, &second] {
+            let caller = auth.caller(&headers(&signed_by(&first)), &asked, &both);
+            assert!(matches!(caller, Ok(Caller::Token(_))), "{caller:?}");
+            // Another gateway's key signs nothing that looks like it.
+            let refused = auth.caller(&headers(&signed_by(&second)), &asked, &both);
+            assert_eq!(refused.unwrap_err().kind, ProblemKind::Unauthorized);
+        }
+        // One that comes before its record counts once that is here.
+        let third = Auth::new("admin", [9; 32]).unwrap();
+        let token = headers(&signed_by(&first));
+        assert!(third.caller(&token, &asked, &records(&[])).is_err());
+        assert!(third.caller(&token, &asked, &both).is_ok());
     }
 
     #[test]

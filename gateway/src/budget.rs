@@ -120,6 +120,7 @@ mod tests {
 
     fn token(max: Option<u64>) -> TokenVersion {
         TokenVersion {
+            key: String::new(),
             id: "t".into(),
             function: "f".parse().unwrap(),
             component: None,

@@ -1,4 +1,4 @@
-//! Function tokens: biscuits that this network signs and that any holder can narrow offline.
+//! Function tokens: biscuits that gateways sign and that any holder can narrow offline.
 //!
 //! The authority block names the token and the function. A holder appends blocks; what they may hold is judged before
 //! anything in them is evaluated (`read`): checks that compare the request's `time`, `path` and `method`, and nothing
@@ -35,9 +35,11 @@ const LIMITS: AuthorizerLimits = AuthorizerLimits {
     max_time: Duration::from_millis(500),
 };
 
-/// A token that this network signed and whose blocks may be evaluated.
+/// A token that a gateway signed and whose blocks may be evaluated.
 pub(crate) struct Token {
     pub id: String,
+    /// The key that it is signed with, as records name it.
+    pub key: String,
     pub function: FunctionName,
     biscuit: Biscuit,
 }
@@ -53,6 +55,7 @@ pub(crate) struct Facts<'a> {
 /// Signs a token for what `grant` says.
 pub(crate) fn issue(grant: &TokenVersion, keys: &KeyPair) -> Result<String, TokenError> {
     let mut builder = Biscuit::builder()
+        .root_key_id(hint(&keys.public().to_bytes_hex()).unwrap_or_default())
         .fact(fact("token", &[string(&grant.id)]))?
         .fact(fact("function", &[string(grant.function.as_str())]))?;
     if let Some(expires) = grant.expires_unix_ms {
@@ -69,16 +72,39 @@ pub(crate) fn keys(secret: &[u8; 32]) -> Result<KeyPair, biscuit_auth::error::Fo
     )?))
 }
 
-/// Checks a token's signatures and what its blocks hold. Evaluates nothing.
-pub(crate) fn read(text: &str, key: PublicKey) -> Result<Token, Problem> {
-    let unknown = || unauthorized("the token is not one of this network, or damaged");
+/// What a token says of the key that it is signed with: the first digits of it. Another key may begin alike, and the signature
+/// tells them apart.
+fn hint(key: &str) -> Option<u32> {
+    u32::from_str_radix(key.get(..8)?, 16).ok()
+}
+
+/// Which of `keys` a token says that it is signed with.
+pub(crate) fn key_of<'a>(
+    token: &UnverifiedBiscuit,
+    mut keys: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    keys.find(|key| hint(key) == token.root_key_id())
+}
+
+fn unknown() -> Problem {
+    unauthorized("the token is not one of this network, or damaged")
+}
+
+/// Takes a token apart. Checks no signature.
+pub(crate) fn parse(text: &str) -> Result<UnverifiedBiscuit, Problem> {
     if text.len() > MAX_TOKEN_BYTES {
         return Err(unauthorized(&format!(
             "the token has {} bytes, and one of this network has {MAX_TOKEN_BYTES} at most",
             text.len()
         )));
     }
-    let biscuit = Biscuit::from_base64(text, key).map_err(|_| unknown())?;
+    UnverifiedBiscuit::from_base64(text).map_err(|_| unknown())
+}
+
+/// Checks a token's signatures and what its blocks hold. Evaluates nothing.
+pub(crate) fn read(token: UnverifiedBiscuit, key: &str) -> Result<Token, Problem> {
+    let public = PublicKey::from_bytes_hex(key, Algorithm::Ed25519).map_err(|_| unknown())?;
+    let biscuit = token.verify(public).map_err(|_| unknown())?;
     if biscuit.block_count() > MAX_BLOCKS {
         return Err(unauthorized(&format!(
             "the token was narrowed {} times, and may be {} times",
@@ -100,6 +126,7 @@ pub(crate) fn read(text: &str, key: PublicKey) -> Result<Token, Problem> {
     let (id, function) = named(&biscuit).ok_or_else(|| unauthorized("the token names no function"))?;
     Ok(Token {
         id,
+        key: key.to_owned(),
         function,
         biscuit,
     })
@@ -353,6 +380,7 @@ mod tests {
     fn grant() -> TokenVersion {
         TokenVersion {
             id: "t1".into(),
+            key: signer().public().to_bytes_hex(),
             function: "f".parse().unwrap(),
             component: None,
             max_fuel_per_day: None,
@@ -374,12 +402,16 @@ mod tests {
 
     fn judged(token: &str, method: &str, path: &str) -> Result<(), Problem> {
         let now = SystemTime::now();
-        read(token, signer().public())?.check(&Facts { now, method, path })
+        signed(token)?.check(&Facts { now, method, path })
+    }
+
+    fn signed(token: &str) -> Result<Token, Problem> {
+        read(parse(token)?, &signer().public().to_bytes_hex())
     }
 
     #[test]
     fn a_token_names_its_function_and_only_the_first_block_does() {
-        let token = read(&issue(&grant(), &signer()).unwrap(), signer().public()).unwrap();
+        let token = signed(&issue(&grant(), &signer()).unwrap()).unwrap();
         assert_eq!((token.id.as_str(), token.function.as_str()), ("t1", "f"));
         assert!(token.is_plain());
         let stranger = issue(&grant(), &keys(&[8; 32]).unwrap()).unwrap();

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::bytes::Giving;
 use crate::control::{Asked, Control, MemberEvent, Question, Reply};
-use crate::document::{Document, Granted, unix_ms};
+use crate::document::{Document, unix_ms};
 use crate::error::NetError;
 use crate::gate::{Admits, Doors, Gate};
 use crate::identity::Identity;
@@ -289,14 +289,6 @@ impl Node {
     /// Reads anew which blobs may go where.
     pub async fn refresh_residency(&self) {
         self.inner.residency.refresh(&self.inner.store).await;
-    }
-
-    /// A secret of its own for one purpose, which all gateways of the network have; `None` at a host.
-    pub async fn network_secret(&self, purpose: &str) -> Result<Option<[u8; 32]>, NetError> {
-        Ok(match self.inner.document.grant(self.role()).await? {
-            Granted::Write(secret) => Some(blake3::derive_key(purpose, &secret)),
-            Granted::Read(_) => None,
-        })
     }
 
     /// Where others may reach this node.
@@ -580,8 +572,9 @@ impl Node {
             .await
     }
 
-    /// Trusts a node no more. What it wrote up to now, and this node has, goes on to count.
-    pub async fn expel(&self, node: &NodeId) -> Result<(), NetError> {
+    /// Trusts a node no more. What it wrote up to now, and this node has, goes on to count, but for its function tokens, unless
+    /// those are kept.
+    pub async fn expel(&self, node: &NodeId, keep_tokens: bool) -> Result<(), NetError> {
         if !self.records().may_expel(&self.id(), node) {
             return Err(NetError::Membership(format!(
                 "a gateway expels only nodes that joined after it, and nobody the founder: expel {} at a gateway that \
@@ -590,7 +583,10 @@ impl Node {
             )));
         }
         let accepted = self.inner.document.accepted_of(node).await?;
-        let record = NodeRecord::Expelled { accepted };
+        let record = NodeRecord::Expelled {
+            accepted,
+            keep_tokens,
+        };
         self.write(RecordKind::Node, &node.to_string(), &record).await?;
         self.shut_out().await;
         Ok(())

@@ -327,7 +327,7 @@ async fn strangers_and_expelled_nodes_are_refused_on_every_protocol() {
     let call = host.node.peers().connection(here.id, CALL).await.unwrap();
     assert!(call.closed().await.to_string().contains("not a member"));
 
-    founder.node.expel(&host.node.id()).await.unwrap();
+    founder.node.expel(&host.node.id(), false).await.unwrap();
     refused(host.node.peers()).await;
     // Nor does it get back in by the ticket of before, nor with a new one.
     let again = founder.ticket(Role::Host, &[]);

@@ -5,7 +5,7 @@
 //! bears. Only a node that joined earlier can expel one: so no two gateways can expel each other, and nobody the
 //! founder.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bytes::Bytes;
 use nearfield_protocol::node::{NodeRecord, NodeVersion, Role};
@@ -14,6 +14,7 @@ use nearfield_protocol::records::{
     TokenRecord, TokenVersion,
 };
 use nearfield_protocol::{DatasetName, Digest, FunctionName, NodeId};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// One record as it was written.
@@ -64,7 +65,12 @@ pub struct Records {
     founder: NodeId,
     functions: BTreeMap<FunctionName, Vec<FunctionVersion>>,
     datasets: BTreeMap<DatasetName, Vec<DatasetVersion>>,
-    tokens: BTreeMap<String, TokenVersion>,
+    /// With who issued each.
+    tokens: BTreeMap<String, (NodeId, TokenVersion)>,
+    /// The keys that sign tokens, and whose they are.
+    token_keys: BTreeSet<(NodeId, String)>,
+    /// Nodes that were expelled and whose tokens ended with that.
+    silenced: BTreeSet<NodeId>,
     nodes: BTreeMap<NodeId, Membership>,
     /// Of each expelled node the records that count all the same.
     expelled: BTreeMap<NodeId, HashSet<Digest>>,
@@ -85,6 +91,8 @@ impl Records {
             functions: BTreeMap::new(),
             datasets: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            token_keys: BTreeSet::new(),
+            silenced: BTreeSet::new(),
             nodes: BTreeMap::new(),
             expelled: BTreeMap::new(),
             distrusted: BTreeMap::new(),
@@ -168,12 +176,22 @@ impl Records {
 
     /// A token that was issued and not revoked.
     pub fn token(&self, id: &str) -> Option<&TokenVersion> {
-        self.tokens.get(id)
+        self.tokens.get(id).map(|(_, token)| token)
+    }
+
+    /// The keys that tokens may be signed with: one of each gateway that issued some.
+    pub fn token_keys(&self) -> impl Iterator<Item = &str> {
+        self.token_keys.iter().map(|(_, key)| key.as_str())
+    }
+
+    /// How many tokens a node issued that count.
+    pub fn tokens_of(&self, node: &NodeId) -> usize {
+        self.tokens.values().filter(|(issuer, _)| issuer == node).count()
     }
 
     /// Every token that was issued and not revoked.
     pub fn tokens(&self) -> impl Iterator<Item = &TokenVersion> {
-        self.tokens.values()
+        self.tokens.values().map(|(_, token)| token)
     }
 
     /// A node that belongs to the network.
@@ -231,15 +249,27 @@ impl Records {
     /// Once expelled, nobody can be brought back by another's invitation.
     fn shut_out(&mut self) {
         self.nodes.retain(|id, _| !self.expelled.contains_key(id));
+        let silenced = &self.silenced;
+        self.tokens.retain(|_, (issuer, _)| !silenced.contains(issuer));
+        self.token_keys.retain(|(issuer, _)| !silenced.contains(issuer));
     }
 
     /// What `author` says of a node, later than all before: for simulations and tests of what builds on records.
     pub fn tell_node(&mut self, author: NodeId, node: &NodeId, record: &NodeRecord) {
+        self.tell(author, RecordKind::Node, node.to_string(), record);
+    }
+
+    /// The same of a token.
+    pub fn tell_token(&mut self, author: NodeId, id: &str, record: &TokenRecord) {
+        self.tell(author, RecordKind::Token, id.to_owned(), record);
+    }
+
+    fn tell(&mut self, author: NodeId, kind: RecordKind, name: String, record: &impl Serialize) {
         let writer = *author.as_bytes().first_chunk().expect("an id has 32 bytes");
         let entry = Entry {
             key: RecordKey {
-                kind: RecordKind::Node,
-                name: node.to_string(),
+                kind,
+                name,
                 clock: RecordClock::after(self.last, 0, writer),
             },
             author,
@@ -307,7 +337,10 @@ impl Records {
             RecordKind::Token => match read(entry)? {
                 TokenRecord::Issued(token) if token.id != key.name => return Err(about_another(key)),
                 TokenRecord::Issued(token) => {
-                    self.tokens.insert(key.name.clone(), token);
+                    self.token_keys.insert((author, token.key.clone()));
+                    // What is named already is nobody's to take over.
+                    let named = self.tokens.entry(key.name.clone());
+                    named.or_insert((author, token));
                 }
                 TokenRecord::Revoked => {
                     self.tokens.remove(&key.name);
@@ -349,7 +382,10 @@ impl Records {
                 }
                 self.nodes.remove(&id);
             }
-            NodeRecord::Expelled { accepted } => {
+            NodeRecord::Expelled {
+                accepted,
+                keep_tokens,
+            } => {
                 if !self.may_expel(&entry.author, &id) {
                     return Err(Ignored::Junior {
                         author: entry.author,
@@ -357,6 +393,9 @@ impl Records {
                     });
                 }
                 self.nodes.remove(&id);
+                if !keep_tokens {
+                    self.silenced.insert(id);
+                }
                 return Ok(Some((id, accepted.into_iter().collect())));
             }
         }
@@ -455,7 +494,57 @@ mod tests {
 
     fn expelled(id: NodeId, accepted: &[&Entry], unix_ms: u64, author: NodeId) -> Entry {
         let accepted = accepted.iter().map(|entry| entry.digest()).collect();
-        about(id, unix_ms, author, &NodeRecord::Expelled { accepted })
+        let record = NodeRecord::Expelled {
+            accepted,
+            keep_tokens: false,
+        };
+        about(id, unix_ms, author, &record)
+    }
+
+    fn issued(id: &str, key: &str, unix_ms: u64, author: NodeId) -> Entry {
+        let token = TokenRecord::Issued(TokenVersion {
+            id: id.to_owned(),
+            key: key.to_owned(),
+            function: "f".parse().unwrap(),
+            component: None,
+            max_fuel_per_day: None,
+            expires_unix_ms: None,
+            issued_unix_ms: unix_ms,
+        });
+        let value = serde_json::to_vec(&token).unwrap();
+        entry(RecordKind::Token, id, unix_ms, author, value)
+    }
+
+    #[test]
+    fn the_tokens_of_an_expelled_gateway_end_with_it_and_others_go_on() {
+        let second = node(2);
+        let mut all = vec![
+            joined(FOUNDER, Role::Gateway, 1, FOUNDER),
+            joined(second, Role::Gateway, 2, FOUNDER),
+            issued("ours", "k1", 3, FOUNDER),
+            issued("theirs", "k2", 4, second),
+            // A name that is taken is nobody's to take over.
+            issued("ours", "k2", 5, second),
+        ];
+        let (records, _) = Records::of(FOUNDER, &mut all);
+        assert_eq!(records.token("ours").unwrap().key, "k1");
+        assert_eq!((records.tokens().count(), records.tokens_of(&second)), (2, 1));
+        assert!(records.token_keys().eq(["k1", "k2"]));
+        let accepted: Vec<Entry> = all[3..].to_vec();
+        let accepted: Vec<&Entry> = accepted.iter().collect();
+        all.push(expelled(second, &accepted, 6, FOUNDER));
+        let (records, ignored) = Records::of(FOUNDER, &mut all);
+        assert!(ignored.is_empty(), "{ignored:?}");
+        assert!(records.token("theirs").is_none() && records.token("ours").is_some());
+        assert!(records.token_keys().eq(["k1"]));
+        // Unless they are kept.
+        all.pop();
+        let record = NodeRecord::Expelled {
+            accepted: accepted.iter().map(|entry| entry.digest()).collect(),
+            keep_tokens: true,
+        };
+        all.push(about(second, 6, FOUNDER, &record));
+        assert_eq!(Records::of(FOUNDER, &mut all).0.tokens().count(), 2);
     }
 
     fn versions(records: &Records, name: &str) -> Vec<u64> {

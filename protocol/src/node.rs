@@ -195,6 +195,9 @@ pub enum NodeRecord {
     /// It is not trusted any more. Of what it wrote only this counts: the digests of key and value.
     Expelled {
         accepted: Vec<Digest>,
+        /// Whether the function tokens that it gave out go on to count. It can make others like them.
+        #[serde(default)]
+        keep_tokens: bool,
     },
 }
 

@@ -205,6 +205,8 @@ pub enum TokenRecord {
 pub struct TokenVersion {
     /// Names the token in lists and in `token revoke`.
     pub id: String,
+    /// The public half of the key that signed it, which its gateway alone has: 64 hexadecimal digits.
+    pub key: String,
     pub function: FunctionName,
     /// Only while the function is this component.
     #[serde(default, skip_serializing_if = "Option::is_none")]

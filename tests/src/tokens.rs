@@ -1,4 +1,4 @@
-use crate::harness::Node;
+use crate::harness::{Node, until};
 
 fn call(node: &Node, token: &str) -> crate::harness::Reply {
     let bearer = format!("Bearer {token}");
@@ -81,4 +81,40 @@ fn the_admin_api_is_closed_to_strangers() {
     );
     let blob = format!("/b3/{}", "0".repeat(64));
     assert_eq!(node.get(&blob).problem(), "unauthorized");
+}
+
+#[test]
+fn an_expelled_gateways_tokens_end_and_others_go_on() {
+    let first = Node::start();
+    let second = Node::join(&first, &["--role", "gateway"], &["--no-host"]);
+    // Who confirms what is written while the other gateway is gone.
+    let _host = Node::join(&first, &[], &[]);
+    first.deploy("hello", "hello", "");
+    until("the function is there", || second.get("/fn/hello").status == 401);
+    let token = |node: &Node| {
+        let made = node.json(&["token", "create", "--function", "hello"]);
+        made["token"].as_str().unwrap().to_owned()
+    };
+    let (ours, theirs) = (token(&first), token(&second));
+    // Each takes the other's.
+    for node in [&first, &second] {
+        for token in [&ours, &theirs] {
+            until("the token is known", || call(node, token).status == 200);
+        }
+    }
+    let expelled = first.json(&["rm", &format!("node/{}", second.id())]);
+    assert_eq!(expelled["tokens_ended"], 1, "{expelled}");
+    assert_eq!(call(&first, &theirs).problem(), "unauthorized");
+    assert_eq!(call(&first, &ours).status, 200);
+    let third = Node::join(&first, &["--role", "gateway"], &["--no-host"]);
+    until("the function is there", || third.get("/fn/hello").status == 401);
+    let kept = token(&third);
+    until("the token is known", || call(&first, &kept).status == 200);
+    first.ok(&["rm", &format!("node/{}", third.id()), "--keep-tokens"]);
+    assert_eq!(call(&first, &kept).status, 200);
+    let first = first.crash_and_restart();
+    assert_eq!(call(&first, &theirs).problem(), "unauthorized");
+    for token in [&ours, &kept] {
+        assert_eq!(call(&first, token).status, 200, "keys outlive a restart");
+    }
 }

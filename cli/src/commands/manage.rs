@@ -4,7 +4,7 @@ use nearfield_protocol::units::format_bytes;
 use serde_json::Value;
 
 use super::{Session, deploy};
-use crate::args::{PinArgs, PruneArgs, RollbackArgs, RolledBack, Thing, digest_or_beginning};
+use crate::args::{PinArgs, PruneArgs, RmArgs, RollbackArgs, RolledBack, Thing, digest_or_beginning};
 use crate::client::segment;
 use crate::failure::{Exit, Failure};
 use crate::output::counted;
@@ -43,7 +43,12 @@ pub fn rollback(session: &Session, args: RollbackArgs) -> Result<()> {
     })
 }
 
-pub fn rm(session: &Session, thing: Thing, purge: bool) -> Result<()> {
+pub fn rm(session: &Session, args: RmArgs) -> Result<()> {
+    let RmArgs {
+        purge,
+        keep_tokens,
+        thing,
+    } = args;
     let (path, name) = match &thing {
         Thing::Function(name) => (
             format!("/v1/functions/{}", segment(name.as_str())),
@@ -62,7 +67,10 @@ pub fn rm(session: &Session, thing: Thing, purge: bool) -> Result<()> {
             .next(format!("to stop it: nearfield cancel {id}"))
             .into());
         }
-        Thing::Node(id) => (format!("/v1/nodes/{}", segment(id)), id.clone()),
+        Thing::Node(id) => (
+            format!("/v1/nodes/{}?keep-tokens={keep_tokens}", segment(id)),
+            id.clone(),
+        ),
     };
     let removed = session
         .client
@@ -76,7 +84,10 @@ pub fn rm(session: &Session, thing: Thing, purge: bool) -> Result<()> {
                 format_bytes(bytes),
                 remaining(&removed)
             ),
-            None => format!("{name} removed"),
+            None => match removed["tokens_ended"].as_u64().unwrap_or_default() {
+                0 => format!("{name} removed"),
+                ended => format!("{name} removed, and {ended} function tokens that it gave out ended"),
+            },
         })
 }
 

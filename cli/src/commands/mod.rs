@@ -91,7 +91,7 @@ pub fn run(args: Args) -> Result<()> {
         Verb::Describe(args) => describe::run(&session, args),
         Verb::Logs(args) => logs::run(&session, args),
         Verb::Rollback(args) => manage::rollback(&session, args),
-        Verb::Rm(args) => manage::rm(&session, args.thing, args.purge),
+        Verb::Rm(args) => manage::rm(&session, args),
         Verb::Pin(args) => manage::pin(&session, args),
         Verb::Prune(args) => manage::prune(&session, args),
         Verb::Du => du::run(&session),

@@ -8,7 +8,7 @@ use serde_json::json;
 use nearfield_gateway::Narrowing;
 
 use super::{Session, ls, manage};
-use crate::args::{Listed, Listing, Thing, TokenScope, TokenVerb};
+use crate::args::{Listed, Listing, RmArgs, Thing, TokenScope, TokenVerb};
 use crate::failure::{Exit, Failure};
 
 /// More than any token has.
@@ -34,7 +34,14 @@ pub fn run(session: &Session, verb: TokenVerb) -> Result<()> {
             };
             narrow(session, &token, &narrowing)
         }
-        TokenVerb::Revoke { id } => manage::rm(session, Thing::Token(id), false),
+        TokenVerb::Revoke { id } => {
+            let args = RmArgs {
+                purge: false,
+                keep_tokens: false,
+                thing: Thing::Token(id),
+            };
+            manage::rm(session, args)
+        }
         TokenVerb::Ls => ls::run(session, Listed::All(Listing::Tokens)),
     }
 }

@@ -247,7 +247,7 @@ async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>
         ("GET", ["v1", "status"]) => status(gateway),
         ("GET", ["v1", "nodes"]) => Ok(nodes::list(gateway)),
         ("GET", ["v1", "nodes", id]) => nodes::describe(gateway, id),
-        ("DELETE", ["v1", "nodes", id]) => nodes::expel(gateway, id).await,
+        ("DELETE", ["v1", "nodes", id]) => nodes::expel(gateway, id, &asked).await,
         ("POST", ["v1", "nodes", id, "drain"]) => nodes::drain(gateway, id, &asked).await,
         ("POST", ["v1", "invitations"]) => nodes::invite(gateway, asked).await,
         ("POST", ["v1", "leave"]) => nodes::leave(gateway).await,

@@ -101,14 +101,21 @@ fn unknown(id: &str) -> Problem {
     )
 }
 
-pub async fn expel(gateway: &Gateway, id: &str) -> Result<Response<Body>, Problem> {
-    let id = find(gateway, id)?;
+/// `?keep-tokens=true`: the function tokens that it gave out go on to count.
+pub async fn expel(gateway: &Gateway, id: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
+    let (id, keep_tokens) = (find(gateway, id)?, asked.flag("keep-tokens")?);
     if id == gateway.catalog.node.id() {
         let text = "this node cannot expel itself: `nearfield leave` takes it out of the network";
         return Err(Problem::new(ProblemKind::BadRequest, text));
     }
-    gateway.catalog.node.expel(&id).await.map_err(net_problem)?;
-    Ok(reply::json(StatusCode::OK, &json!({ "removed": id })))
+    let node = &gateway.catalog.node;
+    let tokens = node.records().tokens_of(&id);
+    node.expel(&id, keep_tokens).await.map_err(net_problem)?;
+    let ended = if keep_tokens { 0 } else { tokens };
+    Ok(reply::json(
+        StatusCode::OK,
+        &json!({ "removed": id, "tokens_ended": ended }),
+    ))
 }
 
 pub async fn drain(gateway: &Gateway, id: &str, asked: &Asked) -> Result<Response<Body>, Problem> {

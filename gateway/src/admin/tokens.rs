@@ -56,6 +56,7 @@ pub async fn create(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, P
     let id = format!("{:016x}", rand::random::<u64>());
     let grant = TokenVersion {
         id,
+        key: gateway.auth.key(),
         function,
         component,
         max_fuel_per_day,
