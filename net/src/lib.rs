@@ -21,6 +21,7 @@ mod peers;
 mod present;
 pub mod remote;
 mod residency;
+mod seldom;
 #[cfg(test)]
 mod tests;
 mod view;

@@ -27,7 +27,7 @@ use crate::document::{Document, unix_ms};
 use crate::error::NetError;
 use crate::gate::{Admits, Doors, Gate};
 use crate::identity::Identity;
-use crate::join::{Invitations, Joining, Offer, Rate, Ticket};
+use crate::join::{Invitations, Joining, Offer, Rate, Refusals, Ticket};
 use crate::network::{Contact, Network};
 use crate::peers::{BYTES, CALL, CONTROL, JOIN, Peers, node_id, transport};
 use crate::present::{Here, Present};
@@ -177,7 +177,8 @@ impl Node {
             document: document.clone(),
             peers: peers.clone(),
             invitations: invitations.clone(),
-            rate: Rate::new(),
+            rate: Rate::default(),
+            refusals: Refusals::default(),
         };
         let behind = Behind {
             document: &document,

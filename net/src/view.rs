@@ -72,6 +72,8 @@ pub struct Records {
     /// Nodes that were expelled and whose tokens ended with that.
     silenced: BTreeSet<NodeId>,
     nodes: BTreeMap<NodeId, Membership>,
+    /// Nodes that went by their own will, and have not joined again.
+    left: BTreeSet<NodeId>,
     /// Of each expelled node the records that count all the same.
     expelled: BTreeMap<NodeId, HashSet<Digest>>,
     /// Who was ever quarantined, and when last: what it made until then is not to be used, whatever became of it.
@@ -94,6 +96,7 @@ impl Records {
             token_keys: BTreeSet::new(),
             silenced: BTreeSet::new(),
             nodes: BTreeMap::new(),
+            left: BTreeSet::new(),
             expelled: BTreeMap::new(),
             distrusted: BTreeMap::new(),
             last: None,
@@ -212,6 +215,11 @@ impl Records {
                 .nodes
                 .get(id)
                 .is_some_and(|node| node.node.role == Role::Gateway)
+    }
+
+    /// Whether a node went by its own will and has not joined again.
+    pub fn has_left(&self, id: &NodeId) -> bool {
+        self.left.contains(id)
     }
 
     pub fn is_expelled(&self, id: &NodeId) -> bool {
@@ -380,7 +388,9 @@ impl Records {
                         node: id,
                     });
                 }
-                self.nodes.remove(&id);
+                if self.nodes.remove(&id).is_some() {
+                    self.left.insert(id);
+                }
             }
             NodeRecord::Expelled {
                 accepted,
@@ -405,6 +415,7 @@ impl Records {
     fn join(&mut self, entry: &Entry, node: NodeVersion) {
         let inviter = self.nodes.get(&entry.author).map(|inviter| inviter.since);
         let since = inviter.map_or(entry.key.clock, |inviter| inviter.max(entry.key.clock));
+        self.left.remove(&node.id);
         self.nodes.insert(
             node.id,
             Membership {

@@ -43,8 +43,29 @@ pub enum NotRedeemed {
     Expired,
     #[error("the ticket has been used by another node: ask for another")]
     Used,
+    #[error("this node has used the ticket before, and is not what it was for any more: ask for another")]
+    UsedUp,
     #[error("the invitation cannot be read: {0}")]
     Io(String),
+}
+
+/// Which offers a node may take once more that it took before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    Anything,
+    /// Those of the role that it has.
+    As(Role),
+    Nothing,
+}
+
+impl Again {
+    fn allows(self, offer: &Offer) -> bool {
+        match self {
+            Again::Anything => true,
+            Again::As(role) => offer.role == role,
+            Again::Nothing => false,
+        }
+    }
 }
 
 /// The folder of invitations.
@@ -91,8 +112,14 @@ impl Invitations {
         replace(&self.path(nonce), &serde_json::to_vec(&invitation)?)
     }
 
-    /// Takes the offer for `node`. The same node may ask again: its first answer may have been lost.
-    pub fn redeem(&self, nonce: &[u8; 32], node: NodeId, now_unix_ms: u64) -> Result<Offer, NotRedeemed> {
+    /// Takes the offer for `node`, or gives it to the same node `again`: its first answer may have been lost.
+    pub fn redeem(
+        &self,
+        nonce: &[u8; 32],
+        node: NodeId,
+        again: Again,
+        now_unix_ms: u64,
+    ) -> Result<Offer, NotRedeemed> {
         let _redeeming = self.redeeming.lock().expect("no panic under this lock");
         let failed = |error: io::Error| NotRedeemed::Io(error.to_string());
         let path = self.path(nonce);
@@ -104,7 +131,8 @@ impl Invitations {
             return Err(NotRedeemed::Expired);
         }
         match invitation.used_by {
-            Some(before) if before == node => return Ok(invitation.offer),
+            Some(before) if before == node && again.allows(&invitation.offer) => return Ok(invitation.offer),
+            Some(before) if before == node => return Err(NotRedeemed::UsedUp),
             Some(_) => return Err(NotRedeemed::Used),
             None => {}
         }
@@ -143,15 +171,47 @@ mod tests {
         let (nonce, other) = ([1; 32], [2; 32]);
         let (first, second) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
         invitations.add(&nonce, offer.clone(), 0).unwrap();
-        assert_eq!(invitations.redeem(&other, first, 1), Err(NotRedeemed::Unknown));
-        assert_eq!(invitations.redeem(&nonce, first, 101), Err(NotRedeemed::Expired));
-        assert_eq!(invitations.redeem(&nonce, first, 1), Ok(offer.clone()));
-        assert_eq!(invitations.redeem(&nonce, second, 1), Err(NotRedeemed::Used));
-        assert_eq!(invitations.redeem(&nonce, first, 2), Ok(offer.clone()));
+        assert_eq!(
+            invitations.redeem(&other, first, Again::Anything, 1),
+            Err(NotRedeemed::Unknown)
+        );
+        assert_eq!(
+            invitations.redeem(&nonce, first, Again::Anything, 101),
+            Err(NotRedeemed::Expired)
+        );
+        assert_eq!(
+            invitations.redeem(&nonce, first, Again::Anything, 1),
+            Ok(offer.clone())
+        );
+        assert_eq!(
+            invitations.redeem(&nonce, second, Again::Anything, 1),
+            Err(NotRedeemed::Used)
+        );
+        assert_eq!(
+            invitations.redeem(&nonce, first, Again::Anything, 2),
+            Ok(offer.clone())
+        );
+        // Who became something else, or has left, takes nothing by it.
+        assert_eq!(
+            invitations.redeem(&nonce, first, Again::As(Role::Host), 2),
+            Ok(offer.clone())
+        );
+        for again in [Again::As(Role::Gateway), Again::Nothing] {
+            assert_eq!(
+                invitations.redeem(&nonce, first, again, 2),
+                Err(NotRedeemed::UsedUp)
+            );
+        }
         // It stays used over a restart, and goes once it has expired.
         let again = Invitations::open(dir.path()).unwrap();
-        assert_eq!(again.redeem(&nonce, second, 1), Err(NotRedeemed::Used));
+        assert_eq!(
+            again.redeem(&nonce, second, Again::Anything, 1),
+            Err(NotRedeemed::Used)
+        );
         again.add(&other, offer, 101).unwrap();
-        assert_eq!(again.redeem(&nonce, first, 1), Err(NotRedeemed::Unknown));
+        assert_eq!(
+            again.redeem(&nonce, first, Again::Anything, 1),
+            Err(NotRedeemed::Unknown)
+        );
     }
 }

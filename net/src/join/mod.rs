@@ -1,6 +1,7 @@
 //! How a node becomes part of a network: a ticket, redeemed once, at the node that made it.
 
 mod invitations;
+mod rate;
 mod serve;
 mod ticket;
 
@@ -13,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use invitations::Invitations;
 pub use invitations::{Invitation, Offer};
-pub(crate) use serve::{Joining, Rate};
+pub(crate) use rate::Rate;
+pub(crate) use serve::{Joining, Refusals};
 pub use ticket::Ticket;
 
 use crate::document::{Document, Granted};

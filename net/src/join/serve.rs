@@ -1,27 +1,28 @@
 //! The one protocol that is open to strangers.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use iroh::TransportAddr;
 use iroh::endpoint::Connection;
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use nearfield_protocol::NodeId;
-use nearfield_protocol::node::{NodeRecord, NodeVersion};
+use nearfield_protocol::node::{NodeRecord, NodeVersion, Role};
 use nearfield_protocol::records::RecordKind;
 
+use super::invitations::Again;
+use super::rate::Rate;
 use super::{Answer, Invitations, QUESTION_BYTES, Request};
 use crate::document::{Document, unix_ms};
 use crate::error::NetError;
 use crate::frame;
 use crate::network::Contact;
 use crate::peers::{MAX_ADDRESSES, Peers, node_id};
+use crate::seldom::Seldom;
 
 /// A stranger has this long to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Attempts at once and a second: a nonce has 256 bits, so this protects the node's time, not its tickets.
-const BURST: f64 = 20.0;
-const PER_SECOND: f64 = 5.0;
 
 /// Lets in who shows a ticket of this node.
 pub(crate) struct Joining {
@@ -29,6 +30,15 @@ pub(crate) struct Joining {
     pub peers: Peers,
     pub invitations: Arc<Invitations>,
     pub rate: Rate,
+    pub refusals: Refusals,
+}
+
+/// What is said of attempts that come to nothing, each kind once a minute.
+#[derive(Default)]
+pub(crate) struct Refusals {
+    too_many: Seldom,
+    refused: Seldom,
+    ended_early: Seldom,
 }
 
 impl std::fmt::Debug for Joining {
@@ -40,11 +50,18 @@ impl std::fmt::Debug for Joining {
 impl ProtocolHandler for Joining {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
         let node = node_id(&connection.remote_id());
-        if !self.rate.take(Instant::now()) {
-            tracing::warn!(
-                node = node.short(),
-                "too many attempts to join: one is not looked at"
-            );
+        let (source, now) = (source(&connection), Instant::now());
+        let refusals = &self.refusals;
+        if !self.rate.take(source, now) {
+            if let Some(attempts) = refusals.too_many.say(now) {
+                let node = node.short();
+                tracing::warn!(
+                    node,
+                    ?source,
+                    attempts,
+                    "too many attempts to join: they are not looked at"
+                );
+            }
             connection.close(2u32.into(), b"too many attempts to join");
             return Ok(());
         }
@@ -54,7 +71,10 @@ impl ProtocolHandler for Joining {
             let answer = match self.admit(node, request).await {
                 Ok(answer) => answer,
                 Err(reason) => {
-                    tracing::warn!(node = node.short(), reason, "refused to let a node join");
+                    if let Some(attempts) = refusals.refused.say(now) {
+                        let node = node.short();
+                        tracing::warn!(node, ?source, reason, attempts, "refused to let a node join");
+                    }
                     Answer::Refused(reason)
                 }
             };
@@ -65,7 +85,10 @@ impl ProtocolHandler for Joining {
             Ok::<_, std::io::Error>(())
         });
         if !matches!(answered.await, Ok(Ok(()))) {
-            tracing::warn!(node = node.short(), "an attempt to join came to nothing");
+            if let Some(attempts) = refusals.ended_early.say(now) {
+                let node = node.short();
+                tracing::warn!(node, ?source, attempts, "an attempt to join came to nothing");
+            }
         }
         Ok(())
     }
@@ -79,7 +102,9 @@ impl Joining {
             return Err("this node was expelled: it can come back with another identity only".into());
         }
         let now = unix_ms();
-        let offer = self.invitations.redeem(&request.nonce, node, now);
+        let member = records.node(&node).map(|member| member.node.role);
+        let again = may_ask_again(member, records.has_left(&node));
+        let offer = self.invitations.redeem(&request.nonce, node, again, now);
         let offer = offer.map_err(|reason| reason.to_string())?;
         let mut addresses = request.addresses;
         addresses.truncate(MAX_ADDRESSES);
@@ -119,42 +144,24 @@ impl Joining {
     }
 }
 
-/// A bucket of attempts.
-pub(crate) struct Rate {
-    /// What is left, as of when. The lock is held for one sum.
-    left: Mutex<(f64, Option<Instant>)>,
-}
-
-impl Rate {
-    pub fn new() -> Self {
-        Rate {
-            left: Mutex::new((BURST, None)),
-        }
-    }
-
-    fn take(&self, now: Instant) -> bool {
-        let mut left = self.left.lock().expect("no panic under this lock");
-        let since = left
-            .1
-            .map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
-        let full = (left.0 + since.as_secs_f64() * PER_SECOND).min(BURST);
-        let taken = full >= 1.0;
-        *left = (full - f64::from(u8::from(taken)), Some(now));
-        taken
+/// What of a ticket that a node used may be answered once more to it, because the first answer may have been lost: an offer of
+/// what it is now, or anything if its record was never written. Who has left has to be invited anew.
+fn may_ask_again(member: Option<Role>, has_left: bool) -> Again {
+    match (member, has_left) {
+        (Some(role), _) => Again::As(role),
+        (None, false) => Again::Anything,
+        (None, true) => Again::Nothing,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attempts_come_back_with_time() {
-        let (rate, start) = (Rate::new(), Instant::now());
-        let taken = (0..100).filter(|_| rate.take(start)).count();
-        assert_eq!(taken, BURST as usize);
-        assert!(rate.take(start + Duration::from_secs(1)));
-        let later = start + Duration::from_secs(100);
-        assert_eq!((0..100).filter(|_| rate.take(later)).count(), BURST as usize);
-    }
+/// Where a connection comes from.
+fn source(connection: &Connection) -> Option<IpAddr> {
+    let paths = connection.paths();
+    let mut addresses = paths.iter().filter_map(|path| match path.remote_addr() {
+        TransportAddr::Ip(address) => Some((path.is_selected(), address.ip())),
+        _ => None,
+    });
+    let first = addresses.next();
+    let selected = addresses.find(|(selected, _)| *selected);
+    selected.or(first).map(|(_, address)| address)
 }
