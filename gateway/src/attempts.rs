@@ -115,12 +115,14 @@ pub async fn call(
     let report = Arc::new(Mutex::new(Some(report)));
     let mut ended = Err(Problem::new(ProblemKind::Overload, "no host takes calls now"));
     let mut host = hosts[0];
-    for next in hosts.iter().take(MAX_ATTEMPTS) {
+    for next in hosts.iter().copied().take(MAX_ATTEMPTS) {
         let Some(body) = sent.body() else { break };
-        host = *next;
+        host = next;
         let under_way = gateway.hosts.enter(host);
         let (hosts, report) = (gateway.hosts.clone(), report.clone());
-        let on_report: OnReport = Box::new(move |ended| {
+        let limit = spec.function.manifest.limits.fuel;
+        let on_report: OnReport = Box::new(move |mut ended| {
+            ended.fuel = hosts.believed(&next, ended.fuel, limit);
             hosts.burned(ended.fuel);
             drop(under_way);
             if let Some(report) = report.lock().expect("no panic under this lock").take() {

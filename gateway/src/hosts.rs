@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
-use nearfield_net::Records;
 use nearfield_net::control::{Hello, Load, MemberEvent};
+use nearfield_net::{Records, Seldom};
 use nearfield_protocol::{Digest, NodeId};
 use nearfield_store::Dataset;
 
 use crate::cluster::Drain;
 use crate::place::holders::{Holders, Slot};
-use crate::place::table::HostTable;
+use crate::place::table::{HostTable, MAX_HELD};
 
 /// How long it is not asked again how much of a dataset each host holds.
 const SPREAD_AGE: Duration = Duration::from_secs(2);
@@ -38,6 +38,9 @@ pub struct Hosts {
     /// The same of what is in the memory of GPUs.
     resident: moka::sync::Cache<(Digest, u64, u64), Spread>,
     fuel_per_call: AtomicU64,
+    /// What is said of hosts that claim what cannot be.
+    claimed_fuel: Seldom,
+    claimed_blobs: Seldom,
     /// Of the last round of repair. The lock is held for one look-up.
     drains: Mutex<HashMap<NodeId, Drain>>,
 }
@@ -58,6 +61,8 @@ impl Hosts {
                 .time_to_live(SPREAD_AGE)
                 .build(),
             fuel_per_call: AtomicU64::new(HostTable::default().fuel_per_call),
+            claimed_fuel: Seldom::default(),
+            claimed_blobs: Seldom::default(),
             drains: Mutex::default(),
         }
     }
@@ -81,22 +86,59 @@ impl Hosts {
                 table.beat(&id, load);
             }
             MemberEvent::Holds { node, added, removed } => {
-                for some in added.chunks(STEP) {
-                    self.change().holds(&node, some, &[]);
-                }
                 for some in removed.chunks(STEP) {
                     self.change().holds(&node, &[], some);
                 }
+                let mut beyond = 0;
+                for some in added.chunks(STEP) {
+                    beyond += self.change().holds(&node, some, &[]);
+                }
+                self.say_beyond(&node, beyond);
             }
             MemberEvent::Residents { node, added, removed } => {
-                for some in added.chunks(STEP) {
-                    self.change().residents(&node, some, &[]);
-                }
                 for some in removed.chunks(STEP) {
                     self.change().residents(&node, &[], some);
                 }
+                let mut beyond = 0;
+                for some in added.chunks(STEP) {
+                    beyond += self.change().residents(&node, some, &[]);
+                }
+                self.say_beyond(&node, beyond);
             }
         }
+    }
+
+    /// Says that a host reports more blobs than are taken down of one.
+    fn say_beyond(&self, node: &NodeId, beyond: usize) {
+        if beyond > 0
+            && let Some(reports) = self.claimed_blobs.say(Instant::now())
+        {
+            tracing::warn!(
+                host = node.short(),
+                beyond,
+                most = MAX_HELD,
+                reports,
+                "a host reports more blobs than are taken down of one: the others are not found there"
+            );
+        }
+    }
+
+    /// What counts of the fuel that `host` says a call burned: a call is never given more than `limit`. This node's own host
+    /// is believed, also for what is settled beyond the limit as a call ends.
+    pub fn believed(&self, host: &NodeId, fuel: u64, limit: u64) -> u64 {
+        if fuel <= limit || *host == self.local {
+            return fuel;
+        }
+        if let Some(calls) = self.claimed_fuel.say(Instant::now()) {
+            tracing::warn!(
+                host = host.short(),
+                fuel,
+                limit,
+                calls,
+                "a host says that a call burned more than it was given: the limit is booked"
+            );
+        }
+        limit
     }
 
     /// Takes from the records what they say of hosts.
@@ -234,5 +276,21 @@ impl Drop for UnderWay {
         if let Some(host) = self.hosts.change().get_mut(&self.host) {
             host.in_flight = host.in_flight.saturating_sub(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_costs_no_more_than_it_was_given_whatever_its_host_says() {
+        let (local, other) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
+        let hosts = Hosts::new(local);
+        assert_eq!(hosts.believed(&other, 90, 100), 90);
+        for claimed in [101, u64::MAX] {
+            assert_eq!(hosts.believed(&other, claimed, 100), 100);
+        }
+        assert_eq!(hosts.believed(&local, 120, 100), 120, "settled as the call ended");
     }
 }

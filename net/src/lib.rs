@@ -33,4 +33,5 @@ pub use join::{Invitation, Offer, Ticket, join};
 pub use network::{Contact, Network};
 pub use node::{CallStream, Inbox, Node, NodeOptions};
 pub use peers::{CALL, Peers};
+pub use seldom::Seldom;
 pub use view::{Membership, Records};

@@ -337,6 +337,34 @@ async fn strangers_and_expelled_nodes_are_refused_on_every_protocol() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_left_is_let_in_by_a_new_ticket_alone() {
+    let founder = Member::found().await;
+    let ticket = founder.ticket(Role::Gateway, &[]);
+    let member = Member::joined(&ticket).await;
+    let id = member.node.id();
+    let dir = member.stop().await;
+    // A folder of its own each time, with the same key.
+    let join = async |ticket: &Ticket| {
+        let fresh = tempfile::tempdir().unwrap();
+        let identity = identity(dir.path());
+        crate::join(fresh.path(), &identity, loopback(), &[], ticket).await
+    };
+    join(&ticket).await.expect("its first answer may have been lost");
+    founder.node.let_go(&id).await.unwrap();
+    let refused = join(&ticket).await.unwrap_err().to_string();
+    assert!(refused.contains("ask for another"), "{refused}");
+    let as_host = founder.ticket(Role::Host, &[]);
+    assert_eq!(join(&as_host).await.unwrap().role, Role::Host);
+    // What it was once is nothing that it gets back.
+    let refused = join(&ticket).await.unwrap_err().to_string();
+    assert!(refused.contains("ask for another"), "{refused}");
+    founder.node.expel(&id, false).await.unwrap();
+    for ticket in [&ticket, &as_host] {
+        assert!(join(ticket).await.unwrap_err().to_string().contains("expelled"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn blobs_move_checked_and_only_where_they_may() {
     let founder = Member::found().await;
     let eu = Member::joined(&founder.ticket(Role::Host, &["region=eu"])).await;

@@ -448,7 +448,8 @@ impl Job<'_> {
                 }
                 // A shard may be left out for what its guest did, never for what this host could not do.
                 (Step::Map(leaf), Err(failure)) if is_guests(failure.problem.kind) => {
-                    spent.fuel += failure.fuel;
+                    // What a host says of a run that came to nothing.
+                    spent.fuel += failure.fuel.min(self.setting.limits.fuel);
                     failures.push(shard_failure(dataset, &leaves[leaf], failure.problem));
                     self.progress.send_modify(|progress| {
                         progress.failed += 1;

@@ -92,6 +92,29 @@ impl Holders {
         }
     }
 
+    /// Takes down what a host ceased and began to hold, up to `most` blobs of it. Returns how many of `added` are beyond that.
+    pub fn change(&mut self, slot: Slot, added: &[Digest], removed: &[Digest], most: usize) -> usize {
+        removed.iter().for_each(|digest| self.remove(slot, digest));
+        let held = self
+            .by_host
+            .get(slot as usize)
+            .map_or(0, |ids| ids.len() as usize);
+        let (mut left, mut beyond) = (most.saturating_sub(held), 0);
+        for digest in added {
+            if self.holds(slot, digest) {
+                continue;
+            }
+            match left {
+                0 => beyond += 1,
+                _ => {
+                    left -= 1;
+                    self.add(slot, *digest);
+                }
+            }
+        }
+        beyond
+    }
+
     pub fn remove(&mut self, slot: Slot, digest: &Digest) {
         let Some(id) = self.id(digest) else { return };
         let of_host = self.by_host.get_mut(slot as usize);
@@ -186,6 +209,28 @@ mod tests {
             3 => (0..6u16, 0..20u8).prop_map(|(slot, blob)| Step::Remove(slot, blob)),
             1 => (0..6u16).prop_map(Step::RemoveHost),
         ]
+    }
+
+    #[test]
+    fn of_one_host_so_many_blobs_are_taken_down_and_no_more() {
+        let blobs: Vec<Digest> = (0..10_u8).map(|blob| Digest::of(&[blob])).collect();
+        let mut holders = Holders::default();
+        assert_eq!(holders.change(0, &blobs[..4], &[], 6), 0);
+        assert_eq!(
+            holders.change(0, &blobs, &[], 6),
+            4,
+            "four of ten were there already"
+        );
+        assert_eq!(
+            holders.change(0, &blobs, &[], 6),
+            4,
+            "told again, nothing changes"
+        );
+        assert_eq!(holders.len(), 6);
+        assert_eq!(holders.change(1, &blobs, &[], 6), 4, "each host has as much");
+        // What goes makes room.
+        assert_eq!(holders.change(0, &blobs[8..], &blobs[..2], 6), 0);
+        assert!(holders.holds(0, &blobs[9]) && !holders.holds(0, &blobs[0]));
     }
 
     proptest! {

@@ -56,6 +56,9 @@ impl Host {
     }
 }
 
+/// Blobs that are taken down of one host: 16 TB of shards as large as they usually are, and 200 MB of memory here.
+pub const MAX_HELD: usize = 4 << 20;
+
 /// All hosts, and what they hold.
 pub struct HostTable {
     /// By slot; `None` where a host is gone.
@@ -137,22 +140,22 @@ impl HostTable {
         }
     }
 
-    pub fn holds(&mut self, id: &NodeId, added: &[Digest], removed: &[Digest]) {
-        if let Some(slot) = self.slots.get(id) {
-            added.iter().for_each(|digest| self.holders.add(*slot, *digest));
-            removed
-                .iter()
-                .for_each(|digest| self.holders.remove(*slot, digest));
+    /// Returns how many of `added` are not taken down: of a host so many are ([`MAX_HELD`]).
+    pub fn holds(&mut self, id: &NodeId, added: &[Digest], removed: &[Digest]) -> usize {
+        match self.slots.get(id) {
+            Some(slot) => self.holders.change(*slot, added, removed, MAX_HELD),
+            None => 0,
         }
     }
 
-    pub fn residents(&mut self, id: &NodeId, added: &[Digest], removed: &[Digest]) {
-        if let Some(slot) = self.slots.get(id) {
-            self.resident_generation += 1;
-            added.iter().for_each(|digest| self.residents.add(*slot, *digest));
-            removed
-                .iter()
-                .for_each(|digest| self.residents.remove(*slot, digest));
+    /// The same of what is in the memory of its GPU.
+    pub fn residents(&mut self, id: &NodeId, added: &[Digest], removed: &[Digest]) -> usize {
+        match self.slots.get(id) {
+            Some(slot) => {
+                self.resident_generation += 1;
+                self.residents.change(*slot, added, removed, MAX_HELD)
+            }
+            None => 0,
         }
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nearfield_protocol::gpu::GpuAdvert;
 use nearfield_protocol::records::{DatasetVersion, RecordClock};
+use nearfield_protocol::said::cut_string;
 use nearfield_protocol::{DatasetName, Digest, NodeId, Problem};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -21,6 +22,7 @@ pub(crate) use serve::Control;
 pub(crate) use serve::{digests, record_key};
 
 use crate::network::Contact;
+use crate::peers::MAX_ADDRESSES;
 
 /// A node says this often that it is there.
 pub const BEAT: Duration = Duration::from_secs(1);
@@ -49,6 +51,30 @@ pub struct Hello {
     pub hosting: bool,
     /// The build that it runs.
     pub version: String,
+}
+
+/// Longest name of a build or of a GPU that is kept: what a member says of itself is told on.
+const NAME_BYTES: usize = 128;
+
+impl Hello {
+    /// The same, its lists and texts no longer than they are kept.
+    fn cut(mut self) -> Hello {
+        self.addresses.truncate(MAX_ADDRESSES);
+        self.version = cut_string(NAME_BYTES, self.version);
+        self
+    }
+}
+
+impl Load {
+    /// The same, its texts no longer than they are kept.
+    fn cut(mut self) -> Load {
+        if let Some(gpu) = &mut self.gpu
+            && gpu.name.len() > NAME_BYTES
+        {
+            gpu.name = cut_string(NAME_BYTES, gpu.name.to_string()).into();
+        }
+        self
+    }
 }
 
 /// How busy a node is, and how fast.
@@ -188,4 +214,33 @@ pub struct Asked {
     pub node: NodeId,
     pub question: Question,
     pub reply: oneshot::Sender<Reply>,
+}
+
+#[cfg(test)]
+mod tests {
+    use nearfield_protocol::gpu::AdapterKind;
+
+    use super::*;
+
+    #[test]
+    fn what_a_member_says_of_itself_is_cut_where_it_enters() {
+        let hello = Hello {
+            addresses: vec!["192.0.2.1:1".parse().unwrap(); 100_000],
+            hosting: true,
+            version: "9".repeat(1 << 20),
+        };
+        let cut = hello.cut();
+        assert_eq!(cut.addresses.len(), MAX_ADDRESSES);
+        assert!(cut.version.len() < 2 * NAME_BYTES && cut.version.starts_with("999"));
+        let gpu = GpuAdvert {
+            name: "é".repeat(1 << 20).into(),
+            kind: AdapterKind::Hardware,
+            resident_bytes: 1,
+        };
+        let load = Load {
+            gpu: Some(gpu),
+            ..Load::default()
+        };
+        assert!(load.cut().gpu.unwrap().name.len() < 2 * NAME_BYTES);
+    }
 }

@@ -79,6 +79,7 @@ impl Control {
                 Ok(())
             }
             Opening::Report(hello) => {
+                let hello = hello.cut();
                 let (known, peers) = (self.peers.book(), &self.peers);
                 peers.learn(&Contact {
                     id: node,
@@ -111,7 +112,7 @@ impl Control {
     async fn reports(&self, node: NodeId, receive: &mut RecvStream) -> io::Result<()> {
         loop {
             match timeout(SILENCE, frame::read(receive, MESSAGE_BYTES)).await?? {
-                Report::Beat(load) => self.tell(MemberEvent::Beat(node, load)).await?,
+                Report::Beat(load) => self.tell(MemberEvent::Beat(node, load.cut())).await?,
                 Report::Holds { added, removed } => {
                     let added = timeout(SILENCE, digests(receive, added)).await??;
                     let removed = timeout(SILENCE, digests(receive, removed)).await??;
