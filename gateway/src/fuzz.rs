@@ -11,10 +11,10 @@ use futures_util::FutureExt;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use nearfield_net::frame;
-use nearfield_protocol::ProblemKind;
 use nearfield_protocol::http::is_reserved;
 use nearfield_protocol::manifest::{ManifestFile, Route};
 use nearfield_protocol::records::TokenVersion;
+use nearfield_protocol::{Problem, ProblemKind};
 use prost::Message;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -193,9 +193,14 @@ pub fn preconditions(bytes: &[u8]) {
 /// A function token, as anybody may send it.
 pub fn token(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
-    if let Ok(token) = tokens::read(text, tokens::keys(&[7; 32]).unwrap().public()) {
+    if let Ok(token) = read_token(text) {
         judge(&token);
     }
+}
+
+fn read_token(text: &str) -> Result<tokens::Token, Problem> {
+    let key = tokens::keys(&[7; 32]).unwrap().public().to_bytes_hex();
+    tokens::read(tokens::parse(text)?, &key)
 }
 
 /// What a holder appends to a token: any bytes, signed as they must be.
@@ -203,8 +208,7 @@ pub fn token_block(bytes: &[u8]) {
     let Some((token, objection)) = with_block(bytes) else {
         return;
     };
-    let read = tokens::read(&token, tokens::keys(&[7; 32]).unwrap().public());
-    match read {
+    match read_token(&token) {
         Ok(token) => {
             assert_eq!(objection, None);
             judge(&token);
@@ -221,6 +225,7 @@ fn with_block(bytes: &[u8]) -> Option<(String, Option<&'static str>)> {
         let keys = tokens::keys(&[7; 32]).unwrap();
         let grant = TokenVersion {
             id: "t1".into(),
+            key: keys.public().to_bytes_hex(),
             function: "f".parse().unwrap(),
             component: None,
             max_fuel_per_day: None,
