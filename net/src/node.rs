@@ -406,10 +406,12 @@ impl Node {
     pub async fn admitted(&self) -> Result<(), NetError> {
         let mut changes = self.changes();
         let admitted = changes.wait_for(|_| self.records().node(&self.id()).is_some());
-        match tokio::time::timeout(FIRST_SYNC, admitted).await {
+        // What it ends with would keep the records from changing for as long as it is held.
+        let admitted = tokio::time::timeout(FIRST_SYNC, admitted).await;
+        match admitted.map(|admitted| admitted.is_ok()) {
             // Its founder may be all there is of a network; whoever joined came to somebody.
-            Ok(Ok(_)) if self.founder() == self.id() && self.records().nodes().count() < 2 => Ok(()),
-            Ok(Ok(_)) => {
+            Ok(true) if self.founder() == self.id() && self.records().nodes().count() < 2 => Ok(()),
+            Ok(true) => {
                 let mut present = self.comings_and_goings();
                 let met = present.wait_for(|present| !present.is_empty());
                 // Alone for now is a member, too.
