@@ -13,7 +13,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use nearfield_protocol::{Digest, Problem, ProblemKind};
 use nearfield_store::path_index::{MAX_LINKS, NotFollowed};
-use nearfield_store::{Dataset, Shard, Store};
+use nearfield_store::{Dataset, Shard, Store, StoreError};
 
 use crate::body::{self, Body};
 use crate::preconditions::{self, Answer, EntityTag, Modified, Validators};
@@ -44,7 +44,11 @@ impl Content {
         let size_bytes = match store.size_of(&digest) {
             Ok(size_bytes) => size_bytes,
             // It may only pass through this node.
-            Err(_) => store.shard(&digest).await.map_err(store_problem)?.size_bytes(),
+            Err(absent) => match store.shard(&digest).await {
+                Ok(shard) => shard.size_bytes(),
+                Err(StoreError::Elsewhere { .. }) => return Err(store_problem(absent)),
+                Err(error) => return Err(store_problem(error)),
+            },
         };
         let pieces = vec![Piece {
             blob: digest,
