@@ -176,7 +176,7 @@ async fn fetch(member: &Member, from: NodeId, digests: &[Digest], at_once: usize
         let peers = member.node.peers().clone();
         fetching.spawn(async move {
             let bytes = peers.fetch(digest, vec![from], BLOB_BYTES).await;
-            bytes.expect("a blob").len()
+            bytes.expect("a blob").bytes.len()
         });
     }
     read += fetching.join_all().await.into_iter().sum::<usize>();

@@ -84,11 +84,11 @@ impl ProtocolHandler for Joining {
             let _ = send.stopped().await;
             Ok::<_, std::io::Error>(())
         });
-        if !matches!(answered.await, Ok(Ok(()))) {
-            if let Some(attempts) = refusals.ended_early.say(now) {
-                let node = node.short();
-                tracing::warn!(node, ?source, attempts, "an attempt to join came to nothing");
-            }
+        if !matches!(answered.await, Ok(Ok(())))
+            && let Some(attempts) = refusals.ended_early.say(now)
+        {
+            let node = node.short();
+            tracing::warn!(node, ?source, attempts, "an attempt to join came to nothing");
         }
         Ok(())
     }

@@ -25,12 +25,14 @@ const MOST_MORE: Duration = Duration::from_millis(5);
 /// Rounds of an attack at which a neighbour noticed too much, before that counts: other programs of the machine are noticed too.
 const ROUNDS: usize = 3;
 
+/// One attempt. What came of it, in a few words, if there is something to tell.
+type Attempt = Box<dyn Fn(&Node) -> Result<Option<String>> + Sync>;
+
 /// One attack: what so many attackers do, each again and again.
 struct Attack {
     name: String,
     at_once: usize,
-    /// One attempt. What came of it, in a few words, if there is something to tell.
-    attempt: Box<dyn Fn(&Node) -> Result<Option<String>> + Sync>,
+    attempt: Attempt,
 }
 
 /// What a neighbour noticed.
