@@ -265,6 +265,7 @@ fn every_import_pays_and_ends_in_time() {
     for (Probe { what, .. }, how) in ended.iter().filter(|(_, how)| how.took > TIME / 4) {
         println!("{what}: {how:?}");
     }
-    assert!(ended.len() > 300, "only {}", ended.len());
+    // WASI describes some functions that no host offers yet.
+    assert!(ended.len() * 10 >= probes * 9, "only {} of {probes}", ended.len());
     assert!(p99 < Duration::from_millis(150), "{p99:?}");
 }

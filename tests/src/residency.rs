@@ -104,6 +104,7 @@ fn put(node: &Node, bytes: &[u8], arguments: &[&str]) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+const LINES: [&str; 6] = ["--name", "lines", "--split", "lines", "--shard-size", "64KiB"];
 const EU: [&str; 2] = ["--only", "region=eu"];
 
 #[test]
@@ -116,15 +117,7 @@ fn what_is_put_through_a_gateway_rests_only_where_it_may() {
 
     // A file, and what it grows by, through either gateway.
     let mut text = marked(&marker, 1, 20_000);
-    put(
-        first,
-        &text,
-        &[
-            &["--name", "lines", "--split", "lines", "--shard-size", "64KiB"],
-            &EU[..],
-        ]
-        .concat(),
-    );
+    put(first, &text, &[&LINES[..], &EU[..]].concat());
     europe.assert_only_in_the_eu(&marker, "a put");
     for (number, gateway) in [(2, second), (3, first)] {
         let more = marked(&marker, number, 50);
@@ -224,15 +217,7 @@ fn what_jobs_make_of_it_rests_where_it_does() {
     let Europe { first, second, .. } = &europe;
     let marker = marker(2);
     let text = marked(&marker, 1, 30_000);
-    put(
-        first,
-        &text,
-        &[
-            &["--name", "lines", "--split", "lines", "--shard-size", "64KiB"],
-            &EU[..],
-        ]
-        .concat(),
-    );
+    put(first, &text, &[&LINES[..], &EU[..]].concat());
     first.deploy("wordcount", "wordcount", "");
     for gateway in [first, second] {
         until("the function is there", || {
@@ -344,12 +329,11 @@ fn a_rule_that_comes_later_moves_what_is_there_and_erases_the_rest() {
     } = &europe;
     let marker = marker(4);
     let text = marked(&marker, 1, 20_000);
-    let arguments = ["--name", "lines", "--split", "lines", "--shard-size", "64KiB"];
     // One host keeps it, and it is not the one that may later.
-    put(first, &text, &[&arguments[..], &["--only", "region=us"]].concat());
+    put(first, &text, &[&LINES[..], &["--only", "region=us"]].concat());
     assert!(files_with(eu, &marker).is_empty() && !files_with(us, &marker).is_empty());
     first.ok(&["rm", "dataset/lines"]);
-    put(first, &text, &arguments);
+    put(first, &text, &LINES);
     until("both hosts keep it", || {
         let described = first.json(&["describe", "dataset/lines"]);
         described["replicas"]["least"] == 2
@@ -360,7 +344,7 @@ fn a_rule_that_comes_later_moves_what_is_there_and_erases_the_rest() {
         "a gateway may cache what has no rule"
     );
 
-    put(first, &text, &[&arguments[..], &EU[..]].concat());
+    put(first, &text, &[&LINES[..], &EU[..]].concat());
     let started = Instant::now();
     while [first, second, us]
         .iter()

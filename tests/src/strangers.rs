@@ -185,8 +185,9 @@ async fn a_host_gets_and_does_no_more_than_it_may() {
             "{refused}"
         );
         // By its list, which has digests alone, it learns what it must let go of. It may not keep that either.
-        if let Ok(passed) = fetch(list).await {
-            assert!(!passed.may_rest);
+        match fetch(list).await {
+            Ok(passed) => assert!(!passed.may_rest),
+            Err(refused) => assert!(refused.contains("not here"), "{refused}"),
         }
     }
     let refused = us
