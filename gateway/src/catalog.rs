@@ -346,7 +346,7 @@ impl Catalog {
         records.dataset(name).map_or(0, |newest| newest.version)
     }
 
-    /// Keeps in mind what was written down, until the records here name it.
+    /// Remembers a version that another node recorded, until this node's records name it.
     fn note_recorded(&self, written: Result<DatasetVersion, NetError>) -> Result<DatasetVersion, NetError> {
         if let Ok(version) = &written {
             let mut recorded = self.recorded.lock().expect("no panic under this lock");
