@@ -1,8 +1,9 @@
-//! A few CSV records. The `csv` crate's reader first makes tables for large inputs, which would cost more than all else
-//! that a look-up does.
+//! A few CSV records of one key. The `csv` crate's reader first makes tables for large inputs, which would cost more than all
+//! else that a look-up does.
 
-/// What may stand between fields, as `put --key` has it.
-const DELIMITERS: [u8; 4] = *b",;\t|";
+use std::borrow::Cow;
+
+use nearfield_csv::DELIMITERS;
 
 /// The header's fields, and those of each record of `key`. Fields are separated by what makes every record as long as the header, and
 /// `key` the same column of each.
@@ -22,38 +23,10 @@ pub fn table(header: &[u8], text: &[u8], key: &str) -> (Vec<String>, Vec<Vec<Str
 
 /// The fields of each record.
 fn records(text: &[u8], delimiter: u8) -> Vec<Vec<String>> {
-    let (mut records, mut record, mut field) = (Vec::new(), Vec::new(), Vec::new());
-    // Whether the next byte stands between quotes, and whether a field has begun.
-    let (mut quoted, mut begun) = (false, false);
-    let mut bytes = text.iter().copied().peekable();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' if quoted && bytes.next_if_eq(&b'"').is_some() => field.push(b'"'),
-            b'"' if quoted => quoted = false,
-            b'"' if !begun => (quoted, begun) = (true, true),
-            byte if byte == delimiter && !quoted => {
-                record.push(text_of(&mut field));
-                begun = false;
-            }
-            b'\n' if !quoted => {
-                if field.last() == Some(&b'\r') {
-                    field.pop();
-                }
-                record.push(text_of(&mut field));
-                records.push(std::mem::take(&mut record));
-                begun = false;
-            }
-            byte => {
-                field.push(byte);
-                begun = true;
-            }
-        }
-    }
-    records
-}
-
-fn text_of(field: &mut Vec<u8>) -> String {
-    String::from_utf8_lossy(&std::mem::take(field)).into_owned()
+    let text_of = |field: Cow<'_, [u8]>| String::from_utf8_lossy(&field).into_owned();
+    let records = nearfield_csv::records(text);
+    let fields = |record| nearfield_csv::fields(record, delimiter).map(text_of).collect();
+    records.map(fields).collect()
 }
 
 #[cfg(test)]

@@ -7,9 +7,6 @@ mod csv;
 
 use nearfield::{Body, Dataset, Error, HeaderValue, Records, Request, RequestExt, Response, Result, header};
 
-/// What a spreadsheet may put before the first column's name.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
 /// Answers with the records as JSON, one a line; those of CSV become objects of strings.
 #[nearfield::http]
 fn lookup(request: Request) -> Result<Response> {
@@ -35,7 +32,9 @@ fn lookup(request: Request) -> Result<Response> {
 /// Each CSV record as an object, its members in the order of the columns.
 fn objects(records: &Records, key: &str) -> Result<Vec<u8>> {
     let header = records.header();
-    let header = header.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&header);
+    let header = header
+        .strip_prefix(nearfield_csv::BYTE_ORDER_MARK)
+        .unwrap_or(&header);
     let (names, records) = csv::table(header, records.bytes(), key);
     let mut lines = Vec::new();
     for record in records {

@@ -200,12 +200,11 @@ impl Dataset {
         let end = match self.format.as_str() {
             "lines" | "ndjson" => newline_from(least - 1).map(|place| least + place),
             "csv" => {
-                // A newline between an odd number of quotes and the next is inside a field.
-                let mut quoted = false;
-                rest.iter().enumerate().find_map(|(place, &byte)| {
-                    quoted ^= byte == b'"';
-                    (byte == b'\n' && !quoted && place + 1 >= least).then_some(place + 1)
-                })
+                let mut ends = nearfield_csv::records(rest).scan(0, |end, record| {
+                    *end += record.len();
+                    Some(*end)
+                });
+                ends.find(|end| *end >= least)
             }
             format => match format.strip_prefix("fixed:").map(str::parse::<usize>) {
                 Some(Ok(size)) if size > 0 => Some(least.next_multiple_of(size)),
@@ -366,6 +365,11 @@ mod tests {
         assert_eq!(pieces("lines", 2, "a\nbcd\ne"), ["a\n", "bcd\n", "e"]);
         assert_eq!(pieces("lines", 3, "a\nbcd\ne"), ["a\nbcd\n", "e"]);
         assert_eq!(pieces("csv", 2, "a,\"b\n\"\nc,d\n"), ["a,\"b\n\"\n", "c,d\n"]);
+        // A quote inside a plain field means itself.
+        assert_eq!(
+            pieces("csv", 2, "a,5\" b\nc,d\ne,f\n"),
+            ["a,5\" b\n", "c,d\n", "e,f\n"]
+        );
         assert_eq!(pieces("fixed:4", 5, "0123456789ab"), ["01234567", "89ab"]);
         assert_eq!(pieces("bytes", 2, "abc"), ["ab", "c"]);
         assert_eq!(pieces("lines", 2, ""), [""]);

@@ -1,11 +1,9 @@
 //! Datasets of a test that are sorted by a key, as a real host sorts them.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::records::BYTE_ORDER_MARK;
-
-/// What may separate the columns of a CSV file.
-const DELIMITERS: [u8; 4] = *b",;\t|";
 
 /// What stands before the records of a file: the header of a CSV file, with the empty lines before it; a byte order mark.
 pub(super) fn begin(format: &str, file: &[u8]) -> usize {
@@ -15,23 +13,9 @@ pub(super) fn begin(format: &str, file: &[u8]) -> usize {
         0
     };
     match format {
-        "csv" => header_end(file, mark),
+        "csv" => nearfield_csv::header_end(file),
         _ => mark,
     }
-}
-
-/// Behind the first record that says something.
-fn header_end(file: &[u8], mark: usize) -> usize {
-    let empty = file[mark..]
-        .iter()
-        .take_while(|byte| matches!(byte, b'\r' | b'\n'))
-        .count();
-    let (mut quoted, start) = (false, mark + empty);
-    let end = file[start..].iter().position(|&byte| {
-        quoted ^= byte == b'"';
-        byte == b'\n' && !quoted
-    });
-    end.map_or(file.len(), |end| start + end + 1)
 }
 
 /// The records of a `csv` or `ndjson` file with their keys, the header left out.
@@ -48,37 +32,38 @@ pub(super) fn records(format: &str, key: &str, file: &[u8], header: &[u8]) -> Ve
 }
 
 fn csv_records(key: &str, file: &[u8], header: &[u8]) -> Vec<(String, Range<usize>)> {
-    let parsed = |bytes, delimiter| {
-        csv::ReaderBuilder::new()
-            .has_headers(false)
-            .delimiter(delimiter)
-            .flexible(true)
-            .from_reader(bytes)
-    };
+    let text = |field: Cow<'_, [u8]>| String::from_utf8_lossy(&field).into_owned();
+    // Empty lines may stand before the columns' names.
+    let names = header.strip_prefix(BYTE_ORDER_MARK).unwrap_or(header);
+    let names = nearfield_csv::records(names).last().unwrap_or_default();
     // What separates the columns is what makes the key one of them.
-    let found = DELIMITERS.iter().find_map(|&delimiter| {
-        let columns = parsed(header, delimiter).into_records().next()?.ok()?;
+    let found = nearfield_csv::DELIMITERS.into_iter().find_map(|delimiter| {
+        let columns: Vec<String> = nearfield_csv::fields(names, delimiter).map(text).collect();
         let column = columns.iter().position(|column| column == key)?;
         let times = columns.iter().filter(|column| *column == key).count();
         assert!(times == 1, "there are {times} columns {key}");
         Some((delimiter, column, columns.len()))
     });
     let (delimiter, column, columns) = found.unwrap_or_else(|| panic!("there is no column {key}"));
-    let begin = if file.starts_with(header) { header.len() } else { 0 };
+    let mut at = if file.starts_with(header) { header.len() } else { 0 };
     let mut records: Vec<(String, Range<usize>)> = Vec::new();
-    for record in parsed(&file[begin..], delimiter).into_records() {
-        let record = record.expect("CSV");
-        let at = begin + record.position().map_or(0, |position| position.byte() as usize);
-        assert!(
-            record.len() == columns,
-            "a record has {} fields, and the header has {columns}",
-            record.len()
-        );
-        let key = record.get(column).expect("a key in every record");
-        if let Some((_, last)) = records.last_mut() {
-            last.end = at;
+    for record in nearfield_csv::records(&file[at..]) {
+        let start = at;
+        at += record.len();
+        if nearfield_csv::is_blank(record) {
+            continue;
         }
-        records.push((key.to_owned(), at..file.len()));
+        let fields: Vec<_> = nearfield_csv::fields(record, delimiter).collect();
+        assert!(
+            fields.len() == columns,
+            "a record has {} fields, and the header has {columns}",
+            fields.len()
+        );
+        let key = std::str::from_utf8(&fields[column]).expect("a key is UTF-8");
+        if let Some((_, last)) = records.last_mut() {
+            last.end = start;
+        }
+        records.push((key.to_owned(), start..file.len()));
     }
     records
 }

@@ -188,7 +188,7 @@ fn behind_same_header<'a>(begin: &'a [u8], header: &[u8]) -> Option<&'a [u8]> {
         Some(b'\n') => true,
         // A header that nothing followed: this ends its line.
         Some(_) => {
-            records::lone_cr(text).is_none()
+            nearfield_csv::lone_cr(text).is_none()
                 && (rest.is_empty() || rest.starts_with(b"\n") || rest.starts_with(b"\r\n"))
         }
     };

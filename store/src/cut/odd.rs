@@ -192,6 +192,6 @@ proptest! {
         let text = super::without_mark(&input[..left_out]);
         prop_assert!(left_out == 0 || text == super::without_mark(&header));
         // What is left out is a record, and no more than one.
-        prop_assert!(super::records::lone_cr(text).is_none() || text.ends_with(b"\n"));
+        prop_assert!(nearfield_csv::lone_cr(text).is_none() || text.ends_with(b"\n"));
     }
 }

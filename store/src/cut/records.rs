@@ -1,7 +1,8 @@
 //! Finds the ends of records, in bytes that arrive piece by piece.
 
 use bytes::Bytes;
-use memchr::{memchr, memchr2, memrchr};
+use memchr::{memchr, memrchr};
+use nearfield_csv::Place;
 use nearfield_protocol::{Split, limits};
 
 use crate::form::BYTE_ORDER_MARK;
@@ -36,7 +37,7 @@ enum Kind {
     Lines,
     Fixed(u64),
     Csv {
-        field: Field,
+        field: Place,
         header: Option<Bytes>,
     },
 }
@@ -49,7 +50,7 @@ impl Records {
             Split::Lines | Split::Ndjson => Kind::Lines,
             Split::Fixed(size) => Kind::Fixed(u64::from(size.get())),
             Split::Csv => Kind::Csv {
-                field: Field::Start,
+                field: Place::Start,
                 header: None,
             },
             Split::None | Split::Files => return None,
@@ -159,158 +160,15 @@ impl Records {
     }
 }
 
-/// Where in a CSV field the next byte stands. A quote opens only at a field's start, so one inside a plain
-/// field means itself. The delimiter is not known here: comma, semicolon, tab and bar all start a field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Field {
-    Start,
-    Plain,
-    Quoted,
-    /// Behind a quote in a quoted field: another one doubles it, anything else closes the field.
-    Quote,
-}
-
-impl Field {
-    /// Behind one byte. What follows a line end is another record.
-    fn after(self, byte: u8) -> Field {
-        match (self, byte) {
-            (Field::Quoted, b'"') => Field::Quote,
-            (Field::Quoted, _) | (Field::Start | Field::Quote, b'"') => Field::Quoted,
-            (_, b',' | b';' | b'\t' | b'|' | b'\n') => Field::Start,
-            _ => Field::Plain,
-        }
-    }
-
-    /// Goes on from index `at` to the next record end; without one, to the end of `bytes`.
-    fn next_record_end(&mut self, bytes: &[u8], mut at: usize) -> Option<usize> {
-        while let Some(&byte) = bytes.get(at) {
-            let rest = &bytes[at..];
-            match *self {
-                Field::Quoted => {
-                    at += memchr(b'"', rest)? + 1;
-                    *self = Field::Quote;
-                }
-                Field::Start | Field::Quote if byte == b'"' => {
-                    at += 1;
-                    *self = Field::Quoted;
-                }
-                Field::Start | Field::Quote | Field::Plain => {
-                    let stop = memchr2(b'"', b'\n', rest);
-                    let before = rest[..stop.unwrap_or(rest.len())].last();
-                    let begins = before.is_some_and(|byte| matches!(byte, b',' | b';' | b'\t' | b'|'));
-                    *self = if begins { Field::Start } else { Field::Plain };
-                    at += stop? + 1;
-                    if bytes[at - 1] == b'\n' {
-                        *self = Field::Start;
-                        return Some(at);
-                    }
-                    if begins {
-                        *self = Field::Quoted;
-                    }
-                }
-            }
-        }
-        None
-    }
-}
-
 /// Whether a record before the header says nothing: readers of CSV pass over it. The first one of a file may have a mark.
 pub(crate) fn is_blank(record: &[u8], is_first: bool) -> bool {
     let unmarked = record.strip_prefix(BYTE_ORDER_MARK).filter(|_| is_first);
-    unmarked
-        .unwrap_or(record)
-        .iter()
-        .all(|byte| matches!(byte, b'\r' | b'\n'))
-}
-
-/// Where in a CSV record a CR stands outside quotes that is no part of a CRLF: some readers end the record there.
-pub(crate) fn lone_cr(record: &[u8]) -> Option<usize> {
-    memchr(b'\r', record)?;
-    let mut field = Field::Start;
-    record.iter().enumerate().find_map(|(at, &byte)| {
-        let inside = field == Field::Quoted;
-        field = field.after(byte);
-        (byte == b'\r' && !inside && record.get(at + 1) != Some(&b'\n')).then_some(at)
-    })
+    nearfield_csv::is_blank(unmarked.unwrap_or(record))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn csv_ends(text: &str) -> Vec<usize> {
-        let mut field = Field::Start;
-        let mut ends = Vec::new();
-        let mut at = 0;
-        while let Some(end) = field.next_record_end(text.as_bytes(), at) {
-            ends.push(end);
-            at = end;
-        }
-        ends
-    }
-
-    #[test]
-    fn csv_quotes_hold_line_ends() {
-        assert_eq!(csv_ends("a,b\n1,2\n"), [4, 8]);
-        assert_eq!(csv_ends("a,\"b\nc\"\r\nd\n"), [9, 11]);
-        assert_eq!(csv_ends("\"say \"\"hi\"\"\n\",x\ny\n"), [16, 18]);
-        assert_eq!(csv_ends("5\" pipe,1\n6\" pipe,2\n"), [10, 20]);
-        assert_eq!(csv_ends("a;\"b\nc\"\n"), [8]);
-        assert_eq!(csv_ends("\"\"\n\"\n"), [3]);
-    }
-
-    /// The same, a byte at a time.
-    fn ends_byte_by_byte(text: &[u8]) -> Vec<usize> {
-        let (mut field, mut ends) = (Field::Start, Vec::new());
-        for (at, &byte) in text.iter().enumerate() {
-            if byte == b'\n' && field != Field::Quoted {
-                ends.push(at + 1);
-            }
-            field = field.after(byte);
-        }
-        ends
-    }
-
-    #[test]
-    fn a_cr_alone_is_found_outside_quotes() {
-        for (record, at) in [
-            ("id,name\r7,Ada\r3,Bo\r", Some(7)),
-            ("id,name\r7,Ada\r3,Bo\n", Some(7)),
-            ("1,\"a\rb\"\r\n", None),
-            ("1,\"a\rb\"\rc\r\n", Some(7)),
-            ("1,5\" x\ry\n", Some(6)),
-            ("1,2\r\r\n", Some(3)),
-            ("1,2\r\n", None),
-            ("1,2\n", None),
-            ("1,2", None),
-        ] {
-            assert_eq!(lone_cr(record.as_bytes()), at, "{record:?}");
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn csv_records_end_where_a_walk_over_the_bytes_ends_them(
-            text in "[a\",;\t|\n\r]{0,60}",
-            pieces in proptest::collection::vec(1usize..9, 1..60),
-        ) {
-            let text = text.as_bytes();
-            let (mut field, mut ends, mut start) = (Field::Start, Vec::new(), 0);
-            for piece in pieces.iter().cycle() {
-                let end = text.len().min(start + piece);
-                let mut at = start;
-                while let Some(found) = field.next_record_end(&text[..end], at) {
-                    ends.push(found);
-                    at = found;
-                }
-                start = end;
-                if end == text.len() {
-                    break;
-                }
-            }
-            proptest::prop_assert_eq!(ends, ends_byte_by_byte(text));
-        }
-    }
 
     #[test]
     fn a_search_goes_on_over_pieces_as_over_the_whole() {

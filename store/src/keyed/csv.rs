@@ -1,11 +1,10 @@
 //! The key's column in a CSV file, and what its records must look like to be taken for records.
 
 use memchr::memchr;
+use nearfield_csv::{DELIMITERS, closing, field_end, fields, unquote, without_line_end};
 
 use crate::cut::{CutError, without_mark};
 
-/// What may stand between the fields of a CSV record.
-const DELIMITERS: [u8; 4] = *b",;\t|";
 /// Columns that an error lists.
 const MAX_LISTED: usize = 20;
 
@@ -46,7 +45,7 @@ impl Column {
         let header = &header[begin.unwrap_or(header.len())..];
         let (mut most, mut by): (Vec<String>, u8) = (Vec::new(), DELIMITERS[0]);
         for delimiter in DELIMITERS {
-            let columns = fields(header, delimiter);
+            let columns = columns_of(header, delimiter);
             let mut found = columns.iter().enumerate().filter(|(_, column)| *column == name);
             if let Some((index, _)) = found.next() {
                 let times = 1 + found.count();
@@ -202,64 +201,11 @@ fn delimiter_name(delimiter: u8) -> &'static str {
     }
 }
 
-fn without_line_end(record: &[u8]) -> &[u8] {
-    let record = record.strip_suffix(b"\n").unwrap_or(record);
-    record.strip_suffix(b"\r").unwrap_or(record)
-}
-
-/// Where the field that `rest` begins with ends. A delimiter between quotes is a part of it.
-fn field_end(rest: &[u8], delimiter: u8) -> usize {
-    let from = match rest.strip_prefix(b"\"") {
-        Some(quoted) => closing(quoted).map_or(rest.len(), |close| close + 2),
-        None => 0,
-    };
-    memchr(delimiter, &rest[from.min(rest.len())..]).map_or(rest.len(), |at| from + at)
-}
-
-/// Where in a field, from behind its first quote, the quote stands that closes it. A doubled quote closes nothing.
-fn closing(quoted: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    loop {
-        at += memchr(b'"', quoted.get(at..)?)?;
-        if quoted.get(at + 1) != Some(&b'"') {
-            return Some(at);
-        }
-        at += 2;
-    }
-}
-
-/// What stands in quotes, from behind the first one: doubled quotes are one, and what follows the last is taken as it is.
-fn unquote(field: &[u8], unquoted: &mut Vec<u8>) {
-    unquoted.clear();
-    let (mut open, mut bytes) = (true, field.iter().peekable());
-    while let Some(&byte) = bytes.next() {
-        if byte != b'"' || !open {
-            unquoted.push(byte);
-        } else if bytes.next_if_eq(&&b'"').is_some() {
-            unquoted.push(b'"');
-        } else {
-            open = false;
-        }
-    }
-}
-
-fn fields(header: &[u8], delimiter: u8) -> Vec<String> {
-    let (mut fields, mut rest, mut unquoted) = (Vec::new(), without_line_end(header), Vec::new());
-    loop {
-        let end = field_end(rest, delimiter);
-        let field = match rest[..end].strip_prefix(b"\"") {
-            Some(quoted) => {
-                unquote(quoted, &mut unquoted);
-                &unquoted
-            }
-            None => &rest[..end],
-        };
-        fields.push(String::from_utf8_lossy(field).into_owned());
-        match rest.get(end + 1..) {
-            Some(next) => rest = next,
-            None => return fields,
-        }
-    }
+fn columns_of(header: &[u8], delimiter: u8) -> Vec<String> {
+    let columns = fields(header, delimiter);
+    columns
+        .map(|column| String::from_utf8_lossy(&column).into_owned())
+        .collect()
 }
 
 #[cfg(test)]

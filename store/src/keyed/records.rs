@@ -5,7 +5,7 @@ use std::io::Read;
 use bytes::Bytes;
 use nearfield_protocol::Split;
 
-use crate::cut::records::{Records, Search, TooLong, is_blank, lone_cr};
+use crate::cut::records::{Records, Search, TooLong, is_blank};
 use crate::cut::{CutError, HEADER_BYTES};
 use crate::form::BYTE_ORDER_MARK;
 
@@ -122,7 +122,7 @@ impl<'a> RecordReader<'a> {
     /// Whoever ends records there would find others than these.
     fn no_lone_cr(&self, len: usize) -> Result<(), CutError> {
         let record = &self.buffer[self.at..self.at + len];
-        match lone_cr(record).filter(|_| self.split == Split::Csv) {
+        match nearfield_csv::lone_cr(record).filter(|_| self.split == Split::Csv) {
             None => Ok(()),
             Some(at) => Err(CutError::LoneCr {
                 name: self.source.to_owned(),
