@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use nearfield_net::remote::{Cause, RemoteError};
+use nearfield_protocol::problem::Blame;
 use nearfield_protocol::{Problem, ProblemKind};
 use serde_json::{Value, json};
 
@@ -29,22 +30,18 @@ pub enum Exit {
 impl Exit {
     /// A refusal that names a limit is one over a limit, whatever its kind's usual cause.
     pub fn of_problem(problem: &Problem) -> Exit {
-        use ProblemKind::*;
-        match problem.kind {
-            OutOfFuel | Timeout | Trap | NoResponse | BadResponse | HostCallTooLarge | OutOfMemory
-            | TooManyHandles | FunctionFailed => Exit::FunctionFailed,
-            UnknownFunction | UnknownDataset | UnknownBlob | UnknownPath | UnknownRoute | UnknownCall
-            | UnknownJob | UnknownToken | UnknownNode => Exit::NotFound,
-            Unauthorized | Forbidden | NotPermitted => Exit::NotAllowed,
-            BodyTooLarge | TooManyRequests | HeadersTooLarge | StoreFull => Exit::OverLimit,
-            BadRequest | BadInput | BadManifest | RefusedComponent if problem.limit.is_some() => {
-                Exit::OverLimit
-            }
-            RequestTimeout => Exit::TimedOut,
-            SourceUnreachable | HostUnreachable => Exit::Unreachable,
-            BadRequest | MethodNotAllowed | Conflict | RangeNotSatisfiable | RefusedComponent
-            | BadManifest | BadInput | Internal | Corrupt | SourceChanged | Overload | Draining
-            | ForgottenResult | HostLost | NoGpu | PreconditionFailed | ResultsDiffer => Exit::Failed,
+        match (problem.kind.blame(), problem.kind) {
+            (Blame::Guest, _) => Exit::FunctionFailed,
+            (_, ProblemKind::StoreFull) => Exit::OverLimit,
+            (_, ProblemKind::SourceUnreachable | ProblemKind::HostUnreachable) => Exit::Unreachable,
+            (
+                _,
+                ProblemKind::BadRequest
+                | ProblemKind::BadInput
+                | ProblemKind::BadManifest
+                | ProblemKind::RefusedComponent,
+            ) if problem.limit.is_some() => Exit::OverLimit,
+            (_, kind) => Exit::of_status(kind.status()),
         }
     }
 

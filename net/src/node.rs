@@ -31,7 +31,7 @@ use crate::join::{Invitations, Joining, Offer, Rate, Refusals, Ticket};
 use crate::network::{Contact, Network};
 use crate::peers::{BYTES, CALL, CONTROL, JOIN, Peers, node_id, transport};
 use crate::present::{Here, Present};
-use crate::residency::{Residency, Right, satisfies};
+use crate::residency::{Residency, Right};
 use crate::view::Records;
 
 /// Events, questions and calls that wait to be taken up.
@@ -255,7 +255,7 @@ impl Node {
 
     /// Whether what is kept to nodes with these labels may rest on `node`.
     pub fn satisfies(&self, node: &NodeId, only: &[Label]) -> bool {
-        satisfies(&self.records(), node, only)
+        self.records().satisfies(node, only)
     }
 
     /// The labels that whoever keeps a blob must have, by the strictest rule of any dataset that holds it.

@@ -12,7 +12,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, RwLock};
 
 use nearfield_protocol::node::Label;
-use nearfield_protocol::records::DatasetVersion;
 use nearfield_protocol::{Digest, NodeId};
 use nearfield_store::Store;
 
@@ -65,7 +64,7 @@ impl Residency {
             return Right::Rest;
         };
         let records = self.document.records();
-        let lacking = lacking(&records, node, rule);
+        let lacking = records.lacking(node, rule);
         if lacking.is_empty() {
             Right::Rest
         } else if records.is_gateway(node) || rules.datasets.contains(digest) {
@@ -87,7 +86,7 @@ impl Residency {
         let rules = self.rules();
         let misplaced = rules.by_blob.iter().filter(|(digest, rule)| {
             // A few labels are looked at sooner than the store.
-            !lacking(&records, node, rule).is_empty() && store.has(digest)
+            !records.satisfies(node, rule) && store.has(digest)
         });
         misplaced.map(|(digest, _)| *digest).collect()
     }
@@ -114,7 +113,7 @@ impl Residency {
         let unread = rules.datasets.difference(&rules.read);
         let foreign = |digest: &&Digest| {
             let rule = rules.by_blob.get(*digest);
-            rule.is_some_and(|rule| !satisfies(&records, node, rule))
+            rule.is_some_and(|rule| !records.satisfies(node, rule))
         };
         unread.filter(foreign).copied().collect()
     }
@@ -135,7 +134,7 @@ impl Residency {
         // Before the records are read: a change in between is read once more.
         let change = self.change();
         let records = self.document.records();
-        let restricted: HashSet<Digest> = restricted(&records).map(|version| version.digest).collect();
+        let restricted: HashSet<Digest> = records.restricted().map(|version| version.digest).collect();
         let passed = {
             let mut passed = self.passed.lock().expect("no panic under this lock");
             passed.retain(|digest, _| restricted.contains(digest));
@@ -157,21 +156,9 @@ impl Residency {
     }
 }
 
-/// The labels of a rule that a node lacks: all, if it is no member.
-fn lacking<'a>(records: &Records, node: &NodeId, rule: &'a [Label]) -> Vec<&'a Label> {
-    let labels = records.node(node).map(|member| &member.node.labels);
-    let lacks = |label: &&Label| !labels.is_some_and(|labels| label.holds(labels));
-    rule.iter().filter(lacks).collect()
-}
-
-/// Whether a node has all labels of a rule.
-pub(crate) fn satisfies(records: &Records, node: &NodeId, rule: &[Label]) -> bool {
-    lacking(records, node, rule).is_empty()
-}
-
 async fn rules(records: &Records, store: &Store, passed: &HashMap<Digest, Arc<[Digest]>>) -> Rules {
     let mut rules = Rules::default();
-    for version in restricted(records) {
+    for version in records.restricted() {
         rules.datasets.insert(version.digest);
         let mut blobs = vec![version.digest];
         // The list itself is enough, and never leads to another fetch.
@@ -199,10 +186,4 @@ async fn rules(records: &Records, store: &Store, passed: &HashMap<Digest, Arc<[D
 fn digests(list: &[u8]) -> impl Iterator<Item = Digest> + '_ {
     let digests = list.as_chunks::<32>().0.iter();
     digests.map(|bytes| Digest::from_bytes(*bytes))
-}
-
-fn restricted(records: &Records) -> impl Iterator<Item = &DatasetVersion> {
-    records
-        .all_dataset_versions()
-        .filter(|version| !version.only.is_empty())
 }

@@ -4,16 +4,21 @@
 //! is one by definition. What an expelled node wrote counts only as far as its expulsion lists it, whatever clock it
 //! bears. Only a node that joined earlier can expel one: so no two gateways can expel each other, and nobody the
 //! founder.
+//!
+//! A snapshot shares with the one before it what did not change, so writing a record, or looking one up, costs the same
+//! however many there are.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use nearfield_protocol::node::{NodeRecord, NodeVersion, Role};
+use nearfield_protocol::node::{Label, NodeRecord, NodeVersion, Role};
 use nearfield_protocol::records::{
     DatasetRecord, DatasetVersion, FunctionRecord, FunctionVersion, RecordClock, RecordKey, RecordKind,
     TokenRecord, TokenVersion,
 };
 use nearfield_protocol::{DatasetName, Digest, FunctionName, NodeId};
+use rpds::RedBlackTreeMapSync as SharedMap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -63,19 +68,25 @@ pub enum Ignored {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Records {
     founder: NodeId,
-    functions: BTreeMap<FunctionName, Vec<FunctionVersion>>,
-    datasets: BTreeMap<DatasetName, Vec<DatasetVersion>>,
+    functions: SharedMap<FunctionName, Arc<Vec<FunctionVersion>>>,
+    datasets: SharedMap<DatasetName, Arc<Vec<DatasetVersion>>>,
+    /// How many versions of datasets have these bytes.
+    digests: SharedMap<Digest, u32>,
+    /// The versions among them that are kept to some nodes, by their bytes.
+    restricted: SharedMap<Digest, Vec<DatasetVersion>>,
+    /// Another one each time a version of a dataset ends.
+    ended: Arc<()>,
     /// With who issued each.
-    tokens: BTreeMap<String, (NodeId, TokenVersion)>,
+    tokens: SharedMap<String, (NodeId, TokenVersion)>,
     /// The keys that sign tokens, and whose they are.
     token_keys: BTreeSet<(NodeId, String)>,
     /// Nodes that were expelled and whose tokens ended with that.
     silenced: BTreeSet<NodeId>,
-    nodes: BTreeMap<NodeId, Membership>,
+    nodes: SharedMap<NodeId, Membership>,
     /// Nodes that went by their own will, and have not joined again.
     left: BTreeSet<NodeId>,
     /// Of each expelled node the records that count all the same.
-    expelled: BTreeMap<NodeId, HashSet<Digest>>,
+    expelled: BTreeMap<NodeId, Arc<HashSet<Digest>>>,
     /// Who was ever quarantined, and when last: what it made until then is not to be used, whatever became of it.
     distrusted: BTreeMap<NodeId, RecordClock>,
     /// The latest clock of a record that counts: what is written next comes after it.
@@ -90,12 +101,15 @@ impl Records {
     pub fn new(founder: NodeId) -> Self {
         Records {
             founder,
-            functions: BTreeMap::new(),
-            datasets: BTreeMap::new(),
-            tokens: BTreeMap::new(),
+            functions: SharedMap::default(),
+            datasets: SharedMap::default(),
+            digests: SharedMap::default(),
+            restricted: SharedMap::default(),
+            ended: Arc::default(),
+            tokens: SharedMap::default(),
             token_keys: BTreeSet::new(),
             silenced: BTreeSet::new(),
-            nodes: BTreeMap::new(),
+            nodes: SharedMap::default(),
             left: BTreeSet::new(),
             expelled: BTreeMap::new(),
             distrusted: BTreeMap::new(),
@@ -121,7 +135,7 @@ impl Records {
             for entry in entries.iter() {
                 match next.take(entry) {
                     Ok(Some((node, accepted))) => {
-                        found.entry(node).or_insert(accepted);
+                        found.entry(node).or_insert(Arc::new(accepted));
                     }
                     Ok(None) => {}
                     Err(reason) => ignored.push((entry.key.clone(), reason)),
@@ -130,7 +144,9 @@ impl Records {
             let settled = found == next.expelled;
             next.expelled = found;
             records = next;
-            records.shut_out();
+            let expelled: Vec<NodeId> = records.expelled.keys().copied().collect();
+            records.shut_out(&expelled);
+            records.silence(&expelled);
             if settled {
                 return (records, ignored);
             }
@@ -149,7 +165,7 @@ impl Records {
 
     /// All versions of `name`, oldest first; empty if there is none.
     pub fn function_versions(&self, name: &FunctionName) -> &[FunctionVersion] {
-        self.functions.get(name).map_or(&[], Vec::as_slice)
+        self.functions.get(name).map_or(&[], |versions| versions)
     }
 
     /// The newest version of `name`.
@@ -164,17 +180,59 @@ impl Records {
 
     /// All versions of `name`, oldest first; empty if there is none.
     pub fn dataset_versions(&self, name: &DatasetName) -> &[DatasetVersion] {
-        self.datasets.get(name).map_or(&[], Vec::as_slice)
+        self.datasets.get(name).map_or(&[], |versions| versions)
     }
 
     /// Every version of every dataset.
     pub fn all_dataset_versions(&self) -> impl Iterator<Item = &DatasetVersion> {
-        self.datasets.values().flatten()
+        self.datasets.values().flat_map(|versions| versions.iter())
+    }
+
+    /// Whether a version of a dataset has these bytes.
+    pub fn has_version_of(&self, digest: &Digest) -> bool {
+        self.digests.contains_key(digest)
+    }
+
+    /// The versions of datasets that are kept to some nodes.
+    pub fn restricted(&self) -> impl Iterator<Item = &DatasetVersion> {
+        self.restricted.values().flatten()
+    }
+
+    /// The labels that all versions with these bytes ask of who holds them.
+    pub fn rule_of(&self, digest: &Digest) -> Vec<Label> {
+        let mut rule = Vec::new();
+        for version in self.restricted.get(digest).into_iter().flatten() {
+            for label in &version.only {
+                if !rule.contains(label) {
+                    rule.push(label.clone());
+                }
+            }
+        }
+        rule
+    }
+
+    /// The bytes that versions of datasets had `before` and that none has any more.
+    pub fn ended_since(&self, before: &Records) -> Vec<Digest> {
+        if Arc::ptr_eq(&self.ended, &before.ended) {
+            return Vec::new();
+        }
+        let ended = |digest: &&Digest| !self.has_version_of(digest);
+        before.digests.keys().filter(ended).copied().collect()
+    }
+
+    /// Whether nothing changed about functions between the two. It may say no where only other things did.
+    pub fn has_functions_of(&self, other: &Records) -> bool {
+        self.functions.ptr_eq(&other.functions)
+    }
+
+    /// The same of datasets.
+    pub fn has_datasets_of(&self, other: &Records) -> bool {
+        self.datasets.ptr_eq(&other.datasets)
     }
 
     /// Every version of every function.
     pub fn all_function_versions(&self) -> impl Iterator<Item = &FunctionVersion> {
-        self.functions.values().flatten()
+        self.functions.values().flat_map(|versions| versions.iter())
     }
 
     /// A token that was issued and not revoked.
@@ -200,6 +258,18 @@ impl Records {
     /// A node that belongs to the network.
     pub fn node(&self, id: &NodeId) -> Option<&Membership> {
         self.nodes.get(id)
+    }
+
+    /// The labels of `rule` that a node lacks: all, if it is no member.
+    pub fn lacking<'a>(&self, node: &NodeId, rule: &'a [Label]) -> Vec<&'a Label> {
+        let labels = self.node(node).map(|member| &member.node.labels);
+        let lacks = |label: &&Label| !labels.is_some_and(|labels| label.holds(labels));
+        rule.iter().filter(lacks).collect()
+    }
+
+    /// Whether a node has all labels of `rule`.
+    pub fn satisfies(&self, node: &NodeId, rule: &[Label]) -> bool {
+        self.lacking(node, rule).is_empty()
     }
 
     /// All nodes of the network, by id.
@@ -250,16 +320,36 @@ impl Records {
     /// are to be judged again, with [`Records::of`].
     pub(crate) fn apply(&mut self, entry: &Entry) -> Result<(), Ignored> {
         let taken = self.take(entry).map(drop);
-        self.shut_out();
+        // Only what the record is about can have come back.
+        match entry.key.kind {
+            RecordKind::Node => {
+                if let Ok(id) = entry.key.name.parse() {
+                    self.shut_out(&[id]);
+                }
+            }
+            RecordKind::Token => self.silence(&[entry.author]),
+            RecordKind::Function | RecordKind::Dataset => {}
+        }
         taken
     }
 
-    /// Once expelled, nobody can be brought back by another's invitation.
-    fn shut_out(&mut self) {
-        self.nodes.retain(|id, _| !self.expelled.contains_key(id));
-        let silenced = &self.silenced;
-        self.tokens.retain(|_, (issuer, _)| !silenced.contains(issuer));
-        self.token_keys.retain(|(issuer, _)| !silenced.contains(issuer));
+    /// Takes those of `nodes` out that are expelled: nobody is brought back by another's invitation.
+    fn shut_out(&mut self, nodes: &[NodeId]) {
+        for id in nodes.iter().filter(|id| self.expelled.contains_key(id)) {
+            self.nodes.remove_mut(id);
+        }
+    }
+
+    /// Takes the tokens out of those of `issuers` that are silenced.
+    fn silence(&mut self, issuers: &[NodeId]) {
+        for issuer in issuers.iter().filter(|issuer| self.silenced.contains(issuer)) {
+            let theirs = self.tokens.iter().filter(|(_, (by, _))| by == issuer);
+            let ids: Vec<String> = theirs.map(|(id, _)| id.clone()).collect();
+            for id in ids {
+                self.tokens.remove_mut(&id);
+            }
+            self.token_keys.retain(|(by, _)| by != issuer);
+        }
     }
 
     /// What `author` says of a node, later than all before: for simulations and tests of what builds on records.
@@ -320,10 +410,10 @@ impl Records {
                         return Err(about_another(key));
                     }
                     FunctionRecord::Deployed(version) => {
-                        self.functions.entry(name).or_default().push(*version);
+                        push(&mut self.functions, name, *version);
                     }
                     FunctionRecord::Removed => {
-                        self.functions.remove(&name);
+                        self.functions.remove_mut(&name);
                     }
                 }
             }
@@ -331,14 +421,25 @@ impl Records {
                 let name = name(key)?;
                 match read(entry)? {
                     DatasetRecord::Put(version) if version.name != name => return Err(about_another(key)),
-                    DatasetRecord::Put(version) => self.datasets.entry(name).or_default().push(version),
+                    DatasetRecord::Put(version) => {
+                        self.begin(&version);
+                        push(&mut self.datasets, name, version);
+                    }
                     DatasetRecord::Pruned { before } => {
-                        if let Some(versions) = self.datasets.get_mut(&name) {
-                            versions.retain(|version| version.version >= before);
+                        let versions = self.datasets.get(&name).cloned().unwrap_or_default();
+                        let (kept, gone): (Vec<_>, Vec<_>) =
+                            versions.iter().partition(|version| version.version >= before);
+                        if !gone.is_empty() {
+                            let kept = kept.into_iter().cloned().collect();
+                            self.datasets.insert_mut(name, Arc::new(kept));
+                            self.end(gone);
                         }
                     }
                     DatasetRecord::Removed => {
-                        self.datasets.remove(&name);
+                        if let Some(versions) = self.datasets.get(&name).cloned() {
+                            self.datasets.remove_mut(&name);
+                            self.end(versions.iter());
+                        }
                     }
                 }
             }
@@ -347,16 +448,49 @@ impl Records {
                 TokenRecord::Issued(token) => {
                     self.token_keys.insert((author, token.key.clone()));
                     // What is named already is nobody's to take over.
-                    let named = self.tokens.entry(key.name.clone());
-                    named.or_insert((author, token));
+                    if !self.tokens.contains_key(&key.name) {
+                        self.tokens.insert_mut(key.name.clone(), (author, token));
+                    }
                 }
                 TokenRecord::Revoked => {
-                    self.tokens.remove(&key.name);
+                    self.tokens.remove_mut(&key.name);
                 }
             },
             RecordKind::Node => return self.take_node(entry),
         }
         Ok(None)
+    }
+
+    /// Enters a version among those that have its bytes.
+    fn begin(&mut self, version: &DatasetVersion) {
+        let digest = version.digest;
+        match self.digests.get_mut(&digest) {
+            Some(versions) => *versions += 1,
+            None => self.digests.insert_mut(digest, 1),
+        }
+        if !version.only.is_empty() {
+            match self.restricted.get_mut(&digest) {
+                Some(versions) => versions.push(version.clone()),
+                None => self.restricted.insert_mut(digest, vec![version.clone()]),
+            }
+        }
+    }
+
+    /// Takes versions out that [`Records::begin`] entered.
+    fn end<'a>(&mut self, versions: impl IntoIterator<Item = &'a DatasetVersion>) {
+        self.ended = Arc::default();
+        for version in versions {
+            match self.digests.get_mut(&version.digest) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(self.digests.remove_mut(&version.digest)),
+            }
+            if let Some(restricted) = self.restricted.get_mut(&version.digest) {
+                restricted.retain(|other| other != version);
+                if restricted.is_empty() {
+                    self.restricted.remove_mut(&version.digest);
+                }
+            }
+        }
     }
 
     fn take_node(&mut self, entry: &Entry) -> Result<Option<(NodeId, HashSet<Digest>)>, Ignored> {
@@ -388,7 +522,7 @@ impl Records {
                         node: id,
                     });
                 }
-                if self.nodes.remove(&id).is_some() {
+                if self.nodes.remove_mut(&id) {
                     self.left.insert(id);
                 }
             }
@@ -402,7 +536,7 @@ impl Records {
                         node: id,
                     });
                 }
-                self.nodes.remove(&id);
+                self.nodes.remove_mut(&id);
                 if !keep_tokens {
                     self.silenced.insert(id);
                 }
@@ -416,7 +550,7 @@ impl Records {
         let inviter = self.nodes.get(&entry.author).map(|inviter| inviter.since);
         let since = inviter.map_or(entry.key.clock, |inviter| inviter.max(entry.key.clock));
         self.left.remove(&node.id);
-        self.nodes.insert(
+        self.nodes.insert_mut(
             node.id,
             Membership {
                 node,
@@ -425,6 +559,14 @@ impl Records {
                 since,
             },
         );
+    }
+}
+
+/// Appends a version to those of its name.
+fn push<N: Ord + Clone, V: Clone>(all: &mut SharedMap<N, Arc<Vec<V>>>, name: N, version: V) {
+    match all.get_mut(&name) {
+        Some(versions) => Arc::make_mut(versions).push(version),
+        None => all.insert_mut(name, Arc::new(vec![version])),
     }
 }
 
@@ -445,6 +587,7 @@ fn read<T: DeserializeOwned>(entry: &Entry) -> Result<T, Ignored> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const FOUNDER: NodeId = node(1);
 
@@ -683,6 +826,63 @@ mod tests {
         stricter.pop();
         stricter.push(expelled(younger, &[], 7, elder));
         assert!(Records::of(FOUNDER, &mut stricter).0.node(&guest).is_none());
+    }
+
+    /// Something done to one of four datasets, whose bytes are among four and which may be kept to some nodes.
+    fn step() -> impl Strategy<Value = (u8, DatasetRecord)> {
+        let dataset = |number: u8| -> DatasetName { format!("d{number}").parse().unwrap() };
+        let put = (0..4_u8, 1..6_u64, 0..4_u8, 0..3_u8).prop_map(move |(name, version, bytes, kept)| {
+            let only = ["a=1", "b=2"][..kept as usize].iter();
+            let put = DatasetRecord::Put(DatasetVersion {
+                name: dataset(name),
+                version,
+                digest: Digest::of(&[bytes]),
+                size_bytes: 1,
+                shards: 1,
+                put_unix_ms: 1,
+                replicas: None,
+                only: only.map(|label| label.parse().unwrap()).collect(),
+            });
+            (name, put)
+        });
+        prop_oneof![
+            6 => put,
+            2 => (0..4_u8, 1..6_u64).prop_map(|(name, before)| (name, DatasetRecord::Pruned { before })),
+            1 => (0..4_u8).prop_map(|name| (name, DatasetRecord::Removed)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_known_of_bytes_is_what_all_versions_say(steps in prop::collection::vec(step(), 0..60)) {
+            let mut records = Records::new(FOUNDER);
+            let of = |records: &Records| -> BTreeSet<Digest> {
+                records.all_dataset_versions().map(|version| version.digest).collect()
+            };
+            for (at, (name, record)) in steps.into_iter().enumerate() {
+                let before = records.clone();
+                let value = serde_json::to_vec(&record).unwrap();
+                let entry = entry(RecordKind::Dataset, &format!("d{name}"), at as u64 + 1, FOUNDER, value);
+                records.apply(&entry).unwrap();
+                let (was, is) = (of(&before), of(&records));
+                let ended: BTreeSet<Digest> = records.ended_since(&before).into_iter().collect();
+                prop_assert_eq!(ended, was.difference(&is).copied().collect());
+                prop_assert!(records.has_functions_of(&before));
+                for bytes in 0..4_u8 {
+                    let digest = Digest::of(&[bytes]);
+                    prop_assert_eq!(records.has_version_of(&digest), is.contains(&digest));
+                    let mut rule = BTreeSet::new();
+                    for version in records.all_dataset_versions().filter(|version| version.digest == digest) {
+                        rule.extend(version.only.iter().map(Label::to_string));
+                    }
+                    let found = records.rule_of(&digest);
+                    prop_assert_eq!(found.len(), rule.len());
+                    prop_assert_eq!(found.iter().map(Label::to_string).collect::<BTreeSet<_>>(), rule);
+                }
+                let restricted = records.all_dataset_versions().filter(|version| !version.only.is_empty());
+                prop_assert_eq!(records.restricted().count(), restricted.count());
+            }
+        }
     }
 
     #[test]

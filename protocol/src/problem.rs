@@ -6,8 +6,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::said::{SAID_BYTES, cut_string};
 
+/// Whose fault a failure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// Who asked: the same request fails again.
+    Caller,
+    /// The function's code: it fails again wherever it runs.
+    Guest,
+    /// The host that it ran on, or was to run on.
+    Host,
+    /// The same, and that host is not there any more: nothing is sent to it before it is heard of again.
+    LostHost,
+    /// Nearfield itself, or the network as a whole.
+    Node,
+}
+
+/// Whether what failed on one host may be tried on another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// It would fail there, too.
+    Never,
+    /// Only what may run twice, as runs of jobs may.
+    Repeatable,
+    /// Nothing ran, so anything may.
+    Always,
+}
+
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $variant:ident = $slug:literal, $status:literal, $title:literal;)*) => {
+    ($($(#[$doc:meta])* $variant:ident = $slug:literal, $status:literal, $blame:ident, $elsewhere:ident, $title:literal;)*) => {
         /// A cause of failure. The slug is part of the contract; new kinds may be added, none renamed.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum ProblemKind { $($(#[$doc])* $variant,)* }
@@ -28,78 +54,88 @@ macro_rules! kinds {
             pub const fn title(self) -> &'static str {
                 match self { $(ProblemKind::$variant => $title),* }
             }
+
+            /// Whose fault it is.
+            pub const fn blame(self) -> Blame {
+                match self { $(ProblemKind::$variant => Blame::$blame),* }
+            }
+
+            /// Whether another host may be tried.
+            pub const fn elsewhere(self) -> Elsewhere {
+                match self { $(ProblemKind::$variant => Elsewhere::$elsewhere),* }
+            }
         }
     };
 }
 
 kinds! {
     /// The request itself is wrong.
-    BadRequest = "bad-request", 400, "The request cannot be understood";
+    BadRequest = "bad-request", 400, Caller, Never, "The request cannot be understood";
     /// No or no valid token.
-    Unauthorized = "unauthorized", 401, "A token is needed";
+    Unauthorized = "unauthorized", 401, Caller, Never, "A token is needed";
     /// A valid token that does not grant this.
-    Forbidden = "forbidden", 403, "The token does not allow this";
-    NotPermitted = "not-permitted", 403, "This node may not do that";
-    UnknownFunction = "unknown-function", 404, "No such function";
-    UnknownDataset = "unknown-dataset", 404, "No such dataset";
-    UnknownBlob = "unknown-blob", 404, "No such blob";
-    UnknownPath = "unknown-path", 404, "No such path in the dataset";
-    UnknownRoute = "unknown-route", 404, "Nothing is served at this path";
-    UnknownJob = "unknown-job", 404, "No such job";
-    UnknownCall = "unknown-call", 404, "No such call, or one too long ago";
-    UnknownNode = "unknown-node", 404, "There is no such node";
-    UnknownToken = "unknown-token", 404, "No such token";
-    MethodNotAllowed = "method-not-allowed", 405, "The path does not take this method";
+    Forbidden = "forbidden", 403, Caller, Never, "The token does not allow this";
+    NotPermitted = "not-permitted", 403, Caller, Never, "This node may not do that";
+    UnknownFunction = "unknown-function", 404, Caller, Never, "No such function";
+    UnknownDataset = "unknown-dataset", 404, Caller, Repeatable, "No such dataset";
+    UnknownBlob = "unknown-blob", 404, Caller, Repeatable, "No such blob";
+    UnknownPath = "unknown-path", 404, Caller, Never, "No such path in the dataset";
+    UnknownRoute = "unknown-route", 404, Caller, Never, "Nothing is served at this path";
+    UnknownJob = "unknown-job", 404, Caller, Never, "No such job";
+    UnknownCall = "unknown-call", 404, Caller, Never, "No such call, or one too long ago";
+    UnknownNode = "unknown-node", 404, Caller, Never, "There is no such node";
+    UnknownToken = "unknown-token", 404, Caller, Never, "No such token";
+    MethodNotAllowed = "method-not-allowed", 405, Caller, Never, "The path does not take this method";
     /// The client sent its headers or body too slowly.
-    RequestTimeout = "request-timeout", 408, "The request did not arrive in time";
+    RequestTimeout = "request-timeout", 408, Caller, Never, "The request did not arrive in time";
     /// `--if-version` or a name that is taken.
-    Conflict = "conflict", 409, "It has changed since";
+    Conflict = "conflict", 409, Caller, Never, "It has changed since";
     /// `If-Match` or another precondition of the request.
-    PreconditionFailed = "precondition-failed", 412, "A precondition of the request does not hold";
-    BodyTooLarge = "body-too-large", 413, "The request body is too large";
-    RangeNotSatisfiable = "range-not-satisfiable", 416, "The range lies outside the content";
+    PreconditionFailed = "precondition-failed", 412, Caller, Never, "A precondition of the request does not hold";
+    BodyTooLarge = "body-too-large", 413, Caller, Never, "The request body is too large";
+    RangeNotSatisfiable = "range-not-satisfiable", 416, Caller, Never, "The range lies outside the content";
     /// The component is no component, imports what no host has, or cannot be compiled in bounds.
-    RefusedComponent = "refused-component", 422, "The component is refused";
-    BadManifest = "bad-manifest", 422, "The manifest is refused";
+    RefusedComponent = "refused-component", 422, Caller, Never, "The component is refused";
+    BadManifest = "bad-manifest", 422, Caller, Never, "The manifest is refused";
     /// The input cannot be cut: a record too long, an unclosed quote, an archive that is none.
-    BadInput = "bad-input", 422, "The input cannot be cut into shards";
-    TooManyRequests = "too-many-requests", 429, "A rate or a token's budget is used up";
-    HeadersTooLarge = "headers-too-large", 431, "The request headers are too large";
+    BadInput = "bad-input", 422, Caller, Never, "The input cannot be cut into shards";
+    TooManyRequests = "too-many-requests", 429, Caller, Never, "A rate or a token's budget is used up";
+    HeadersTooLarge = "headers-too-large", 431, Caller, Never, "The request headers are too large";
     /// A remembered result that a job counted on is gone: the job makes it again.
-    ForgottenResult = "forgotten-result", 503, "A partial result was forgotten";
+    ForgottenResult = "forgotten-result", 503, Node, Never, "A partial result was forgotten";
     /// One of them is wrong, and nobody can tell which.
-    ResultsDiffer = "results-differ", 502, "Two hosts came to different results";
+    ResultsDiffer = "results-differ", 502, Node, Never, "Two hosts came to different results";
     /// Ours to mend.
-    Internal = "internal", 500, "Nearfield failed";
+    Internal = "internal", 500, Node, Repeatable, "Nearfield failed";
     /// A blob on disk no longer matches its digest.
-    Corrupt = "corrupt", 500, "Stored bytes no longer match their digest";
+    Corrupt = "corrupt", 500, Host, Repeatable, "Stored bytes no longer match their digest";
     /// A file that was put in place holds something else now.
-    SourceChanged = "source-changed", 409, "A file is no longer what was put";
+    SourceChanged = "source-changed", 409, Node, Never, "A file is no longer what was put";
     /// The server of what was put in place does not answer, or not soon enough.
-    SourceUnreachable = "source-unreachable", 503, "Data that lies elsewhere cannot be read now";
+    SourceUnreachable = "source-unreachable", 503, Host, Repeatable, "Data that lies elsewhere cannot be read now";
     /// The guest trapped.
-    Trap = "trap", 502, "The function trapped";
+    Trap = "trap", 502, Guest, Never, "The function trapped";
     /// The guest itself said that it failed.
-    FunctionFailed = "function-failed", 502, "The function returned an error";
+    FunctionFailed = "function-failed", 502, Guest, Never, "The function returned an error";
     /// The guest passed more bytes to one host call than may be copied.
-    HostCallTooLarge = "host-call-too-large", 502, "The function passed too much to a host call";
+    HostCallTooLarge = "host-call-too-large", 502, Guest, Never, "The function passed too much to a host call";
     /// The guest ended without a response.
-    NoResponse = "no-response", 502, "The function gave no response";
+    NoResponse = "no-response", 502, Guest, Never, "The function gave no response";
     /// The guest's response breaks a limit or HTTP.
-    BadResponse = "bad-response", 502, "The function gave a response that cannot be sent";
+    BadResponse = "bad-response", 502, Guest, Never, "The function gave a response that cannot be sent";
     /// No host has one, of the kind that the manifest requires.
-    NoGpu = "no-gpu", 503, "No host has the GPU that the function requires";
-    Overload = "overload", 503, "No host has room for this call now";
+    NoGpu = "no-gpu", 503, Host, Repeatable, "No host has the GPU that the function requires";
+    Overload = "overload", 503, Host, Repeatable, "No host has room for this call now";
     /// Nothing ran there: any request may go elsewhere.
-    HostUnreachable = "host-unreachable", 503, "The host cannot be reached";
+    HostUnreachable = "host-unreachable", 503, LostHost, Always, "The host cannot be reached";
     /// It may have run: only what may run twice is sent elsewhere.
-    HostLost = "host-lost", 502, "The host was lost while it worked on this";
-    Draining = "draining", 503, "This node is shutting down";
-    OutOfFuel = "out-of-fuel", 504, "The function used up its fuel";
-    Timeout = "timeout", 504, "The function ran out of time";
-    OutOfMemory = "out-of-memory", 507, "The function needed more memory than its limit";
-    TooManyHandles = "too-many-handles", 507, "The function held more handles than its limit";
-    StoreFull = "store-full", 507, "The store is full";
+    HostLost = "host-lost", 502, LostHost, Repeatable, "The host was lost while it worked on this";
+    Draining = "draining", 503, LostHost, Repeatable, "This node is shutting down";
+    OutOfFuel = "out-of-fuel", 504, Guest, Never, "The function used up its fuel";
+    Timeout = "timeout", 504, Guest, Never, "The function ran out of time";
+    OutOfMemory = "out-of-memory", 507, Guest, Never, "The function needed more memory than its limit";
+    TooManyHandles = "too-many-handles", 507, Guest, Never, "The function held more handles than its limit";
+    StoreFull = "store-full", 507, Host, Repeatable, "The store is full";
 }
 
 /// What every problem's `type` begins with.
@@ -205,6 +241,19 @@ mod tests {
                 .iter()
                 .all(|kind| (400..600).contains(&kind.status()))
         );
+    }
+
+    #[test]
+    fn what_a_guest_or_a_caller_did_wrong_comes_again_on_any_host() {
+        let of = |kind: &&ProblemKind| matches!(kind.blame(), Blame::Guest | Blame::Caller);
+        let elsewhere = |kind: &&ProblemKind| kind.elsewhere() != Elsewhere::Never;
+        // A host may lack what another has.
+        let lacking = [ProblemKind::UnknownDataset, ProblemKind::UnknownBlob];
+        let kinds = ProblemKind::ALL.iter().filter(of).filter(elsewhere);
+        assert!(kinds.eq(&lacking));
+        // A host's fault says something of no other host.
+        let hosts = |kind: &&ProblemKind| matches!(kind.blame(), Blame::Host | Blame::LostHost);
+        assert!(ProblemKind::ALL.iter().filter(hosts).all(|kind| elsewhere(&kind)));
     }
 
     #[test]
