@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use nearfield_gateway::{Body, Boxed, Dispatch, Given, LogQuery, Logged, Replayed, RunOf, Surface};
-use nearfield_host::{Host, LogLine, Logs};
+use nearfield_gateway::{Body, Boxed, Given, Host, LogQuery, Logged, Replayed, RunOf, Runs, Surface};
+use nearfield_host::{LogLine, Logs};
 use nearfield_net::Identity;
 use nearfield_protocol::call::{CallSpec, OnReport};
 use nearfield_protocol::job::{Made, PureFailure, PureReport, PureSpec, ResultKey, Signature};
@@ -17,27 +17,25 @@ const LOG_LINES: usize = 256;
 /// This node's own host.
 pub struct LocalHost {
     pub id: NodeId,
-    pub host: Host,
+    pub host: nearfield_host::Host,
     /// Vouches for what the host made.
     pub identity: Identity,
 }
 
-impl Dispatch for LocalHost {
+impl Host for LocalHost {
     fn call(
         &self,
-        host: NodeId,
         spec: CallSpec,
         request: Request<Body>,
         report: OnReport,
     ) -> Boxed<'_, Result<Response<Body>, Problem>> {
-        debug_assert_eq!(host, self.id, "placement knows this host alone");
         Box::pin(async move {
             let response = self.host.call(spec, request, report).await?;
             Ok(response.map(|body| body.boxed_unsync()))
         })
     }
 
-    fn check(&self, _host: NodeId, component: Digest) -> Boxed<'_, Result<Surface, Problem>> {
+    fn check(&self, component: Digest) -> Boxed<'_, Result<Surface, Problem>> {
         Box::pin(async move {
             let checked = self.host.check(component).await?;
             Ok(Surface {
@@ -50,11 +48,17 @@ impl Dispatch for LocalHost {
         })
     }
 
-    fn run_pure(&self, _host: NodeId, spec: PureSpec) -> Boxed<'_, Result<PureReport, PureFailure>> {
+    fn logs(&self, query: LogQuery) -> Boxed<'_, Result<mpsc::Receiver<Logged>, Problem>> {
+        Box::pin(logs(self.host.logs().clone(), query))
+    }
+}
+
+impl Runs for LocalHost {
+    fn run_pure(&self, spec: PureSpec) -> Boxed<'_, Result<PureReport, PureFailure>> {
         Box::pin(self.host.run_pure(spec))
     }
 
-    fn replay(&self, _host: NodeId, spec: PureSpec) -> Boxed<'_, Result<Replayed, Problem>> {
+    fn replay(&self, spec: PureSpec) -> Boxed<'_, Result<Replayed, Problem>> {
         Box::pin(async move {
             let replayed = self.host.replay(spec).await?;
             Ok(Replayed {
@@ -67,7 +71,6 @@ impl Dispatch for LocalHost {
 
     fn recall<'a>(
         &'a self,
-        _host: NodeId,
         keys: &'a [ResultKey],
         origins: &'a [String],
     ) -> Boxed<'a, Result<Vec<Option<PureReport>>, Problem>> {
@@ -80,15 +83,15 @@ impl Dispatch for LocalHost {
         })
     }
 
-    fn output(&self, _host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
+    fn output(&self, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
         Box::pin(async move { self.host.output(&key).await })
     }
 
-    fn written(&self, _host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
+    fn written(&self, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
         Box::pin(async move { self.host.written(&key).await })
     }
 
-    fn take(&self, _host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Given>, Problem>> {
+    fn take(&self, key: ResultKey) -> Boxed<'_, Result<Option<Given>, Problem>> {
         Box::pin(async move {
             let mut report = self.host.recall(&key, &[]).await?;
             if let Some(report) = &mut report {
@@ -105,17 +108,8 @@ impl Dispatch for LocalHost {
         })
     }
 
-    fn give<'a>(
-        &'a self,
-        _host: NodeId,
-        given: Given,
-        origins: &'a [String],
-    ) -> Boxed<'a, Result<(), Problem>> {
+    fn give<'a>(&'a self, given: Given, origins: &'a [String]) -> Boxed<'a, Result<(), Problem>> {
         Box::pin(async move { self.host.remember(given.report, given.output, origins).await })
-    }
-
-    fn logs(&self, _host: NodeId, query: LogQuery) -> Boxed<'_, Result<mpsc::Receiver<Logged>, Problem>> {
-        Box::pin(logs(self.host.logs().clone(), query))
     }
 }
 

@@ -11,13 +11,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nearfield_gateway::{
-    AdminHosts, Admission, Auth, Calls, Catalog, Cluster, Dispatch, Gateway, Hosts, JobRecord, Jobs, Metrics,
-    PeerBlobs, Proxies, Remote as RemoteHosts, Routed, Routes, Serving, Side, load_or_create_admin_token,
-    serve, serve_calls,
+    AdminHosts, Admission, Auth, Calls, Catalog, Cluster, Dispatch, Gateway, Host, Hosts, JobRecord, Jobs,
+    Metrics, PeerBlobs, Proxies, Routes, Serving, Side, load_or_create_admin_token, serve, serve_calls,
 };
 use nearfield_gpu::client::{self, GpuOptions, WorkerCommand};
 use nearfield_gpu::wire::Choice;
-use nearfield_host::{CompilerCommand, Host, HostOptions, Logs};
+use nearfield_host::{CompilerCommand, HostOptions, Logs};
 use nearfield_net::control::{Load, Reporter};
 use nearfield_net::remote::{Remote, RemoteObjects};
 use nearfield_net::{Identity, Network, Node, NodeOptions};
@@ -172,7 +171,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
             Some(client::Gpu::start(options).context("starting the GPU's thread")?)
         }
     };
-    let host = Host::new(
+    let host = nearfield_host::Host::new(
         store.clone(),
         HostOptions {
             code_dir: data_dir.join("code"),
@@ -208,7 +207,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
         hosts: hosts.clone(),
         rate: rate.clone(),
     }));
-    let (load, here): (Arc<dyn Fn() -> Load + Send + Sync>, Arc<dyn Dispatch>) = {
+    let (load, here): (Arc<dyn Fn() -> Load + Send + Sync>, Arc<dyn Host>) = {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get) as u32;
         let job_workers = runtimes.job_workers as u32;
         let (measured, kept, member, gpu) = (host.clone(), store.clone(), node.clone(), gpu.clone());
@@ -239,13 +238,7 @@ async fn node(args: UpArgs, json: bool, tls: Option<TlsAcceptor>, runtimes: Runt
         hosts,
         calls: Calls::default(),
         metrics: Metrics::default(),
-        dispatch: Arc::new(Routed {
-            local: node.id(),
-            here: hosting.then(|| here.clone()),
-            there: Arc::new(RemoteHosts {
-                peers: node.peers().clone(),
-            }),
-        }),
+        dispatch: Dispatch::new(node.id(), hosting.then(|| here.clone()), node.peers().clone()),
         leaving: leaving.clone(),
         started: Instant::now(),
         max_store_bytes: args.max_bytes,

@@ -12,6 +12,7 @@ use http::{Request, Response, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use nearfield_protocol::call::{CallSpec, OnReport};
+use nearfield_protocol::problem::{Blame, Elsewhere};
 use nearfield_protocol::{NodeId, Problem, ProblemKind};
 
 use crate::body::{self, Body, HeldEnd};
@@ -132,7 +133,8 @@ pub async fn call(
         let request = Request::from_parts(parts.clone(), body);
         ended = gateway
             .dispatch
-            .call(host, spec.clone(), request, on_report)
+            .to(host)
+            .call(spec.clone(), request, on_report)
             .await;
         // This node's own host is lost only together with it.
         if host != gateway.hosts.local()
@@ -140,17 +142,16 @@ pub async fn call(
         {
             ended = held(response).await;
         }
-        let next = match &ended {
-            Err(problem) if problem.kind == ProblemKind::HostUnreachable => {
+        let next = match ended.as_ref().map_err(|problem| problem.kind) {
+            Err(kind) if kind.blame() == Blame::LostHost => {
                 gateway.hosts.missed(&host);
-                true
+                match kind.elsewhere() {
+                    Elsewhere::Always => true,
+                    Elsewhere::Repeatable => sent.again(),
+                    Elsewhere::Never => false,
+                }
             }
-            Err(problem) if problem.kind == ProblemKind::HostLost => {
-                gateway.hosts.missed(&host);
-                sent.again()
-            }
-            Err(problem) => problem.kind == ProblemKind::Draining && sent.again(),
-            Ok(_) => false,
+            _ => false,
         };
         if !next {
             break;

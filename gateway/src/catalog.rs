@@ -642,13 +642,7 @@ impl Catalog {
 
 /// Takes out of `recorded` what the records name by now.
 fn forget_named(recorded: &mut Vec<Digest>, records: &Records) {
-    if !recorded.is_empty() {
-        let named: HashSet<Digest> = records
-            .all_dataset_versions()
-            .map(|version| version.digest)
-            .collect();
-        recorded.retain(|digest| !named.contains(digest));
-    }
+    recorded.retain(|digest| !records.has_version_of(digest));
 }
 
 /// What removing a dataset came to.

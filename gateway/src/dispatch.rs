@@ -1,4 +1,4 @@
-//! How a call reaches the host that was chosen for it.
+//! How what is asked of a host reaches it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use nearfield_net::Peers;
 use nearfield_protocol::call::{CallSpec, OnReport};
 use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
 use nearfield_protocol::said::{SAID_BYTES, cut_string};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::body::Body;
+use crate::peer::Remote;
 
 /// Imports or exports that are told of a component: several times what WASI has.
 const MAX_NAMES: usize = 1_024;
@@ -22,55 +24,73 @@ const MAX_NAMES: usize = 1_024;
 /// A boxed future: dispatch is chosen at run time.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Reaches hosts: the one in this same process, or those of other nodes.
-pub trait Dispatch: Send + Sync + 'static {
-    /// Runs one call on `host`. Ends with the response's head; the body streams. `report` is told what
-    /// became of the call even if this future or the body is dropped.
+/// What a job asks of a host: runs, and what the host remembers of them. Dropping a future stops its guest.
+pub trait Runs: Send + Sync + 'static {
+    /// One run of a job: remembered, or made.
+    fn run_pure(&self, spec: PureSpec) -> Boxed<'_, Result<PureReport, PureFailure>>;
+
+    /// The same run once more, whatever is remembered of it and stays so.
+    fn replay(&self, spec: PureSpec) -> Boxed<'_, Result<Replayed, Problem>>;
+
+    /// What the host remembers under each of `keys`, used for the datasets `origins`.
+    fn recall<'a>(
+        &'a self,
+        keys: &'a [ResultKey],
+        origins: &'a [String],
+    ) -> Boxed<'a, Result<Vec<Option<PureReport>>, Problem>>;
+
+    /// The output of a result that the host remembers.
+    fn output(&self, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>>;
+
+    /// The files that such a run wrote, encoded as [`nearfield_store::written`] says.
+    fn written(&self, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>>;
+
+    /// A result that the host remembers, to be given to another.
+    fn take(&self, key: ResultKey) -> Boxed<'_, Result<Option<Given>, Problem>>;
+
+    /// Has the host remember a result that another made, used for the datasets `origins`.
+    fn give<'a>(&'a self, given: Given, origins: &'a [String]) -> Boxed<'a, Result<(), Problem>>;
+}
+
+/// One host: the one in this same process, or another node's.
+pub trait Host: Runs {
+    /// Runs one call. Ends with the response's head; the body streams. `report` is told what became of the call even if
+    /// this future or the body is dropped.
     fn call(
         &self,
-        host: NodeId,
         spec: CallSpec,
         request: Request<Body>,
         report: OnReport,
     ) -> Boxed<'_, Result<Response<Body>, Problem>>;
 
-    /// Compiles and links a component as `host` would run it.
-    fn check(&self, host: NodeId, component: Digest) -> Boxed<'_, Result<Surface, Problem>>;
+    /// Compiles and links a component as the host would run it.
+    fn check(&self, component: Digest) -> Boxed<'_, Result<Surface, Problem>>;
 
-    /// One run of a job on `host`: remembered there, or made. Dropping the future stops the guest.
-    fn run_pure(&self, host: NodeId, spec: PureSpec) -> Boxed<'_, Result<PureReport, PureFailure>>;
-
-    /// The same run once more, whatever is remembered of it and stays so. Dropping the future stops the guest.
-    fn replay(&self, host: NodeId, spec: PureSpec) -> Boxed<'_, Result<Replayed, Problem>>;
-
-    /// What `host` remembers under each of `keys`, used for the datasets `origins`.
-    fn recall<'a>(
-        &'a self,
-        host: NodeId,
-        keys: &'a [ResultKey],
-        origins: &'a [String],
-    ) -> Boxed<'a, Result<Vec<Option<PureReport>>, Problem>>;
-
-    /// The output of a result that `host` remembers.
-    fn output(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>>;
-
-    /// The files that such a run wrote, encoded as [`nearfield_store::written`] says.
-    fn written(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>>;
-
-    /// A result that `host` remembers, to be given to another.
-    fn take(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Given>, Problem>>;
-
-    /// Has `host` remember a result that another made, used for the datasets `origins`.
-    fn give<'a>(
-        &'a self,
-        host: NodeId,
-        given: Given,
-        origins: &'a [String],
-    ) -> Boxed<'a, Result<(), Problem>>;
-
-    /// The last log lines on `host` that `query` asks for, then, if it follows, those that come.
+    /// The last log lines that `query` asks for, then, if it follows, those that come.
     /// The channel is bounded: a slow reader holds nobody up and misses lines.
-    fn logs(&self, host: NodeId, query: LogQuery) -> Boxed<'_, Result<mpsc::Receiver<Logged>, Problem>>;
+    fn logs(&self, query: LogQuery) -> Boxed<'_, Result<mpsc::Receiver<Logged>, Problem>>;
+}
+
+/// Finds the way to each host.
+pub struct Dispatch {
+    local: NodeId,
+    /// This node's own host, if it has one.
+    here: Option<Arc<dyn Host>>,
+    peers: Peers,
+}
+
+impl Dispatch {
+    pub fn new(local: NodeId, here: Option<Arc<dyn Host>>, peers: Peers) -> Self {
+        Dispatch { local, here, peers }
+    }
+
+    /// A host: nothing is said to it yet.
+    pub fn to(&self, host: NodeId) -> Arc<dyn Host> {
+        match &self.here {
+            Some(here) if host == self.local => here.clone(),
+            _ => Arc::new(Remote::new(self.peers.clone(), host)),
+        }
+    }
 }
 
 /// A result on its way from one host to another.
@@ -172,80 +192,5 @@ impl Logged {
             // A line end within a line would make two of one.
             line: cut_string(limits::LOG_LINE_BYTES, self.line).replace('\n', " "),
         }
-    }
-}
-
-/// Takes each request to where its host is.
-pub struct Routed {
-    pub local: NodeId,
-    /// This node's own host, if it has one.
-    pub here: Option<Arc<dyn Dispatch>>,
-    pub there: Arc<dyn Dispatch>,
-}
-
-impl Routed {
-    fn to(&self, host: NodeId) -> &dyn Dispatch {
-        match &self.here {
-            Some(here) if host == self.local => &**here,
-            _ => &*self.there,
-        }
-    }
-}
-
-impl Dispatch for Routed {
-    fn call(
-        &self,
-        host: NodeId,
-        spec: CallSpec,
-        request: Request<Body>,
-        report: OnReport,
-    ) -> Boxed<'_, Result<Response<Body>, Problem>> {
-        self.to(host).call(host, spec, request, report)
-    }
-
-    fn check(&self, host: NodeId, component: Digest) -> Boxed<'_, Result<Surface, Problem>> {
-        self.to(host).check(host, component)
-    }
-
-    fn run_pure(&self, host: NodeId, spec: PureSpec) -> Boxed<'_, Result<PureReport, PureFailure>> {
-        self.to(host).run_pure(host, spec)
-    }
-
-    fn replay(&self, host: NodeId, spec: PureSpec) -> Boxed<'_, Result<Replayed, Problem>> {
-        self.to(host).replay(host, spec)
-    }
-
-    fn recall<'a>(
-        &'a self,
-        host: NodeId,
-        keys: &'a [ResultKey],
-        origins: &'a [String],
-    ) -> Boxed<'a, Result<Vec<Option<PureReport>>, Problem>> {
-        self.to(host).recall(host, keys, origins)
-    }
-
-    fn output(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
-        self.to(host).output(host, key)
-    }
-
-    fn written(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
-        self.to(host).written(host, key)
-    }
-
-    fn take(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Given>, Problem>> {
-        self.to(host).take(host, key)
-    }
-
-    fn give<'a>(
-        &'a self,
-        host: NodeId,
-        given: Given,
-        origins: &'a [String],
-    ) -> Boxed<'a, Result<(), Problem>> {
-        self.to(host).give(host, given, origins)
-    }
-
-    fn logs(&self, host: NodeId, query: LogQuery) -> Boxed<'_, Result<mpsc::Receiver<Logged>, Problem>> {
-        self.to(host).logs(host, query)
     }
 }

@@ -192,7 +192,7 @@ async fn prepare(
             .get_or_init(|| Arc::new(only(gateway, host, None, &inputs)))
             .clone(),
         (Some(host), located, _) => Arc::new(only(gateway, host, located.as_ref(), &inputs)),
-        (None, located, _) => Arc::new(choose(gateway, served, located.as_ref(), &inputs).await?),
+        (None, located, _) => Arc::new(choose(gateway, records, served, located.as_ref(), &inputs).await?),
     };
     let hosts: Vec<NodeId> = placement.hosts().collect();
     if hosts.is_empty() {
@@ -380,6 +380,7 @@ fn only(
 /// Asks placement with what this gateway knows of the hosts.
 async fn choose(
     gateway: &Gateway,
+    records: &Records,
     served: &Served,
     located: Option<&Located>,
     inputs: &std::collections::BTreeMap<String, Digest>,
@@ -410,16 +411,7 @@ async fn choose(
         digest: located.blob,
         size_bytes: located.size_bytes,
     }));
-    let records = gateway.catalog.node.records();
-    let only: Vec<_> = match inputs.is_empty() {
-        true => Vec::new(),
-        false => {
-            let used = records
-                .all_dataset_versions()
-                .filter(|version| inputs.values().any(|input| *input == version.digest));
-            used.flat_map(|version| version.only.clone()).collect()
-        }
-    };
+    let only: Vec<_> = inputs.values().flat_map(|input| records.rule_of(input)).collect();
     let ask = Ask {
         key: located.map_or(function.component, |located| located.blob),
         component: function.component,
@@ -522,7 +514,10 @@ async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
     let (chosen, response) = match hosts[..] {
         [host] if host == gateway.hosts.local() => {
             let _ = chosen.set(host);
-            (host, gateway.dispatch.call(host, spec, request, on_report).await)
+            (
+                host,
+                gateway.dispatch.to(host).call(spec, request, on_report).await,
+            )
         }
         _ => attempts::call(gateway, &hosts, &chosen, spec, request, on_report).await,
     };

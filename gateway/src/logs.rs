@@ -15,7 +15,7 @@ const LINES: usize = 256;
 /// What `query` asks for, of all hosts together: the past in the order of its times, then what comes.
 pub async fn everywhere(gateway: &Gateway, query: LogQuery) -> Result<mpsc::Receiver<Logged>, Problem> {
     if let Some(host) = gateway.hosts.alone() {
-        return gateway.dispatch.logs(host, query).await;
+        return gateway.dispatch.to(host).logs(query).await;
     }
     let hosts: Vec<NodeId> = {
         let table = gateway.hosts.table();
@@ -91,7 +91,7 @@ fn named(line: &Logged) -> (u64, String, String) {
 
 async fn ask(gateway: &Gateway, hosts: &[NodeId], query: &LogQuery) -> Vec<mpsc::Receiver<Logged>> {
     let asked = hosts.iter().map(|host| async move {
-        match gateway.dispatch.logs(*host, query.clone()).await {
+        match gateway.dispatch.to(*host).logs(query.clone()).await {
             Ok(lines) => Some(lines),
             Err(problem) => {
                 tracing::warn!(host = host.short(), %problem, "a host does not give its lines");

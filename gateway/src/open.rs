@@ -78,12 +78,9 @@ impl Gateway {
         })
     }
 
-    /// Whether a record or a pin says that it is a dataset. Looked through only where one could not be opened.
+    /// Whether a record or a pin says that it is a dataset. Looked at only where one could not be opened.
     fn recorded(&self, digest: &Digest) -> bool {
-        let records = self.catalog.node.records();
-        let named = records
-            .all_dataset_versions()
-            .any(|version| version.digest == *digest);
+        let named = self.catalog.node.records().has_version_of(digest);
         named || self.catalog.store.pins().is_ok_and(|pins| pins.contains(digest))
     }
 

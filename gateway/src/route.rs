@@ -33,6 +33,21 @@ pub struct Served {
     pub placement: OnceLock<Arc<Placement>>,
 }
 
+impl Served {
+    /// The same function with other inputs.
+    fn with_inputs(&self, inputs: Result<Arc<BTreeMap<String, Digest>>, Problem>) -> Self {
+        Served {
+            function: self.function.clone(),
+            route: self.route.clone(),
+            parameters: self.parameters.clone(),
+            inputs,
+            pool: self.pool.clone(),
+            metrics: self.metrics.clone(),
+            placement: OnceLock::new(),
+        }
+    }
+}
+
 /// A function that answers for a path, and what of the path is whose.
 pub struct Routed {
     pub served: Arc<Served>,
@@ -42,15 +57,15 @@ pub struct Routed {
     values: Vec<Range<usize>>,
 }
 
-/// All routes at one generation of the records.
+/// All routes, by one snapshot of the records.
 pub struct RouteTable {
-    tree: Tree,
+    tree: Arc<Tree>,
     served: Vec<Arc<Served>>,
-    generation: u64,
+    records: Arc<Records>,
 }
 
 impl RouteTable {
-    fn new(records: &Records, admission: &Admission, metrics: &Metrics) -> Self {
+    fn new(records: &Arc<Records>, admission: &Admission, metrics: &Metrics) -> Self {
         let (mut tree, mut served) = (Tree::default(), Vec::new());
         for function in records.functions() {
             let route = function
@@ -75,9 +90,30 @@ impl RouteTable {
         }
         metrics.keep(served.iter().map(|served| &served.function.name));
         RouteTable {
-            tree,
+            tree: Arc::new(tree),
             served,
-            generation: records.generation,
+            records: records.clone(),
+        }
+    }
+
+    /// The table by newer records, made of this one where functions are the same: those with other inputs are served anew.
+    fn renewed(&self, records: &Arc<Records>, admission: &Admission, metrics: &Metrics) -> Self {
+        if !records.has_functions_of(&self.records) {
+            return RouteTable::new(records, admission, metrics);
+        }
+        let mut served = self.served.clone();
+        if !records.has_datasets_of(&self.records) {
+            for served in &mut served {
+                let inputs = resolve_inputs(&served.function, records);
+                if inputs != served.inputs {
+                    *served = Arc::new(served.with_inputs(inputs));
+                }
+            }
+        }
+        RouteTable {
+            tree: self.tree.clone(),
+            served,
+            records: records.clone(),
         }
     }
 
@@ -190,13 +226,19 @@ pub struct Routes {
 }
 
 impl Routes {
-    pub fn current(&self, records: &Records, admission: &Admission, metrics: &Metrics) -> Arc<RouteTable> {
-        if let Some(table) = &*self.table.read().expect("no panic under this lock")
-            && table.generation == records.generation
-        {
-            return table.clone();
-        }
-        let fresh = Arc::new(RouteTable::new(records, admission, metrics));
+    pub fn current(
+        &self,
+        records: &Arc<Records>,
+        admission: &Admission,
+        metrics: &Metrics,
+    ) -> Arc<RouteTable> {
+        let old = self.table.read().expect("no panic under this lock").clone();
+        let fresh = match old {
+            Some(table) if table.records.generation == records.generation => return table,
+            Some(table) => table.renewed(records, admission, metrics),
+            None => RouteTable::new(records, admission, metrics),
+        };
+        let fresh = Arc::new(fresh);
         *self.table.write().expect("no panic under this lock") = Some(fresh.clone());
         fresh
     }

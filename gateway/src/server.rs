@@ -66,7 +66,7 @@ pub struct Gateway {
     /// Runs of jobs that this node's host works on at once.
     pub job_workers: usize,
     pub metrics: Metrics,
-    pub dispatch: Arc<dyn Dispatch>,
+    pub dispatch: Dispatch,
     pub started: Instant,
     pub max_store_bytes: Option<u64>,
     /// Who may say where a request comes from.
@@ -106,7 +106,7 @@ impl Gateway {
     }
 
     /// Who answers for what, by `records`.
-    pub fn route_table(&self, records: &Records) -> Arc<RouteTable> {
+    pub fn route_table(&self, records: &Arc<Records>) -> Arc<RouteTable> {
         self.routes.current(records, &self.admission, &self.metrics)
     }
 }

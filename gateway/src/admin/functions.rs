@@ -186,7 +186,7 @@ async fn check(
         .map_err(|error| Problem::new(ProblemKind::BadManifest, format!("function `{name}`: {error}")))?;
     check_route(gateway, name, manifest.route.as_ref())?;
     let host = gateway.host_for(&component)?;
-    Ok((host, gateway.dispatch.check(host, component).await?))
+    Ok((host, gateway.dispatch.to(host).check(component).await?))
 }
 
 /// Has the other hosts compile what was deployed, a few at a time and behind the answer, so that the first call there
@@ -201,9 +201,9 @@ fn compile_elsewhere(gateway: &Arc<Gateway>, component: Digest, ready: NodeId) {
     tokio::spawn(async move {
         futures_util::stream::iter(hosts)
             .for_each_concurrent(COMPILED_AT_ONCE, |host| {
-                let checked = gateway.dispatch.check(host, component);
+                let way = gateway.dispatch.to(host);
                 async move {
-                    if let Err(problem) = checked.await {
+                    if let Err(problem) = way.check(component).await {
                         tracing::warn!(host = host.short(), %problem, "a host has not compiled what was deployed");
                     }
                 }

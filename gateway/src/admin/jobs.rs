@@ -229,7 +229,7 @@ pub async fn output(gateway: &Gateway, id: &str) -> Result<Response<Body>, Probl
         Some(key) => {
             let output = match find_result(gateway, key).await? {
                 Some((host, _)) => {
-                    let output = gateway.dispatch.output(host, key).await?;
+                    let output = gateway.dispatch.to(host).output(key).await?;
                     if output
                         .as_ref()
                         .is_some_and(|output| Digest::of(output) != report.digest)

@@ -8,7 +8,6 @@ mod patience;
 mod repair;
 mod residency;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,23 +114,19 @@ impl Cluster {
     pub async fn follow_records(self) {
         let catalog = &self.gateway.catalog;
         let mut changes = catalog.node.changes();
-        let mut versions = HashSet::new();
+        let mut before = catalog.node.records();
         loop {
             changes.mark_unchanged();
             let records = catalog.node.records();
             self.gateway.hosts.refresh(&records);
             catalog.node.shut_out().await;
-            let now: HashSet<Digest> = records
-                .all_dataset_versions()
-                .map(|version| version.digest)
-                .collect();
-            let gone: Vec<Digest> = versions.difference(&now).copied().collect();
+            let gone = records.ended_since(&before);
             if !gone.is_empty()
                 && let Err(problem) = catalog.let_go(gone).await
             {
                 tracing::warn!(%problem, "what nothing refers to any more cannot be let go of");
             }
-            versions = now;
+            before = records;
             if let Err(problem) = catalog.forget_if_quarantined().await {
                 tracing::warn!(%problem, "what this node remembers cannot be forgotten");
             }

@@ -65,7 +65,7 @@ impl Cluster {
     async fn let_go_of_misplaced(&self, forgotten: &mut HashSet<Digest>) -> Result<(), Problem> {
         let catalog = &self.gateway.catalog;
         let records = catalog.node.records();
-        for version in records.all_dataset_versions() {
+        for version in records.restricted() {
             if catalog.may_keep(&version.only) || forgotten.contains(&version.digest) {
                 continue;
             }

@@ -1,19 +1,17 @@
 //! Jobs: started, watched, cancelled, and taken up again after a restart.
 //!
-//! `record` is what is kept of a job, `plan` what it has to run, `run` runs it, `check` makes some of it again elsewhere, `into` makes a
-//! dataset of what it wrote. `replay` looks at one shard by itself, `parcel` packs it up for a native run. A job has no other
-//! state than its record and what hosts remember: recovery is running it again.
+//! `record` is what is kept of a job, `plan` what it has to run, `order` what of that runs next. `engine` decides all that a job
+//! does, `driver` does it, `into` makes a dataset of what it wrote. `replay` looks at one shard by itself, `parcel` packs it up
+//! for a native run. A job has no other state than its record and what hosts remember: recovery is running it again.
 
-mod backup;
-mod check;
+mod driver;
+pub(crate) mod engine;
 mod into;
-mod order;
+pub(crate) mod order;
 mod parcel;
-mod plan;
-mod record;
+pub(crate) mod plan;
+pub(crate) mod record;
 mod replay;
-mod run;
-mod sites;
 
 use std::collections::HashMap;
 use std::io;
@@ -26,17 +24,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use driver::find as find_result;
+pub use engine::IN_FLIGHT;
 pub use parcel::Parcel;
 use record::Records;
 pub use record::{JobRecord, JobState, Selection};
 pub use replay::{JobShard, runs};
-pub use sites::{IN_FLIGHT, find as find_result};
-#[cfg(test)]
-pub(crate) use {
-    check::{Verdict, judge},
-    order::{Known, Order, Step},
-    plan::{Node, tree_of},
-};
 
 use crate::catalog::Held;
 use crate::server::Gateway;
@@ -142,10 +135,10 @@ impl Jobs {
                 () = running.cancel.cancelled() => Some(JobState::Cancelled),
                 // The record goes on saying that it runs.
                 () = gateway.jobs.stopping.cancelled() => None,
-                state = run::run(gateway, &record, &running.progress) => Some(state),
+                state = driver::run(gateway, &record, &running.progress) => Some(state),
             };
             let state = state.map(|state| {
-                let rule = sites::rule(gateway, &run::datasets(&record));
+                let rule = engine::rule(&gateway.catalog.node.records(), &engine::datasets(&record));
                 match gateway.catalog.may_keep(&rule) {
                     true => state,
                     false => state.without_data(&record.id),

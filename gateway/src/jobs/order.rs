@@ -1,5 +1,7 @@
 //! What of a job's tree runs next. Pure: what is done goes in, what can run comes out.
 
+use std::sync::Arc;
+
 use super::plan::Node;
 
 /// Which leaves and nodes, by level, need not run: they are remembered, or stand below one that is.
@@ -16,23 +18,23 @@ pub enum Step {
 }
 
 /// Runs each leaf, and each node once all of its parts are done.
-pub struct Order<'a> {
-    levels: &'a [Vec<Node>],
+pub struct Order {
+    levels: Arc<[Vec<Node>]>,
     leaves: std::vec::IntoIter<usize>,
     /// Parts of each node that are not done.
     waiting: Vec<Vec<usize>>,
     ready: Vec<Step>,
 }
 
-impl<'a> Order<'a> {
-    pub fn new(levels: &'a [Vec<Node>], known: &Known) -> Self {
+impl Order {
+    pub fn new(levels: Arc<[Vec<Node>]>, known: &Known) -> Self {
         let unknown = |known: &[bool]| known.iter().map(|known| !known).collect::<Vec<_>>();
         let mut open_below = unknown(&known.leaves);
         let leaves: Vec<_> = (0..open_below.len()).filter(|&leaf| open_below[leaf]).collect();
         let mut order = Order {
-            levels,
             leaves: leaves.into_iter(),
             waiting: Vec::with_capacity(levels.len()),
+            levels: levels.clone(),
             ready: Vec::new(),
         };
         let mut settled = Vec::new();
@@ -154,7 +156,8 @@ mod tests {
                 }
             }
 
-            let mut order = Order::new(&levels, &known);
+            let levels: Arc<[Vec<Node>]> = levels.into();
+            let mut order = Order::new(levels.clone(), &known);
             let (mut running, mut ran) = (Vec::new(), HashSet::new());
             let mut picks = picks.iter().cycle();
             loop {

@@ -17,6 +17,28 @@ use crate::dispatch::RunOf;
 /// Shards that a dry run looks at.
 const DRY_RUN_SHARDS: usize = 8;
 
+/// The shards that a job goes over.
+#[derive(Debug, Clone)]
+pub struct Shards {
+    pub dataset: Digest,
+    /// The dataset's split, as guests see it.
+    pub format: String,
+    pub chosen: Vec<Shard>,
+    /// Of the dataset as a whole: its shards, and their bytes.
+    pub all: u64,
+    pub all_bytes: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct Shard {
+    pub index: u32,
+    pub digest: Digest,
+    pub size_bytes: u64,
+    pub header: Arc<[u8]>,
+    /// The file or part that it was cut from; none for a pack.
+    pub source: Option<Arc<str>>,
+}
+
 /// One shard to map.
 #[derive(Debug, Clone)]
 pub struct Leaf {
@@ -25,6 +47,7 @@ pub struct Leaf {
     pub size_bytes: u64,
     pub spec: PureSpec,
     pub key: ResultKey,
+    pub source: Option<Arc<str>>,
 }
 
 /// One reduction, or a part that stands alone and moves up as it is.
@@ -62,47 +85,26 @@ fn origins(record: &JobRecord) -> Vec<String> {
     [over].into_iter().chain(opened).collect()
 }
 
-/// The file or part that a shard was cut from; none for a pack.
-pub fn source(dataset: &Dataset, index: u32) -> Option<&String> {
-    let (shard, _) = dataset.shard(index)?;
-    dataset.meta.sources.get(shard.source? as usize)
-}
-
-/// A job's leaves in shard order.
-pub fn leaves(
-    setting: &Arc<PureSetting>,
-    dataset: &Dataset,
-    selection: &Selection,
-) -> Result<Vec<Leaf>, Problem> {
+/// The shards of `dataset` that are chosen, in their order.
+pub fn shards(dataset: &Dataset, selection: &Selection) -> Result<Shards, Problem> {
     let meta = &dataset.meta;
-    let format = meta.split.to_string();
     let headers: Vec<Arc<[u8]>> = meta
         .headers
         .iter()
         .map(|header| header.as_slice().into())
         .collect();
+    let sources: Vec<Arc<str>> = meta.sources.iter().map(|source| source.as_str().into()).collect();
     let none: Arc<[u8]> = Arc::default();
-    let leaf = |index: u32| {
+    let shard = |index: u32| {
         let (shard, digest) = dataset.shard(index)?;
         let header = shard.header.and_then(|header| headers.get(header as usize));
-        let spec = PureSpec {
-            setting: setting.clone(),
-            work: Work::Map {
-                dataset: dataset.digest,
-                index,
-                subject: MapSubject {
-                    shard: digest,
-                    format: format.clone(),
-                    header: header.unwrap_or(&none).clone(),
-                },
-            },
-        };
-        Some(Leaf {
+        let source = shard.source.and_then(|source| sources.get(source as usize));
+        Some(Shard {
             index,
-            shard: digest,
+            digest,
             size_bytes: shard.size_bytes,
-            key: spec.key(),
-            spec,
+            header: header.unwrap_or(&none).clone(),
+            source: source.cloned(),
         })
     };
     let count = dataset.shards.len() as u32;
@@ -122,7 +124,40 @@ pub fn leaves(
         }
         Selection::DryRun => spread(count, DRY_RUN_SHARDS.min(count as usize)),
     };
-    Ok(chosen.into_iter().filter_map(leaf).collect())
+    Ok(Shards {
+        dataset: dataset.digest,
+        format: meta.split.to_string(),
+        chosen: chosen.into_iter().filter_map(shard).collect(),
+        all: count.into(),
+        all_bytes: meta.size_bytes,
+    })
+}
+
+/// A job's leaves in shard order.
+pub fn leaves(setting: &Arc<PureSetting>, shards: &Shards) -> Vec<Leaf> {
+    let leaf = |shard: &Shard| {
+        let spec = PureSpec {
+            setting: setting.clone(),
+            work: Work::Map {
+                dataset: shards.dataset,
+                index: shard.index,
+                subject: MapSubject {
+                    shard: shard.digest,
+                    format: shards.format.clone(),
+                    header: shard.header.clone(),
+                },
+            },
+        };
+        Leaf {
+            index: shard.index,
+            shard: shard.digest,
+            size_bytes: shard.size_bytes,
+            key: spec.key(),
+            source: shard.source.clone(),
+            spec,
+        }
+    };
+    shards.chosen.iter().map(leaf).collect()
 }
 
 /// `wanted` of `count` indices, evenly spread: the same ones each time.
@@ -200,7 +235,7 @@ pub fn runs(
 ) -> Result<HashMap<CallId, RunOf>, Problem> {
     let setting = setting(record, distrusted);
     let selection = only.map_or(record.selection, Selection::Only);
-    let mut leaves = leaves(&setting, dataset, &selection)?;
+    let mut leaves = leaves(&setting, &shards(dataset, &selection)?);
     let mut runs = HashMap::new();
     let mut add = |key, run| {
         runs.entry(CallId::of_result(&key)).or_insert(run);
@@ -337,6 +372,7 @@ mod tests {
                 size_bytes: 1,
                 key: spec.key(),
                 spec,
+                source: None,
             }
         };
         shards.iter().enumerate().map(leaf).collect()

@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 
 use nearfield_protocol::gpu::GpuGrant;
 use nearfield_protocol::job::PureLimits;
+use nearfield_protocol::problem::Blame;
 use nearfield_protocol::{DatasetName, Digest, FunctionName, JobId, NodeId, Problem};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-use super::run::is_guests;
 
 /// Ended jobs that are kept; older ones are forgotten as new ones start.
 const MAX_ENDED: usize = 1_000;
@@ -160,7 +159,7 @@ impl JobState {
         let failures = match &mut self {
             JobState::Done(report) => &mut report.failures,
             JobState::Failed { problem, failures } => {
-                if is_guests(problem.kind) {
+                if problem.kind.blame() == Blame::Guest {
                     unsaid(problem);
                 }
                 failures

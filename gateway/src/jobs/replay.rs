@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use nearfield_protocol::problem::Blame;
 use nearfield_protocol::{CallId, Problem, ProblemKind};
 use nearfield_store::{Dataset, StoreError};
 
+use super::Jobs;
 use super::plan::{self, Leaf};
 use super::record::{JobRecord, Selection};
-use super::{Jobs, run};
 use crate::catalog::Held;
 use crate::dispatch::{Replayed, RunOf};
 use crate::reply::store_problem;
@@ -28,11 +29,8 @@ impl JobShard {
         let held = Jobs::hold(gateway, &record).await;
         let dataset = dataset(gateway, &record).await?;
         let distrusted = gateway.catalog.node.records().distrusted().clone();
-        let mut leaves = plan::leaves(
-            &plan::setting(&record, &distrusted),
-            &dataset,
-            &Selection::Only(index),
-        )?;
+        let shards = plan::shards(&dataset, &Selection::Only(index))?;
+        let mut leaves = plan::leaves(&plan::setting(&record, &distrusted), &shards);
         let leaf = leaves.pop().ok_or_else(|| {
             Problem::new(ProblemKind::Internal, format!("shard {index} is not in the plan"))
         })?;
@@ -45,16 +43,16 @@ impl JobShard {
     }
 
     /// The file or part that it was cut from.
-    pub fn source(&self) -> Option<&String> {
-        plan::source(&self.dataset, self.leaf.index)
+    pub fn source(&self) -> Option<&str> {
+        self.leaf.source.as_deref()
     }
 
     /// Maps it again. What its guest did is in the answer; an error is this node's.
     pub async fn replay(&self, gateway: &Gateway) -> Result<Replayed, Problem> {
         let host = gateway.host_for(&self.leaf.shard)?;
-        let replayed = gateway.dispatch.replay(host, self.leaf.spec.clone()).await?;
+        let replayed = gateway.dispatch.to(host).replay(self.leaf.spec.clone()).await?;
         match replayed.outcome {
-            Err(failure) if !run::is_guests(failure.problem.kind) => Err(failure.problem),
+            Err(failure) if failure.problem.kind.blame() != Blame::Guest => Err(failure.problem),
             outcome => Ok(Replayed { outcome, ..replayed }),
         }
     }

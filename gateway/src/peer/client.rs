@@ -25,7 +25,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::{Answer, HEADER_FIELDS, MESSAGE_BYTES, OUTPUT_BYTES, Op, PROBLEM, lost, unreachable};
 use crate::body::Body;
-use crate::dispatch::{Boxed, Dispatch, Given, LogQuery, Logged, Replayed, Surface};
+use crate::dispatch::{Boxed, Given, Host, LogQuery, Logged, Replayed, Runs, Surface};
 use crate::jobs::IN_FLIGHT;
 
 /// How long a host may take for what runs no guest.
@@ -41,21 +41,26 @@ const PROBLEM_BYTES: usize = 16 * SAID_BYTES;
 /// Log lines that may wait for a slow reader.
 const LOG_LINES: usize = 256;
 
-/// The hosts of other nodes, each on streams of its own.
+/// Another node's host. Each question has a stream of its own.
 pub struct Remote {
-    pub peers: Peers,
+    peers: Peers,
+    host: NodeId,
 }
 
 impl Remote {
-    async fn open(&self, host: NodeId, op: &Op) -> Result<(SendStream, RecvStream), Problem> {
-        let (mut send, receive) = self.peers.open(host, CALL).await.map_err(unreachable)?;
+    pub fn new(peers: Peers, host: NodeId) -> Self {
+        Remote { peers, host }
+    }
+
+    async fn open(&self, op: &Op) -> Result<(SendStream, RecvStream), Problem> {
+        let (mut send, receive) = self.peers.open(self.host, CALL).await.map_err(unreachable)?;
         frame::write(&mut send, op).await.map_err(unreachable)?;
         Ok((send, receive))
     }
 
     /// One question with one answer. Dropped, it ends what the host does for it.
-    async fn ask(&self, host: NodeId, op: &Op) -> Result<(Answer, RecvStream), Problem> {
-        let (mut send, mut receive) = self.open(host, op).await?;
+    async fn ask(&self, op: &Op) -> Result<(Answer, RecvStream), Problem> {
+        let (mut send, mut receive) = self.open(op).await?;
         let _ = send.finish();
         let reading = frame::read(&mut receive, MESSAGE_BYTES);
         let answer = match op {
@@ -78,8 +83,8 @@ impl Remote {
         }
     }
 
-    async fn bytes(&self, host: NodeId, op: &Op) -> Result<Option<Bytes>, Problem> {
-        match self.ask(host, op).await? {
+    async fn bytes(&self, op: &Op) -> Result<Option<Bytes>, Problem> {
+        match self.ask(op).await? {
             (Answer::Bytes(false), _) => Ok(None),
             (Answer::Bytes(true), mut receive) => {
                 let bytes = within(OUTPUT, frame::read_bytes(&mut receive, OUTPUT_BYTES)).await?;
@@ -91,13 +96,12 @@ impl Remote {
 
     async fn call_there(
         &self,
-        host: NodeId,
         spec: CallSpec,
         request: Request<Body>,
         report: OnReport,
     ) -> Result<Response<Body>, Problem> {
         let id = spec.id;
-        let (send, receive) = self.open(host, &Op::Call(spec)).await?;
+        let (send, receive) = self.open(&Op::Call(spec)).await?;
         let io = TokioIo::new(tokio::io::join(receive, send));
         let (mut sender, connection) = http1::Builder::new()
             .max_headers(HEADER_FIELDS)
@@ -111,7 +115,7 @@ impl Remote {
         }));
         let mut later = ReportLater {
             peers: self.peers.clone(),
-            host,
+            host: self.host,
             id,
             report: Some(report),
         };
@@ -145,38 +149,72 @@ impl Remote {
     }
 }
 
-impl Dispatch for Remote {
+impl Host for Remote {
     fn call(
         &self,
-        host: NodeId,
         spec: CallSpec,
         request: Request<Body>,
         report: OnReport,
     ) -> Boxed<'_, Result<Response<Body>, Problem>> {
-        Box::pin(self.call_there(host, spec, request, report))
+        Box::pin(self.call_there(spec, request, report))
     }
 
-    fn check(&self, host: NodeId, component: Digest) -> Boxed<'_, Result<Surface, Problem>> {
+    fn check(&self, component: Digest) -> Boxed<'_, Result<Surface, Problem>> {
         Box::pin(async move {
-            match self.ask(host, &Op::Check(component)).await? {
+            match self.ask(&Op::Check(component)).await? {
                 (Answer::Surface(surface), _) => Ok(surface.cut()),
                 _ => Err(unexpected()),
             }
         })
     }
 
-    fn run_pure(&self, host: NodeId, spec: PureSpec) -> Boxed<'_, Result<PureReport, PureFailure>> {
+    fn logs(&self, query: LogQuery) -> Boxed<'_, Result<mpsc::Receiver<Logged>, Problem>> {
         Box::pin(async move {
-            match self.ask(host, &Op::RunPure(spec)).await? {
+            let runs = |runs: Arc<HashMap<CallId, _>>| runs.iter().map(|(id, run)| (*id, *run)).collect();
+            let op = Op::Logs {
+                function: query.function,
+                runs: query.runs.map(runs),
+                lines: query.lines,
+                follow: query.follow,
+            };
+            let (send, mut receive) = self.open(&op).await?;
+            let (lines, received) = mpsc::channel(LOG_LINES);
+            tokio::spawn(async move {
+                // Held so that the host goes on; whoever listened no more ends it.
+                let _send = send;
+                loop {
+                    let line = tokio::select! {
+                        line = frame::read(&mut receive, MESSAGE_BYTES) => line,
+                        () = lines.closed() => return,
+                    };
+                    match line {
+                        Ok(Answer::Line(line)) => {
+                            if lines.send(line.cut()).await.is_err() {
+                                return;
+                            }
+                        }
+                        _ => return,
+                    }
+                }
+            });
+            Ok(received)
+        })
+    }
+}
+
+impl Runs for Remote {
+    fn run_pure(&self, spec: PureSpec) -> Boxed<'_, Result<PureReport, PureFailure>> {
+        Box::pin(async move {
+            match self.ask(&Op::RunPure(spec)).await? {
                 (Answer::Ran(ended), _) => ended,
                 _ => Err(unexpected().into()),
             }
         })
     }
 
-    fn replay(&self, host: NodeId, spec: PureSpec) -> Boxed<'_, Result<Replayed, Problem>> {
+    fn replay(&self, spec: PureSpec) -> Boxed<'_, Result<Replayed, Problem>> {
         Box::pin(async move {
-            let (answer, mut receive) = self.ask(host, &Op::Replay(spec)).await?;
+            let (answer, mut receive) = self.ask(&Op::Replay(spec)).await?;
             let Answer::Replayed {
                 outcome,
                 remembered,
@@ -202,7 +240,6 @@ impl Dispatch for Remote {
 
     fn recall<'a>(
         &'a self,
-        host: NodeId,
         keys: &'a [ResultKey],
         origins: &'a [String],
     ) -> Boxed<'a, Result<Vec<Option<PureReport>>, Problem>> {
@@ -211,24 +248,24 @@ impl Dispatch for Remote {
                 keys: keys.to_vec(),
                 origins: origins.to_vec(),
             };
-            match self.ask(host, &op).await? {
+            match self.ask(&op).await? {
                 (Answer::Recalled(found), _) if found.len() == keys.len() => Ok(found),
                 _ => Err(unexpected()),
             }
         })
     }
 
-    fn output(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
-        Box::pin(async move { self.bytes(host, &Op::Output(key)).await })
+    fn output(&self, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
+        Box::pin(async move { self.bytes(&Op::Output(key)).await })
     }
 
-    fn written(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
-        Box::pin(async move { self.bytes(host, &Op::Written(key)).await })
+    fn written(&self, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
+        Box::pin(async move { self.bytes(&Op::Written(key)).await })
     }
 
-    fn take(&self, host: NodeId, key: ResultKey) -> Boxed<'_, Result<Option<Given>, Problem>> {
+    fn take(&self, key: ResultKey) -> Boxed<'_, Result<Option<Given>, Problem>> {
         Box::pin(async move {
-            match self.ask(host, &Op::Take(key)).await? {
+            match self.ask(&Op::Take(key)).await? {
                 (Answer::Taken(None), _) => Ok(None),
                 (Answer::Taken(Some(report)), mut receive) => {
                     let output = within(OUTPUT, frame::read_bytes(&mut receive, OUTPUT_BYTES)).await?;
@@ -239,18 +276,13 @@ impl Dispatch for Remote {
         })
     }
 
-    fn give<'a>(
-        &'a self,
-        host: NodeId,
-        given: Given,
-        origins: &'a [String],
-    ) -> Boxed<'a, Result<(), Problem>> {
+    fn give<'a>(&'a self, given: Given, origins: &'a [String]) -> Boxed<'a, Result<(), Problem>> {
         Box::pin(async move {
             let op = Op::Give {
                 report: given.report,
                 origins: origins.to_vec(),
             };
-            let (mut send, mut receive) = self.open(host, &op).await?;
+            let (mut send, mut receive) = self.open(&op).await?;
             within(OUTPUT, frame::write_bytes(&mut send, &given.output)).await?;
             let _ = send.finish();
             match within(ANSWER, frame::read(&mut receive, MESSAGE_BYTES)).await? {
@@ -258,39 +290,6 @@ impl Dispatch for Remote {
                 Answer::Failed(problem) => Err(problem),
                 _ => Err(unexpected()),
             }
-        })
-    }
-
-    fn logs(&self, host: NodeId, query: LogQuery) -> Boxed<'_, Result<mpsc::Receiver<Logged>, Problem>> {
-        Box::pin(async move {
-            let runs = |runs: Arc<HashMap<CallId, _>>| runs.iter().map(|(id, run)| (*id, *run)).collect();
-            let op = Op::Logs {
-                function: query.function,
-                runs: query.runs.map(runs),
-                lines: query.lines,
-                follow: query.follow,
-            };
-            let (send, mut receive) = self.open(host, &op).await?;
-            let (lines, received) = mpsc::channel(LOG_LINES);
-            tokio::spawn(async move {
-                // Held so that the host goes on; whoever listened no more ends it.
-                let _send = send;
-                loop {
-                    let line = tokio::select! {
-                        line = frame::read(&mut receive, MESSAGE_BYTES) => line,
-                        () = lines.closed() => return,
-                    };
-                    match line {
-                        Ok(Answer::Line(line)) => {
-                            if lines.send(line.cut()).await.is_err() {
-                                return;
-                            }
-                        }
-                        _ => return,
-                    }
-                }
-            });
-            Ok(received)
         })
     }
 }
@@ -340,12 +339,10 @@ impl ReportLater {
     fn ask(&mut self) -> oneshot::Receiver<Option<Problem>> {
         let (told, problem) = oneshot::channel();
         if let Some(report) = self.report.take() {
-            let remote = Remote {
-                peers: self.peers.clone(),
-            };
-            let (host, id) = (self.host, self.id);
+            let remote = Remote::new(self.peers.clone(), self.host);
+            let id = self.id;
             tokio::spawn(async move {
-                let ended: Option<CallReport> = match remote.ask(host, &Op::Report(id)).await {
+                let ended: Option<CallReport> = match remote.ask(&Op::Report(id)).await {
                     Ok((Answer::Report(ended), _)) => ended,
                     _ => None,
                 };

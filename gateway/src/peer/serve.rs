@@ -26,7 +26,7 @@ use super::head_first::HeadFirst;
 use super::{Answer, HEADER_FIELDS, MESSAGE_BYTES, OPENING, OUTPUT_BYTES, Op, PROBLEM};
 use crate::body::{self, Body};
 use crate::contentless;
-use crate::dispatch::{Dispatch, Given, LogQuery};
+use crate::dispatch::{Given, Host, LogQuery};
 use crate::heads;
 use crate::server::Gateway;
 
@@ -45,21 +45,19 @@ type Untaken = Mutex<Option<oneshot::Receiver<CallReport>>>;
 
 /// A host, as it serves other nodes' gateways.
 pub struct Serving {
-    host: Arc<dyn Dispatch>,
+    host: Arc<dyn Host>,
     pub(super) gateway: Arc<Gateway>,
     /// Where puts are worked on.
     pub(super) control: Handle,
-    id: NodeId,
     /// Reports of calls by who asked for them. Each is taken once.
     reports: moka::sync::Cache<(NodeId, CallId), Arc<Untaken>>,
 }
 
 impl Serving {
     /// Puts are worked on by the runtime that this is called on.
-    pub fn new(host: Arc<dyn Dispatch>, gateway: Arc<Gateway>) -> Self {
+    pub fn new(host: Arc<dyn Host>, gateway: Arc<Gateway>) -> Self {
         Serving {
             host,
-            id: gateway.catalog.node.id(),
             gateway,
             control: Handle::current(),
             reports: moka::sync::Cache::builder()
@@ -150,7 +148,7 @@ impl Serving {
                     let _ = reported.send(report);
                 });
                 let answer = async {
-                    let mut response = self.host.call(self.id, spec, request, report).await?;
+                    let mut response = self.host.call(spec, request, report).await?;
                     // What would not reach the gateway as what it is, and what is a host's to say and never a guest's.
                     heads::check_response(&function.name, &mut response)?;
                     let response = contentless::settle(&method, response).await?;
@@ -176,7 +174,6 @@ impl Serving {
         receive: &mut RecvStream,
     ) -> io::Result<()> {
         let host = &self.host;
-        let id = self.id;
         let (answer, bytes) = match op {
             Op::Call(_) | Op::Put { .. } => (
                 Answer::Failed(Problem::new(
@@ -186,12 +183,12 @@ impl Serving {
                 None,
             ),
             Op::Report(call) => (Answer::Report(self.report(node, call).await), None),
-            Op::Check(component) => match host.check(id, component).await {
+            Op::Check(component) => match host.check(component).await {
                 Ok(surface) => (Answer::Surface(surface), None),
                 Err(problem) => (Answer::Failed(problem), None),
             },
-            Op::RunPure(spec) => (Answer::Ran(host.run_pure(id, spec).await), None),
-            Op::Replay(spec) => match host.replay(id, spec).await {
+            Op::RunPure(spec) => (Answer::Ran(host.run_pure(spec).await), None),
+            Op::Replay(spec) => match host.replay(spec).await {
                 Ok(replayed) => {
                     let (outcome, output) = match replayed.outcome {
                         Ok((report, output)) => (Ok(report), Some(output)),
@@ -206,20 +203,20 @@ impl Serving {
                 }
                 Err(problem) => (Answer::Failed(problem), None),
             },
-            Op::Recall { keys, origins } => match host.recall(id, &keys, &origins).await {
+            Op::Recall { keys, origins } => match host.recall(&keys, &origins).await {
                 Ok(found) => (Answer::Recalled(found), None),
                 Err(problem) => (Answer::Failed(problem), None),
             },
-            Op::Output(key) => given(host.output(id, key).await),
-            Op::Written(key) => given(host.written(id, key).await),
-            Op::Take(key) => match host.take(id, key).await {
+            Op::Output(key) => given(host.output(key).await),
+            Op::Written(key) => given(host.written(key).await),
+            Op::Take(key) => match host.take(key).await {
                 Ok(Some(given)) => (Answer::Taken(Some(given.report)), Some(given.output)),
                 Ok(None) => (Answer::Taken(None), None),
                 Err(problem) => (Answer::Failed(problem), None),
             },
             Op::Give { report, origins } => {
                 let output = frame::read_bytes(receive, OUTPUT_BYTES).await?;
-                match host.give(id, Given { report, output }, &origins).await {
+                match host.give(Given { report, output }, &origins).await {
                     Ok(()) => (Answer::Done, None),
                     Err(problem) => (Answer::Failed(problem), None),
                 }
@@ -236,7 +233,7 @@ impl Serving {
                     lines,
                     follow,
                 };
-                match host.logs(id, query).await {
+                match host.logs(query).await {
                     Ok(mut lines) => {
                         while let Some(line) = lines.recv().await {
                             frame::write(send, &Answer::Line(line)).await?;

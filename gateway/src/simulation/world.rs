@@ -9,6 +9,8 @@ use nearfield_protocol::job::ResultKey;
 use nearfield_protocol::node::{Label, NodeRecord, NodeVersion, Role, labels};
 use nearfield_protocol::{Digest, NodeId};
 
+use super::jobs::Remembered;
+use crate::jobs::engine::Ticket;
 use crate::place::table::HostTable;
 
 /// Milliseconds of simulated time.
@@ -43,6 +45,15 @@ impl Draw {
     }
 }
 
+/// How a host lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// It adds one to whatever its guests return.
+    Computes,
+    /// It says that other hosts came to what they did not come to.
+    Forges,
+}
+
 /// A machine.
 pub struct HostNode {
     pub id: NodeId,
@@ -50,8 +61,9 @@ pub struct HostNode {
     /// It never comes back.
     pub lost: bool,
     pub slow: bool,
-    /// It adds one to whatever its guests return.
-    pub lies: bool,
+    /// How often it crashed: what it was doing then is lost.
+    pub boots: u64,
+    pub lies: Option<Lie>,
     /// Nodes of the same island reach each other.
     pub island: u8,
     pub in_eu: bool,
@@ -59,8 +71,8 @@ pub struct HostNode {
     pub disk: BTreeSet<Digest>,
     /// What it is fetching, and until when.
     pub fetching: BTreeMap<Digest, Millis>,
-    /// What its runs came to: value and fuel.
-    pub results: BTreeMap<ResultKey, (u64, u64)>,
+    /// What it remembers of runs.
+    pub results: BTreeMap<ResultKey, Remembered>,
     /// The report to each gateway, while it stands: its number, and when the last message on it arrives.
     streams: Vec<Option<(u64, Millis)>>,
 }
@@ -117,11 +129,12 @@ pub enum Event {
     Healed(Vec<usize>),
     Call(usize),
     Job,
-    /// A job looks what of it went with a host.
+    /// A job looks at what it wanted to look at by now.
     Look,
-    Ran {
-        host: usize,
-        run: u64,
+    /// What a job asked for is done.
+    Did {
+        job: u64,
+        ticket: Ticket,
     },
 }
 
@@ -184,7 +197,8 @@ impl World {
                     up: true,
                     lost: false,
                     slow: draw.chance(50),
-                    lies: false,
+                    boots: 0,
+                    lies: None,
                     island: 0,
                     in_eu,
                     bytes_per_ms: draw.within(20_000..300_000),
@@ -438,6 +452,7 @@ impl World {
     pub fn crash(&mut self, host: usize) {
         let node = &mut self.hosts[host];
         node.up = false;
+        node.boots += 1;
         node.fetching.clear();
         node.streams.iter_mut().for_each(|stream| *stream = None);
     }

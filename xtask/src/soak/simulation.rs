@@ -10,6 +10,7 @@ use crate::workspace::{cargo, output};
 
 pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     let seeds = if setting.quick { 5 } else { 200 };
+    let job_seeds = if setting.quick { 500 } else { 10_000 };
     // Other seeds each time; one that fails names itself.
     let first = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let test = |name: &str, more: &[&str]| -> Result<String> {
@@ -26,6 +27,7 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
             ])
             .args(more)
             .env("NEARFIELD_SEEDS", seeds.to_string())
+            .env("NEARFIELD_JOB_SEEDS", job_seeds.to_string())
             .env("NEARFIELD_FIRST_SEED", first.to_string());
         Ok(String::from_utf8(output(&mut tests)?)?)
     };
@@ -55,6 +57,12 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
             count(of("calls")?)
         ),
     )];
+    let said = test("simulation::tests::every_job", &[])?;
+    let all = said.lines().find(|line| line.contains("seeds of jobs"));
+    findings.push((
+        "the jobs' engine over a few hosts".to_owned(),
+        all.context("a tally of jobs")?.to_owned(),
+    ));
     if !setting.quick {
         let said = test("simulation::tests::what_grows", &["--ignored"])?;
         let rows = said.lines().filter(|line| line.starts_with("hosts "));
