@@ -6,10 +6,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{FunctionName, Problem, ProblemKind, limits};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::auth::Caller;
@@ -212,7 +213,7 @@ impl Pool {
         client: &Client,
         limit: u32,
     ) -> Result<Result<Place, oneshot::Receiver<Place>>, Refusal> {
-        let mut state = self.state.lock().expect("no panic under this lock");
+        let mut state = self.state.lock();
         match state.take(client, limit) {
             true => Ok(Ok(self.place(client))),
             false => state.wait(client, limit).map(Err),
@@ -227,7 +228,7 @@ impl Pool {
     }
 
     fn give_back(self: Arc<Self>, client: &Client) {
-        let mut state = self.state.lock().expect("no panic under this lock");
+        let mut state = self.state.lock();
         state.give_back(client);
         // Every client that waits is asked once; after a place was given, all of them once more.
         let mut left = state.turns.len();
@@ -352,8 +353,8 @@ mod tests {
             held.push(taken);
         }
         drop(held);
-        assert_eq!(pool.state.lock().unwrap().taken, 0);
-        assert!(pool.state.lock().unwrap().held.is_empty());
+        assert_eq!(pool.state.lock().taken, 0);
+        assert!(pool.state.lock().held.is_empty());
         // What is for one or two at once is for one client's two.
         for limit in 1..=2 {
             assert_eq!(take_all(&pool, 1, limit).len(), limit as usize);
@@ -403,24 +404,21 @@ mod tests {
             let (pool, order) = (pool.clone(), order.clone());
             tokio::spawn(async move {
                 let place = pool.enter(&client(number), 1).await;
-                order
-                    .lock()
-                    .unwrap()
-                    .push((number, place.as_ref().err().copied()));
+                order.lock().push((number, place.as_ref().err().copied()));
                 drop(place);
             })
         };
         let mut waiting: Vec<_> = (0..=limits::WAITING_PER_CLIENT).map(|_| wait(1)).collect();
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert_eq!(*order.lock().unwrap(), [(1, Some(Refusal::TooManyWait))]);
-        order.lock().unwrap().clear();
+        assert_eq!(*order.lock(), [(1, Some(Refusal::TooManyWait))]);
+        order.lock().clear();
         waiting.extend([wait(2), wait(3)]);
         tokio::time::sleep(Duration::from_millis(1)).await;
         drop(held);
         for waiting in waiting {
             waiting.await.unwrap();
         }
-        let order = order.lock().unwrap();
+        let order = order.lock();
         let first: Vec<_> = order.iter().take(3).map(|(number, _)| *number).collect();
         assert_eq!(
             first,
@@ -428,7 +426,7 @@ mod tests {
             "nobody waits for all that another client asked for before"
         );
         assert!(order.iter().all(|(_, refusal)| refusal.is_none()));
-        let state = pool.state.lock().unwrap();
+        let state = pool.state.lock();
         assert!(state.taken == 0 && state.held.is_empty());
     }
 
@@ -449,7 +447,7 @@ mod tests {
         drop(gone);
         drop(held);
         assert!(stays.await.is_ok());
-        let state = pool.state.lock().unwrap();
+        let state = pool.state.lock();
         assert!(state.taken == 0 && state.turns.is_empty() && state.queues.is_empty());
     }
 
@@ -473,7 +471,7 @@ mod tests {
                     }
                 }
                 prop_assert!(held.len() as u32 <= limit);
-                prop_assert_eq!(pool.state.lock().unwrap().taken, held.len() as u32);
+                prop_assert_eq!(pool.state.lock().taken, held.len() as u32);
             }
         }
     }

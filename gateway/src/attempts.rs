@@ -3,7 +3,7 @@
 //! What never reached a host goes to the next, whatever it is. What was lost on the way goes on only if running it twice does
 //! no harm: its method says so (RFC 9110 §9.2.2), its body is here to be sent again, and nothing has come back.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Limited};
 use nearfield_protocol::call::{CallSpec, OnReport};
 use nearfield_protocol::problem::{Blame, Elsewhere};
 use nearfield_protocol::{NodeId, Problem, ProblemKind};
+use parking_lot::Mutex;
 
 use crate::body::{self, Body, HeldEnd};
 use crate::server::Gateway;
@@ -126,7 +127,7 @@ pub async fn call(
             ended.fuel = hosts.believed(&next, ended.fuel, limit);
             hosts.burned(ended.fuel);
             drop(under_way);
-            if let Some(report) = report.lock().expect("no panic under this lock").take() {
+            if let Some(report) = report.lock().take() {
                 report(ended);
             }
         });

@@ -5,10 +5,11 @@
 //! what is left as its limit. What a call may burn beyond its limit is what is only settled at its end (ARCHITECTURE.md).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use nearfield_protocol::records::TokenVersion;
 use nearfield_protocol::{Problem, ProblemKind, units};
+use parking_lot::Mutex;
 
 const DAY_MS: u64 = 86_400_000;
 /// Tokens whose use is kept before those of earlier days are looked for and forgotten.
@@ -63,7 +64,7 @@ impl Budgets {
             return Ok(None);
         };
         let day = now_unix_ms / DAY_MS;
-        let mut days = self.days.lock().expect("no panic under this lock");
+        let mut days = self.days.lock();
         if days.len() >= MANY_TOKENS {
             days.retain(|_, fuel| fuel.day == day || fuel.set_aside > 0);
         }
@@ -104,7 +105,7 @@ impl Allowance {
 
 impl Drop for Allowance {
     fn drop(&mut self) {
-        let mut days = self.budgets.days.lock().expect("no panic under this lock");
+        let mut days = self.budgets.days.lock();
         if let Some(budget) = days.get_mut(&self.token) {
             budget.set_aside = budget.set_aside.saturating_sub(self.set_aside);
             budget.used = budget.used.saturating_add(self.burned);

@@ -1,11 +1,12 @@
 //! What became of recent calls, for `/v1/calls` and `nearfield explain`.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use nearfield_protocol::call::CallReport;
 use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{CallId, Digest, NodeId};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::place::{Candidate, Standing};
@@ -47,7 +48,7 @@ pub struct Calls {
 
 impl Calls {
     pub fn insert(&self, record: CallRecord) {
-        let mut recent = self.recent.lock().expect("no panic under this lock");
+        let mut recent = self.recent.lock();
         if recent.len() == MAX_CALLS {
             recent.pop_front();
         }
@@ -56,7 +57,7 @@ impl Calls {
 
     /// The call with this id, or the one whose id ends so: logs print ends of ids.
     pub fn find(&self, id: &str) -> Result<CallRecord, NotFound> {
-        let recent = self.recent.lock().expect("no panic under this lock");
+        let recent = self.recent.lock();
         let whole = id.parse().ok();
         let is_end = whole.is_none() && ends_an_id(id);
         let mut found = recent.iter().rev().filter(|record| match whole {
@@ -72,7 +73,7 @@ impl Calls {
 
     /// The newest first, of one function if it is named.
     pub fn list(&self, function: Option<&str>, limit: usize) -> Vec<CallRecord> {
-        let recent = self.recent.lock().expect("no panic under this lock");
+        let recent = self.recent.lock();
         recent
             .iter()
             .rev()

@@ -10,7 +10,7 @@ mod kept;
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nearfield_net::control::Forget;
@@ -22,6 +22,7 @@ use nearfield_protocol::{DatasetName, Digest, FunctionName, NodeId, Problem, Pro
 use nearfield_store::{
     Placement, PutProgress, PutReport, PutRequest, Remembered, StagedDataset, Store, StoreError,
 };
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::RwLock;
 
@@ -349,7 +350,7 @@ impl Catalog {
     /// Remembers a version that another node recorded, until this node's records name it.
     fn note_recorded(&self, written: Result<DatasetVersion, NetError>) -> Result<DatasetVersion, NetError> {
         if let Ok(version) = &written {
-            let mut recorded = self.recorded.lock().expect("no panic under this lock");
+            let mut recorded = self.recorded.lock();
             recorded.push(version.digest);
             // What was written here is among the records already.
             forget_named(&mut recorded, &self.node.records());
@@ -401,7 +402,7 @@ impl Catalog {
         if removed.is_empty() {
             return Err(unknown_dataset(name.as_str()));
         }
-        let held = self.held.lock().expect("no panic under this lock").clone();
+        let held = self.held.lock().clone();
         if purge && removed.iter().any(|digest| held.datasets.contains(digest)) {
             return Err(Problem::new(
                 ProblemKind::Conflict,
@@ -469,7 +470,7 @@ impl Catalog {
                 guard.digests.blobs.push(digest);
             }
         }
-        let mut held = self.held.lock().expect("no panic under this lock");
+        let mut held = self.held.lock();
         held.datasets.extend(&guard.digests.datasets);
         held.blobs.extend(&guard.digests.blobs);
         drop(held);
@@ -549,7 +550,7 @@ impl Catalog {
     pub async fn let_go(&self, datasets: Vec<Digest>) -> Result<u64, Problem> {
         let _recording = self.recording.write().await;
         {
-            let mut recorded = self.recorded.lock().expect("no panic under this lock");
+            let mut recorded = self.recorded.lock();
             recorded.retain(|digest| !datasets.contains(digest));
         }
         let here = datasets
@@ -599,12 +600,12 @@ impl Catalog {
         kept.insert(Digest::EMPTY);
         kept.extend(self.remembered.blobs().map_err(store_problem)?);
         kept.extend(records.all_function_versions().map(|version| version.component));
-        let held = self.held.lock().expect("no panic under this lock").clone();
+        let held = self.held.lock().clone();
         kept.extend(&held.blobs);
         let versions = records.all_dataset_versions().map(|version| version.digest);
         let pins = self.store.pins().map_err(store_problem)?;
         let recorded = {
-            let mut recorded = self.recorded.lock().expect("no panic under this lock");
+            let mut recorded = self.recorded.lock();
             forget_named(&mut recorded, &records);
             recorded.clone()
         };
@@ -670,7 +671,7 @@ pub struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut held = self.held.lock().expect("no panic under this lock");
+        let mut held = self.held.lock();
         let HeldDigests { datasets, blobs } = &mut *held;
         for (all, mine) in [(datasets, &self.digests.datasets), (blobs, &self.digests.blobs)] {
             for digest in mine {

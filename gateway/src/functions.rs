@@ -176,7 +176,8 @@ async fn prepare(
                 parameters: &served.parameters,
                 values: &values,
             };
-            Some(locate_shard(gateway, locate, &inputs, &filling).await?)
+            // Boxed, like all that not every call waits for: each call's future would be as large, and is moved.
+            Some(Box::pin(locate_shard(gateway, locate, &inputs, &filling)).await?)
         }
         None => None,
     };
@@ -192,7 +193,10 @@ async fn prepare(
             .get_or_init(|| Arc::new(only(gateway, host, None, &inputs)))
             .clone(),
         (Some(host), located, _) => Arc::new(only(gateway, host, located.as_ref(), &inputs)),
-        (None, located, _) => Arc::new(choose(gateway, records, served, located.as_ref(), &inputs).await?),
+        (None, located, _) => {
+            let chosen = Box::pin(choose(gateway, records, served, located.as_ref(), &inputs));
+            Arc::new(chosen.await?)
+        }
     };
     let hosts: Vec<NodeId> = placement.hosts().collect();
     if hosts.is_empty() {
@@ -519,7 +523,7 @@ async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
                 gateway.dispatch.to(host).call(spec, request, on_report).await,
             )
         }
-        _ => attempts::call(gateway, &hosts, &chosen, spec, request, on_report).await,
+        _ => Box::pin(attempts::call(gateway, &hosts, &chosen, spec, request, on_report)).await,
     };
     let mut response = match read_ahead(&served, &method, response, &refused).await {
         Ok((parts, frames, Rest::Ended(trailers))) => {

@@ -1,13 +1,14 @@
 //! Figures for Prometheus. Labels are bounded: functions that are deployed, problem types, stages.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use nearfield_protocol::call::CallReport;
 use nearfield_protocol::gpu::GpuUsage;
 use nearfield_protocol::{FunctionName, ProblemKind};
+use parking_lot::RwLock;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -191,12 +192,7 @@ pub struct FunctionMetrics {
 impl Metrics {
     /// The figures of `function`.
     pub fn function(&self, function: &FunctionName) -> Arc<FunctionMetrics> {
-        if let Some(known) = self
-            .functions
-            .read()
-            .expect("no panic under this lock")
-            .get(function)
-        {
+        if let Some(known) = self.functions.read().get(function) {
             return known.clone();
         }
         let name = function.to_string();
@@ -224,17 +220,14 @@ impl Metrics {
             data_bytes: self.data_bytes.get_or_create(&label).clone(),
             name,
         });
-        self.functions
-            .write()
-            .expect("no panic under this lock")
-            .insert(function.clone(), made.clone());
+        self.functions.write().insert(function.clone(), made.clone());
         made
     }
 
     /// Forgets the figures of all functions but these: a function that is gone has none.
     pub fn keep<'a>(&self, functions: impl Iterator<Item = &'a FunctionName>) {
         let kept: HashSet<_> = functions.collect();
-        let mut known = self.functions.write().expect("no panic under this lock");
+        let mut known = self.functions.write();
         let gone: Vec<_> = known
             .keys()
             .filter(|name| !kept.contains(name))

@@ -4,13 +4,14 @@ mod tree;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderName;
 use nearfield_net::Records;
 use nearfield_protocol::manifest::{Input, Route};
 use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind};
+use parking_lot::RwLock;
 
 use crate::admit::{Admission, Pool};
 use crate::calls::Placement;
@@ -232,14 +233,14 @@ impl Routes {
         admission: &Admission,
         metrics: &Metrics,
     ) -> Arc<RouteTable> {
-        let old = self.table.read().expect("no panic under this lock").clone();
+        let old = self.table.read().clone();
         let fresh = match old {
             Some(table) if table.records.generation == records.generation => return table,
             Some(table) => table.renewed(records, admission, metrics),
             None => RouteTable::new(records, admission, metrics),
         };
         let fresh = Arc::new(fresh);
-        *self.table.write().expect("no panic under this lock") = Some(fresh.clone());
+        *self.table.write() = Some(fresh.clone());
         fresh
     }
 }

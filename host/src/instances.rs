@@ -109,14 +109,15 @@ impl Instance {
         let store = &mut self.store;
         let exports = match &mut self.exports {
             Some(exports) => exports,
+            // Boxed, what not every call waits for: each call's future would be as large, and is moved.
             none => none.insert(match component {
-                Loaded::P2(pre) => Exports::P2(pre.instantiate_async(&mut *store).await?),
-                Loaded::P3(pre) => Exports::P3(pre.instantiate_async(&mut *store).await?),
+                Loaded::P2(pre) => Exports::P2(Box::pin(pre.instantiate_async(&mut *store)).await?),
+                Loaded::P3(pre) => Exports::P3(Box::pin(pre.instantiate_async(&mut *store)).await?),
             }),
         };
         match exports {
             Exports::P2(proxy) => handle_p2(store, proxy, request, head).await,
-            Exports::P3(service) => handle_p3(store, service, request, head).await,
+            Exports::P3(service) => Box::pin(handle_p3(store, service, request, head)).await,
         }
     }
 }

@@ -8,14 +8,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use nearfield_protocol::said::cut;
 use nearfield_protocol::{CallId, FunctionName, limits};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWrite;
 use tokio::sync::{broadcast, mpsc};
@@ -288,7 +289,7 @@ impl CallLog {
 
     /// The lines so far of one that is [`apart`](CallLog::apart).
     pub fn take(&self) -> Vec<String> {
-        match &mut self.state.lock().expect("no panic under this lock").to {
+        match &mut self.state.lock().to {
             Target::Log { .. } => Vec::new(),
             Target::Asker(lines) => std::mem::take(lines),
         }
@@ -296,7 +297,7 @@ impl CallLog {
 
     /// Goes on as the log of another call of its function: a reused guest keeps its streams.
     pub fn renew(&self, next: CallId) {
-        let mut state = self.state.lock().expect("no panic under this lock");
+        let mut state = self.state.lock();
         state.end_line();
         self.printed_bytes.store(0, Ordering::Relaxed);
         state.left_bytes = limits::LOG_BYTES_PER_CALL;
@@ -308,14 +309,14 @@ impl CallLog {
 
     /// A line from the host.
     pub fn note(&self, text: &str) {
-        let mut state = self.state.lock().expect("no panic under this lock");
+        let mut state = self.state.lock();
         state.end_line();
         state.write(format!("nearfield: {text}\n").as_bytes());
     }
 
     /// Where the guest panicked and what it said, if it did.
     pub fn panic(&self) -> Option<String> {
-        let mut state = self.state.lock().expect("no panic under this lock");
+        let mut state = self.state.lock();
         state.end_line();
         let panic = state.panic.as_ref()?;
         Some(match panic.message.is_empty() {
@@ -326,7 +327,7 @@ impl CallLog {
 
     /// Writes what has no line end yet.
     pub fn finish(&self) {
-        self.state.lock().expect("no panic under this lock").end_line();
+        self.state.lock().end_line();
     }
 
     /// What the guest printed in its call, kept or not.
@@ -337,7 +338,7 @@ impl CallLog {
     fn write(&self, bytes: &[u8]) {
         self.printed_bytes
             .fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.state.lock().expect("no panic under this lock").write(bytes);
+        self.state.lock().write(bytes);
     }
 }
 

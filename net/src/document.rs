@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::{StreamExt, pin_mut};
 use iroh::{Endpoint, EndpointAddr};
@@ -18,6 +18,7 @@ use nearfield_protocol::node::{NodeRecord, NodeVersion, Role};
 use nearfield_protocol::records::{RecordClock, RecordKey, RecordKind};
 use nearfield_protocol::{Digest, NodeId};
 use nearfield_store::{Store, StoreError};
+use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
@@ -29,9 +30,15 @@ use crate::view::{Entry, Records};
 
 /// Longest value of a record that is taken from another node: an expulsion lists 35 bytes for each record.
 pub const RECORD_BYTES: u64 = 16 << 20;
+/// Entries of one comparison follow each other faster than that.
+const CALM: Duration = Duration::from_millis(400);
+/// How long a comparison waits for others at most: many may write all the time.
+const MOST_CALM: Duration = Duration::from_secs(10);
 
 /// This node's replica of the records.
 pub(crate) struct Document {
+    /// When an entry came last from another node.
+    came: Mutex<Option<Instant>>,
     id: NodeId,
     docs: Docs,
     doc: Doc,
@@ -148,6 +155,7 @@ impl Document {
             store,
             values: Mutex::default(),
             fetched: Mutex::default(),
+            came: Mutex::default(),
             records: RwLock::new(Arc::new(Records::new(network.founder))),
             changed: watch::Sender::new(0),
             missing: Mutex::default(),
@@ -199,7 +207,7 @@ impl Document {
 
     /// What the records say now.
     pub fn records(&self) -> Arc<Records> {
-        self.records.read().expect("no panic under this lock").clone()
+        self.records.read().clone()
     }
 
     /// Whether `node` may speak with this one. Before there are records, those may that let it in.
@@ -216,17 +224,14 @@ impl Document {
 
     /// The blobs that are records' values: they must be kept.
     pub fn values(&self) -> HashSet<Digest> {
-        let mut values = self.values.lock().expect("no panic under this lock").clone();
-        values.extend(self.fetched.lock().expect("no panic under this lock").iter());
+        let mut values = self.values.lock().clone();
+        values.extend(self.fetched.lock().iter());
         values
     }
 
     /// A value is about to be sealed, and to count soon after.
     pub fn expect_value(&self, digest: Digest) {
-        self.fetched
-            .lock()
-            .expect("no panic under this lock")
-            .insert(digest);
+        self.fetched.lock().insert(digest);
     }
 
     /// Makes sure that the founder of a network is in its own records.
@@ -260,10 +265,7 @@ impl Document {
         let bytes = serde_json::to_vec(value).map_err(NetError::records)?;
         let size_bytes = bytes.len() as u64;
         let digest = self.store.add_record(bytes.clone().into()).await?;
-        self.values
-            .lock()
-            .expect("no panic under this lock")
-            .insert(digest);
+        self.values.lock().insert(digest);
 
         let before = self.records();
         let writer = *self.id.as_bytes().first_chunk().expect("an id has 32 bytes");
@@ -314,12 +316,7 @@ impl Document {
     /// Whether record and value are on disk here, and count.
     pub async fn holds(&self, key: &RecordKey) -> Result<bool, NetError> {
         let value = self.value_of(key).await?;
-        let counts = |value: &Digest| {
-            self.values
-                .lock()
-                .expect("no panic under this lock")
-                .contains(value)
-        };
+        let counts = |value: &Digest| self.values.lock().contains(value);
         Ok(value.is_some_and(|value| counts(&value) && self.store.has(&value)))
     }
 
@@ -329,8 +326,21 @@ impl Document {
         self.read_all().await
     }
 
+    /// An entry came from another node.
+    pub fn entry_came(&self) {
+        *self.came.lock() = Some(Instant::now());
+    }
+
     /// Exchanges what is new with these nodes, now and as it comes.
+    ///
+    /// Not while many entries come in: iroh-docs 0.101 stands still for good if it is asked then, because its live actor waits
+    /// for the store of entries, which waits for the live actor to take more than 1,024 of them.
     pub async fn sync(&self, peers: &[NodeId]) -> Result<(), NetError> {
+        let asked = Instant::now();
+        let comes_in = || self.came.lock().is_some_and(|came| came.elapsed() < CALM);
+        while comes_in() && asked.elapsed() < MOST_CALM {
+            tokio::time::sleep(CALM / 4).await;
+        }
         let peers = peers.iter().filter_map(|peer| endpoint_id(peer).ok());
         let peers = peers.map(EndpointAddr::new).collect();
         self.doc.start_sync(peers).await.map_err(NetError::records)
@@ -346,7 +356,7 @@ impl Document {
 
     /// The values that are named and not here.
     pub fn wanted(&self) -> Vec<Absent> {
-        let missing = self.missing.lock().expect("no panic under this lock");
+        let missing = self.missing.lock();
         missing.values().cloned().collect()
     }
 
@@ -377,9 +387,9 @@ impl Document {
         for (key, reason) in ignored {
             tracing::warn!(kind = ?key.kind, name = key.name, %reason, "a record does not count");
         }
-        *self.missing.lock().expect("no panic under this lock") = missing;
+        *self.missing.lock() = missing;
         self.replace(records);
-        *self.values.lock().expect("no panic under this lock") = values;
+        *self.values.lock() = values;
         Ok(())
     }
 
@@ -390,10 +400,7 @@ impl Document {
         let before = self.records();
         let mut after = Records::clone(&before);
         for entry in &entries {
-            self.missing
-                .lock()
-                .expect("no panic under this lock")
-                .remove(&entry.key);
+            self.missing.lock().remove(&entry.key);
             if !after.follows(entry) {
                 return self.read_all().await;
             }
@@ -403,8 +410,8 @@ impl Document {
             }
         }
         self.replace(after);
-        let mut values = self.values.lock().expect("no panic under this lock");
-        let mut fetched = self.fetched.lock().expect("no panic under this lock");
+        let mut values = self.values.lock();
+        let mut fetched = self.fetched.lock();
         for entry in &entries {
             let value = Digest::of(&entry.value);
             values.insert(value);
@@ -415,7 +422,7 @@ impl Document {
 
     /// Notes an entry whose value is not here.
     pub fn miss(&self, absent: Absent) {
-        let mut missing = self.missing.lock().expect("no panic under this lock");
+        let mut missing = self.missing.lock();
         missing.insert(absent.key.clone(), absent);
     }
 
@@ -443,7 +450,7 @@ impl Document {
     }
 
     fn replace(&self, mut records: Records) {
-        let mut current = self.records.write().expect("no panic under this lock");
+        let mut current = self.records.write();
         records.generation = records.generation.max(current.generation + 1);
         let generation = records.generation;
         *current = Arc::new(records);

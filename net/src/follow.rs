@@ -1,7 +1,6 @@
 //! Taking in what other nodes write: entries come by themselves, their values are fetched.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::{StreamExt, pin_mut};
@@ -9,8 +8,9 @@ use iroh_docs::engine::LiveEvent;
 use nearfield_protocol::NodeId;
 use nearfield_protocol::records::RecordKey;
 use nearfield_store::Fetched;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::document::{Absent, RECORD_BYTES};
@@ -76,7 +76,10 @@ impl Node {
         let listening = async {
             pin_mut!(events);
             while let Some(event) = events.next().await {
-                arrived.lock().expect("no panic under this lock").note(event);
+                if matches!(event, LiveEvent::InsertRemote { .. }) {
+                    self.document().entry_came();
+                }
+                arrived.lock().note(event);
                 more.notify_one();
             }
             Err(NetError::Records("the document has no more events".to_owned()))
@@ -100,7 +103,7 @@ impl Node {
             sleep(GATHER).await;
             loop {
                 let (some, compared) = {
-                    let mut arrived = arrived.lock().expect("no panic under this lock");
+                    let mut arrived = arrived.lock();
                     (arrived.some(), std::mem::take(&mut arrived.compared))
                 };
                 let last = some.len() < BATCH;
@@ -127,7 +130,8 @@ impl Node {
     async fn compare(&self, arrived: &Mutex<Arrived>) {
         let mut present = self.comings_and_goings();
         let mut were_there: HashSet<NodeId> = present.borrow_and_update().keys().copied().collect();
-        let (mut again, mut all) = (interval(AGAIN), interval(COMPARE));
+        // The first comparison is that of `take_in`.
+        let (mut again, mut all) = (interval(AGAIN), interval_at(Instant::now() + COMPARE, COMPARE));
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         all.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -142,7 +146,7 @@ impl Node {
                 }
                 _ = again.tick() => {
                     // Two that begin with each other at once may both give way.
-                    let failed = std::mem::take(&mut arrived.lock().expect("no panic under this lock").failed);
+                    let failed = std::mem::take(&mut arrived.lock().failed);
                     let failed: Vec<NodeId> =
                         failed.into_iter().filter(|node| self.document().admits(node)).collect();
                     self.compare_with(&failed).await;
@@ -155,9 +159,10 @@ impl Node {
     }
 
     async fn compare_with(&self, nodes: &[NodeId]) {
-        if !nodes.is_empty()
-            && let Err(error) = self.sync(nodes).await
-        {
+        if nodes.is_empty() {
+            return;
+        }
+        if let Err(error) = self.sync(nodes).await {
             tracing::warn!(%error, "the records cannot be compared");
         }
     }

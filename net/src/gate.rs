@@ -1,11 +1,12 @@
 //! Who may speak: members, each on the protocols of its role.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use iroh::endpoint::Connection;
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use nearfield_protocol::NodeId;
+use parking_lot::Mutex;
 
 use crate::document::Document;
 use crate::peers::node_id;
@@ -20,7 +21,7 @@ pub(crate) struct Doors {
 impl Doors {
     /// Ends the connections of those that are not members any more.
     pub fn close_to(&self, gone: impl Fn(&NodeId) -> bool) {
-        let open = self.open.lock().expect("no panic under this lock");
+        let open = self.open.lock();
         for (node, connections) in open.iter().filter(|(node, _)| gone(node)) {
             tracing::info!(
                 node = node.short(),
@@ -33,7 +34,7 @@ impl Doors {
     }
 
     fn enter(self: &Arc<Self>, node: NodeId, connection: &Connection) -> Inside {
-        let mut open = self.open.lock().expect("no panic under this lock");
+        let mut open = self.open.lock();
         let id = connection.stable_id();
         open.entry(node).or_default().insert(id, connection.clone());
         Inside {
@@ -53,7 +54,7 @@ struct Inside {
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        let mut open = self.doors.open.lock().expect("no panic under this lock");
+        let mut open = self.doors.open.lock();
         if let Some(connections) = open.get_mut(&self.node) {
             connections.remove(&self.id);
             if connections.is_empty() {

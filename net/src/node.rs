@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use iroh::Endpoint;
@@ -18,6 +18,7 @@ use nearfield_protocol::records::{
 };
 use nearfield_protocol::{DatasetName, Digest, FunctionName, NodeId};
 use nearfield_store::Store;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
@@ -280,6 +281,11 @@ impl Node {
         }
     }
 
+    /// Whether it is known which blobs may go where, as the records say now.
+    pub fn knows_residency(&self) -> bool {
+        !self.inner.residency.is_behind() && self.unread_lists().is_empty()
+    }
+
     /// Reads anew which blobs may go where, if that may have changed: before a blob is fetched, which others may ask for then.
     pub async fn keep_residency(&self) {
         if self.inner.residency.is_old(&self.inner.store) {
@@ -311,8 +317,8 @@ impl Node {
         self.network().founder
     }
 
-    fn network(&self) -> std::sync::MutexGuard<'_, Network> {
-        self.inner.network.lock().expect("no panic under this lock")
+    fn network(&self) -> MutexGuard<'_, Network> {
+        self.inner.network.lock()
     }
 
     /// What the records say now.

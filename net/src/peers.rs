@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{ConnectOptions, Connection, QuicTransportConfig, RecvStream, SendStream};
 use iroh::{Endpoint, EndpointAddr, EndpointId};
 use nearfield_protocol::NodeId;
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -98,7 +99,7 @@ impl Peers {
             let address = addresses.fold(EndpointAddr::new(id), |address, ip| address.with_ip_addr(*ip));
             self.lookup.set_endpoint_info(address);
         }
-        let mut book = self.book.lock().expect("no panic under this lock");
+        let mut book = self.book.lock();
         book.insert(
             contact.id,
             contact.addresses.iter().take(MAX_ADDRESSES).copied().collect(),
@@ -107,7 +108,7 @@ impl Peers {
 
     /// Where nodes were last reached.
     pub fn book(&self) -> Vec<Contact> {
-        let book = self.book.lock().expect("no panic under this lock");
+        let book = self.book.lock();
         let contact = |(id, addresses): (&NodeId, &Vec<SocketAddr>)| Contact {
             id: *id,
             addresses: addresses.clone(),

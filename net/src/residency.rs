@@ -9,11 +9,12 @@
 //! may have reached it first.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 
 use nearfield_protocol::node::Label;
 use nearfield_protocol::{Digest, NodeId};
 use nearfield_store::Store;
+use parking_lot::{Mutex, RwLock};
 
 use crate::document::Document;
 use crate::view::Records;
@@ -123,7 +124,7 @@ impl Residency {
         if !self.rules().datasets.contains(digest) {
             return false;
         }
-        let mut passed = self.passed.lock().expect("no panic under this lock");
+        let mut passed = self.passed.lock();
         passed.insert(*digest, digests(list).collect());
         true
     }
@@ -136,7 +137,7 @@ impl Residency {
         let records = self.document.records();
         let restricted: HashSet<Digest> = records.restricted().map(|version| version.digest).collect();
         let passed = {
-            let mut passed = self.passed.lock().expect("no panic under this lock");
+            let mut passed = self.passed.lock();
             passed.retain(|digest, _| restricted.contains(digest));
             passed.clone()
         };
@@ -144,11 +145,11 @@ impl Residency {
             change,
             ..rules(&records, store, &passed).await
         };
-        *self.rules.write().expect("no panic under this lock") = Arc::new(rules);
+        *self.rules.write() = Arc::new(rules);
     }
 
     fn rules(&self) -> Arc<Rules> {
-        self.rules.read().expect("no panic under this lock").clone()
+        self.rules.read().clone()
     }
 
     fn change(&self) -> u64 {

@@ -7,11 +7,12 @@
 //! A blob that may not rest on this node comes *in passing*: it stays in memory for those who asked, never touches the disk,
 //! and is given to no other node.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use nearfield_protocol::Digest;
+use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
 use crate::blobs::{Blob, Store};
@@ -90,7 +91,7 @@ impl Outside {
             .weigher(|_, size: &u64| u32::try_from((*size).max(MIN_WEIGHT_BYTES) >> 10).unwrap_or(u32::MAX))
             .eviction_listener(move |digest: Arc<Digest>, _, cause| {
                 if cause == moka::notification::RemovalCause::Size {
-                    falls.lock().expect("no panic under this lock").push(*digest);
+                    falls.lock().push(*digest);
                 }
             })
             .build();
@@ -334,7 +335,7 @@ impl Store {
 
     async fn drop_least_used(&self) -> Result<(), StoreError> {
         self.outside().cached.run_pending_tasks();
-        let dropped = std::mem::take(&mut *self.outside().dropped.lock().expect("no panic under this lock"));
+        let dropped = std::mem::take(&mut *self.outside().dropped.lock());
         if dropped.is_empty() {
             return Ok(());
         }

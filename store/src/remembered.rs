@@ -9,13 +9,14 @@ mod payload;
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use nearfield_protocol::job::{Made, PureReport, ResultKey, Signature};
 use nearfield_protocol::records::RecordClock;
 use nearfield_protocol::{Digest, NodeId};
+use parking_lot::Mutex;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::oneshot;
 
@@ -311,7 +312,7 @@ impl Remembered {
     async fn queue(&self, change: Change) -> Result<(), StoreError> {
         let (done, committed) = oneshot::channel();
         let leads = {
-            let mut queue = self.inner.queue.lock().expect("no panic under this lock");
+            let mut queue = self.inner.queue.lock();
             queue.waiting.push(Waiting { change, done });
             !std::mem::replace(&mut queue.committing, true)
         };
@@ -351,7 +352,7 @@ impl Inner {
     fn commit_waiting(&self) {
         loop {
             let batch = {
-                let mut queue = self.queue.lock().expect("no panic under this lock");
+                let mut queue = self.queue.lock();
                 if queue.waiting.is_empty() {
                     queue.committing = false;
                     return;

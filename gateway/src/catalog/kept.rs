@@ -1,10 +1,11 @@
 //! Data that is kept to some nodes: what its rule is, whether it may rest here, and which other node may put it for this one.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use nearfield_protocol::node::{Label, Role};
 use nearfield_protocol::{DatasetName, NodeId, Problem, ProblemKind};
 use nearfield_store::Placement;
+use parking_lot::Mutex;
 
 use super::{Catalog, Keeping};
 use crate::cluster;
@@ -34,7 +35,7 @@ impl Catalog {
     /// Lets `node` put `name` once, for as long as the guard is there.
     pub fn grant(&self, node: NodeId, name: DatasetName) -> Granted {
         let granted = (node, name);
-        let mut all = self.granted.lock().expect("no panic under this lock");
+        let mut all = self.granted.lock();
         all.push(granted.clone());
         Granted {
             all: self.granted.clone(),
@@ -44,7 +45,7 @@ impl Catalog {
 
     /// Whether a put that `node` takes for this one is under way.
     pub fn has_granted(&self, node: &NodeId, name: &DatasetName) -> bool {
-        let all = self.granted.lock().expect("no panic under this lock");
+        let all = self.granted.lock();
         all.iter().any(|granted| granted == &(*node, name.clone()))
     }
 
@@ -108,7 +109,7 @@ pub(super) type Grants = Arc<Mutex<Vec<(NodeId, DatasetName)>>>;
 
 impl Drop for Granted {
     fn drop(&mut self) {
-        let mut all = self.all.lock().expect("no panic under this lock");
+        let mut all = self.all.lock();
         if let Some(at) = all.iter().position(|granted| *granted == self.granted) {
             all.swap_remove(at);
         }

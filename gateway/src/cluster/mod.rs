@@ -4,6 +4,7 @@
 
 mod drains;
 mod fetch;
+mod lists;
 mod patience;
 mod repair;
 mod residency;

@@ -5,8 +5,9 @@
 //! itself, so that none waits for a slow one.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nearfield_net::Records;
 use nearfield_net::control::{MAX_ASKED, Question, Reply};
 use nearfield_protocol::node::Label;
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
@@ -15,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Cluster;
 use super::drains::Drains;
+use super::lists::Lists;
 use super::patience::Patience;
 use crate::catalog::net_problem;
 use crate::place::holders::Slot;
@@ -25,6 +27,8 @@ use crate::server::Gateway;
 
 /// How often it is looked whether enough hosts keep everything.
 const ROUND: Duration = Duration::from_secs(2);
+/// How often it is looked although nothing changed since all was well.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Hosts that keep a blob, where there are so many and nothing else is asked for.
 pub const REPLICAS: u32 = 2;
 /// What may be asked for instead.
@@ -64,6 +68,19 @@ struct Asking {
     tasks: JoinSet<Vec<Digest>>,
     of: HashMap<NodeId, AbortHandle>,
     patience: Patience,
+    lists: Lists,
+    /// When nothing was to be done, and what was looked at then.
+    settled: Option<(Sight, Instant)>,
+}
+
+/// All that a round of repair looks at: while it is the same, so is what is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sight {
+    /// The generation of the records.
+    records: u64,
+    /// The changes of the table of hosts.
+    table: u64,
+    leads: bool,
 }
 
 impl Cluster {
@@ -104,6 +121,20 @@ impl Cluster {
         }
         // One gateway orders. The others only look what they need not keep themselves.
         let leads = catalog.node.leader().is_none();
+        let records = catalog.node.records();
+        let sight = Sight {
+            records: records.generation,
+            table: self.gateway.hosts.table().changes,
+            leads,
+        };
+        let same = |(settled, at): (Sight, Instant)| settled == sight && at.elapsed() < LOOK_AGAIN;
+        if asking.settled.is_some_and(same) {
+            return Ok(());
+        }
+        let knows_residency = catalog.node.knows_residency();
+        asking.settled = None;
+        asking.lists.keep_those_of(&records);
+        let mut all_well = knows_residency && asking.of.is_empty() && lost.is_empty();
         let (patience, busy) = (&mut asking.patience, &asking.of);
         patience.begin(self.gateway.hosts.table().generation);
         let mut drains = Drains::begin(&self.gateway.hosts.table());
@@ -118,9 +149,11 @@ impl Cluster {
                     drains.count(&table, digest, more.is_none());
                     if !rule.is_empty() && is_settled(&table, digest, &kept, more.as_deref()) {
                         if !catalog.node.may_rest(digest) {
+                            all_well = false;
                             misplaced_here.push(*digest);
                         }
                         for host in misplaced(&table, digest, &rule) {
+                            all_well = false;
                             // What a host is still at is looked at again once it is done.
                             if leads && !busy.contains_key(&host) {
                                 orders.entry(host).or_default().erase.push(*digest);
@@ -131,6 +164,7 @@ impl Cluster {
                         safe.push(*digest);
                         continue;
                     };
+                    all_well = false;
                     // What a host is still at is looked at again once it is done.
                     let mut free = more
                         .into_iter()
@@ -146,7 +180,7 @@ impl Cluster {
                 }
             }
         };
-        look_at_all(&self.gateway, look).await;
+        let all_read = look_at_all(&self.gateway, &records, &mut asking.lists, look).await;
         self.gateway.hosts.set_drains(drains.end());
         self.erase(misplaced_here).await?;
         // A gateway without a host keeps bytes only until hosts do.
@@ -156,6 +190,9 @@ impl Cluster {
                 .filter(|digest| catalog.store.has(digest))
                 .collect::<Vec<_>>();
             catalog.store.spare(&stored).await.map_err(store_problem)?;
+        }
+        if all_well && all_read && orders.is_empty() {
+            asking.settled = Some((sight, Instant::now()));
         }
         for (host, order) in orders {
             let cluster = self.clone();
@@ -241,18 +278,22 @@ impl Cluster {
     }
 }
 
-/// Shows every blob that a record names, and who is to keep it.
-async fn look_at_all(gateway: &Gateway, mut look: impl FnMut(Kept<'_>)) {
-    let catalog = &gateway.catalog;
-    let records = catalog.node.records();
+/// Shows every blob that a record names, and who is to keep it. Whether all lists of shards were there.
+async fn look_at_all(
+    gateway: &Gateway,
+    records: &Records,
+    lists: &mut Lists,
+    mut look: impl FnMut(Kept<'_>),
+) -> bool {
+    let mut all = true;
     for version in records.all_dataset_versions() {
         // A list that nobody gives now says nothing of its shards.
-        let Ok(dataset) = catalog.store.dataset(&version.digest).await else {
+        let Ok(listed) = lists.of(&gateway.catalog.store, &version.digest).await else {
             tracing::debug!(name = %version.name, version = version.version, "its list of shards cannot be had");
+            all = false;
             continue;
         };
-        let heads: Vec<Digest> = dataset.heads().collect();
-        for digests in [&heads, &dataset.shards] {
+        for digests in [&listed.heads, &listed.shards] {
             look(Kept {
                 dataset: Some(version.digest),
                 digests,
@@ -269,6 +310,7 @@ async fn look_at_all(gateway: &Gateway, mut look: impl FnMut(Kept<'_>)) {
             only: &[],
         });
     }
+    all
 }
 
 /// The hosts that are to keep a blob in addition to those that do, as far as there are such; `None` if enough do.
@@ -322,7 +364,6 @@ fn misplaced(table: &HostTable, digest: &Digest, rule: &[Label]) -> Vec<NodeId> 
 mod tests {
     use super::super::drains::Drain;
     use super::*;
-    use nearfield_net::Records;
     use nearfield_net::control::Hello;
     use nearfield_protocol::node::{NodeRecord, NodeVersion, Role, labels};
 

@@ -16,9 +16,10 @@ mod replay;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use nearfield_protocol::{JobId, Problem, ProblemKind};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -105,7 +106,7 @@ impl Jobs {
             cancel: CancellationToken::new(),
         });
         {
-            let mut all = jobs.running.lock().expect("no panic under this lock");
+            let mut all = jobs.running.lock();
             if all.len() >= MAX_RUNNING {
                 return Err(Problem::new(ProblemKind::Overload, "too many jobs run already")
                     .with_limit(format!("jobs at once = {MAX_RUNNING}")));
@@ -156,11 +157,7 @@ impl Jobs {
     }
 
     pub fn running(&self, id: &JobId) -> Option<Arc<Running>> {
-        self.running
-            .lock()
-            .expect("no panic under this lock")
-            .get(id)
-            .cloned()
+        self.running.lock().get(id).cloned()
     }
 
     /// The job, if it runs. One that a stop interrupted runs again a while after the next start: that is waited for.
@@ -217,12 +214,7 @@ struct UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut running = self
-            .gateway
-            .jobs
-            .running
-            .lock()
-            .expect("no panic under this lock");
+        let mut running = self.gateway.jobs.running.lock();
         running.remove(&self.id);
     }
 }

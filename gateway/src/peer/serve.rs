@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -16,6 +16,7 @@ use iroh::endpoint::{RecvStream, SendStream};
 use nearfield_net::{CallStream, frame};
 use nearfield_protocol::call::{CallReport, CallSpec};
 use nearfield_protocol::{CallId, NodeId, Problem, ProblemKind, limits};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -136,7 +137,7 @@ impl Serving {
         self.reports.insert((node, spec.id), slot);
         let once = Mutex::new(Some((spec, reported)));
         let service = service_fn(|request: Request<Incoming>| {
-            let once = once.lock().expect("no panic under this lock").take();
+            let once = once.lock().take();
             async move {
                 let Some((spec, reported)) = once else {
                     return Err(Problem::new(ProblemKind::BadRequest, "one stream is one call"));
@@ -254,7 +255,7 @@ impl Serving {
 
     async fn report(&self, node: NodeId, call: CallId) -> Option<CallReport> {
         let slot = self.reports.remove(&(node, call))?;
-        let report = slot.lock().expect("no panic under this lock").take()?;
+        let report = slot.lock().take()?;
         report.await.ok()
     }
 }

@@ -71,6 +71,8 @@ pub struct HostTable {
     pub fuel_per_call: u64,
     /// Rises with every change of who is there.
     pub generation: u64,
+    /// Rises with every change of who is there, is reached, or holds what.
+    pub changes: u64,
     /// Rises with every change of what is in the memory of GPUs.
     pub resident_generation: u64,
 }
@@ -84,6 +86,7 @@ impl Default for HostTable {
             residents: Holders::default(),
             fuel_per_call: FUEL_PER_CALL,
             generation: 0,
+            changes: 0,
             resident_generation: 0,
         }
     }
@@ -113,6 +116,7 @@ impl HostTable {
         });
         self.slots.insert(id, slot);
         self.generation += 1;
+        self.changes += 1;
         self.refresh(records);
     }
 
@@ -122,28 +126,34 @@ impl HostTable {
             self.holders.remove_host(slot);
             self.residents.remove_host(slot);
             self.generation += 1;
+            self.changes += 1;
         }
     }
 
     /// It said how busy it is, so it is there.
     pub fn beat(&mut self, id: &NodeId, load: Load) {
-        if let Some(host) = self.get_mut(id) {
-            host.load = load;
-            host.there = true;
+        let Some(host) = self.get_mut(id) else { return };
+        host.load = load;
+        if !std::mem::replace(&mut host.there, true) {
+            self.changes += 1;
         }
     }
 
     /// A call did not reach it: nothing is sent there before it is heard of again.
     pub fn missed(&mut self, id: &NodeId) {
-        if let Some(host) = self.get_mut(id) {
-            host.there = false;
+        let Some(host) = self.get_mut(id) else { return };
+        if std::mem::replace(&mut host.there, false) {
+            self.changes += 1;
         }
     }
 
     /// Returns how many of `added` are not taken down: of a host so many are ([`MAX_HELD`]).
     pub fn holds(&mut self, id: &NodeId, added: &[Digest], removed: &[Digest]) -> usize {
         match self.slots.get(id) {
-            Some(slot) => self.holders.change(*slot, added, removed, MAX_HELD),
+            Some(slot) => {
+                self.changes += u64::from(!added.is_empty() || !removed.is_empty());
+                self.holders.change(*slot, added, removed, MAX_HELD)
+            }
             None => 0,
         }
     }
@@ -175,6 +185,7 @@ impl HostTable {
                 host.draining = member.draining;
                 host.labels.clone_from(&member.node.labels);
                 self.generation += 1;
+                self.changes += 1;
             }
         }
     }

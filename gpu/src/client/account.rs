@@ -1,8 +1,10 @@
 //! What one call may use of the GPU, and what it has used.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::wire::Usage;
 use crate::{GpuError, limits};
@@ -45,7 +47,7 @@ impl Account {
     }
 
     pub fn usage(&self) -> Usage {
-        self.0.books.lock().expect("no panic under this lock").usage
+        self.0.books.lock().usage
     }
 
     /// The call has ended.
@@ -58,7 +60,7 @@ impl Account {
         if self.0.closed.load(Ordering::Relaxed) {
             return Err(GpuError::Timeout("the call has ended".to_owned()));
         }
-        let busy = self.0.books.lock().expect("no panic under this lock").busy;
+        let busy = self.0.books.lock().busy;
         let left = self.0.time.saturating_sub(busy);
         if left.is_zero() {
             return Err(GpuError::Quota(format!(
@@ -83,7 +85,7 @@ impl Account {
     }
 
     pub(super) fn book(&self, usage: &Usage, busy: Duration) {
-        let mut books = self.0.books.lock().expect("no panic under this lock");
+        let mut books = self.0.books.lock();
         books.usage.add(usage);
         books.busy += busy;
     }

@@ -15,10 +15,11 @@ mod work;
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use nearfield_protocol::Digest;
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use account::Account;
@@ -217,13 +218,7 @@ impl Gpu {
     /// Has at hand what of a submission's shards is not in GPU memory, so that the GPU's thread waits for no disk and no network. Waits
     /// while others bring much.
     pub async fn bring(&self, submission: &mut Submission) -> Result<(), SourceError> {
-        let here = self
-            .inner
-            .shared
-            .pieces
-            .lock()
-            .expect("no panic under this lock")
-            .clone();
+        let here = self.inner.shared.pieces.lock().clone();
         let absent: Vec<(Piece, Source)> = submission
             .shards()
             .into_iter()

@@ -2,8 +2,9 @@
 //! one ask of each before its own.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{Ask, gone};
 use crate::{GpuError, limits};
@@ -72,8 +73,8 @@ impl Queue {
     /// Waits for the next thing to do, for so long at most.
     pub fn next(&self, patience: Duration) -> Next {
         let idle = |waiting: &mut Waiting| waiting.turns.len == 0 && !waiting.tidy && !waiting.closed;
-        let waited = self.news.wait_timeout_while(self.lock(), patience, idle);
-        let (mut waiting, _) = waited.expect("no panic under this lock");
+        let mut waiting = self.lock();
+        self.news.wait_while_for(&mut waiting, idle, patience);
         match waiting.turns.pop() {
             Some(ask) => Next::Ask(ask),
             None if std::mem::take(&mut waiting.tidy) => Next::Tidy,
@@ -83,7 +84,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().expect("no panic under this lock")
+        self.waiting.lock()
     }
 }
 

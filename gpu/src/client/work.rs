@@ -170,7 +170,7 @@ impl Drop for BufferInner {
         if matches!(made.load(Ordering::Relaxed), UNMADE | SPOILED) {
             return;
         }
-        shared.dropped.lock().expect("no panic under this lock").push(*id);
+        shared.dropped.lock().push(*id);
         queue.tidy();
     }
 }

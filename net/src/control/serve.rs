@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use nearfield_protocol::records::RecordKey;
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
@@ -92,7 +93,7 @@ impl Control {
                 }
                 let _here = self.present.enter(node);
                 let stream = {
-                    let mut streams = self.streams.lock().expect("no panic under this lock");
+                    let mut streams = self.streams.lock();
                     let newest = streams.entry(node).or_default();
                     *newest += 1;
                     *newest
@@ -208,12 +209,7 @@ struct Gone {
 
 impl Drop for Gone {
     fn drop(&mut self) {
-        let newest = self
-            .streams
-            .lock()
-            .expect("no panic under this lock")
-            .get(&self.node)
-            .copied();
+        let newest = self.streams.lock().get(&self.node).copied();
         if newest != Some(self.stream) {
             // It has come back on another stream, and its old one only ended late.
             return;

@@ -3,10 +3,10 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use nearfield_protocol::node::{Labels, Role};
 use nearfield_protocol::{DatasetName, Digest, NodeId};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::network::replace;
@@ -93,7 +93,7 @@ impl Invitations {
 
     /// Writes down an offer. On disk when this returns.
     pub fn add(&self, nonce: &[u8; 32], offer: Offer, now_unix_ms: u64) -> io::Result<()> {
-        let _redeeming = self.redeeming.lock().expect("no panic under this lock");
+        let _redeeming = self.redeeming.lock();
         let mut open = 0;
         for file in fs::read_dir(&self.dir)? {
             let path = file?.path();
@@ -120,7 +120,7 @@ impl Invitations {
         again: Again,
         now_unix_ms: u64,
     ) -> Result<Offer, NotRedeemed> {
-        let _redeeming = self.redeeming.lock().expect("no panic under this lock");
+        let _redeeming = self.redeeming.lock();
         let failed = |error: io::Error| NotRedeemed::Io(error.to_string());
         let path = self.path(nonce);
         let invitation = match read(&path) {

@@ -1,9 +1,9 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::Mutex;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nearfield_protocol::units::format_bytes;
+use parking_lot::Mutex;
 use reqwest::header::{CONTENT_ENCODING, HeaderMap, HeaderValue, IF_MATCH, RANGE};
 use reqwest::{Method, Request, Response, StatusCode, Url};
 
@@ -121,7 +121,7 @@ impl Site {
 
     /// The pieces that came so far of these objects are encoded, as a put does not take off.
     pub fn encoded(&self) -> Vec<String> {
-        let named = self.named.lock().expect("no panic under this lock");
+        let named = self.named.lock();
         named.iter().cloned().collect()
     }
 
@@ -133,7 +133,7 @@ impl Site {
         let shown = self.shown(key);
         match self.encoded {
             Encoded::Named => {
-                let mut named = self.named.lock().expect("no panic under this lock");
+                let mut named = self.named.lock();
                 if named.len() < MOST_NAMED {
                     named.insert(shown);
                 }

@@ -18,13 +18,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use iroh_blobs::Hash;
 use iroh_blobs::store::fs::FsStore;
 use iroh_blobs::store::fs::options::{BatchOptions, InlineOptions, Options, PathOptions};
 use nearfield_protocol::Digest;
+use parking_lot::Mutex;
 
 use self::leftovers::Leftovers;
 use self::staging::FREE_FLOOR_BYTES;
@@ -341,7 +342,7 @@ impl Store {
 
 impl Inner {
     fn forget_open(&self, digests: &[Digest]) {
-        let mut verified = self.verified.lock().expect("no panic under this lock");
+        let mut verified = self.verified.lock();
         for digest in digests {
             self.maps.invalidate(digest);
             self.datasets.invalidate(digest);

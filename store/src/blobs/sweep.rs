@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use iroh_blobs::Hash;
 use iroh_blobs::store::{GcConfig, ProtectCb, ProtectOutcome};
 use nearfield_protocol::Digest;
+use parking_lot::Mutex;
 
 use crate::state::State;
 
@@ -32,7 +33,7 @@ impl Sweeper {
     fn protect(&self, state: &State, live: &mut HashSet<Hash>) -> ProtectOutcome {
         let elapsed = self.started.elapsed().as_millis() as u64;
         self.last_sweep_ms.store(elapsed, Ordering::Relaxed);
-        let held = || self.held.lock().expect("no panic under this lock");
+        let held = || self.held.lock();
         match state.sweep(|digest| held().contains_key(digest)) {
             Ok(protected) => {
                 let hash = |digest: &Digest| Hash::from_bytes(*digest.as_bytes());
@@ -70,12 +71,7 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn new(sweeper: &Arc<Sweeper>, digest: Digest) -> Self {
-        *sweeper
-            .held
-            .lock()
-            .expect("no panic under this lock")
-            .entry(digest)
-            .or_default() += 1;
+        *sweeper.held.lock().entry(digest).or_default() += 1;
         Held {
             sweeper: sweeper.clone(),
             digest,
@@ -85,7 +81,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut held = self.sweeper.held.lock().expect("no panic under this lock");
+        let mut held = self.sweeper.held.lock();
         if let Some(count) = held.get_mut(&self.digest) {
             *count -= 1;
             if *count == 0 {

@@ -127,11 +127,7 @@ impl Store {
             }
             Some(_) => {}
         }
-        let known = inner
-            .verified
-            .lock()
-            .expect("no panic under this lock")
-            .contains(&digest);
+        let known = inner.verified.lock().contains(&digest);
         let blob = if known {
             inner.read(digest)
         } else {
@@ -145,11 +141,7 @@ impl Store {
             }
             Err(error) => return Err(error),
         };
-        inner
-            .verified
-            .lock()
-            .expect("no panic under this lock")
-            .insert(digest);
+        inner.verified.lock().insert(digest);
         inner.maps.insert(digest, blob.clone());
         Ok(blob)
     }
@@ -197,10 +189,7 @@ impl Inner {
         tracing::error!(%digest, "a blob no longer matches its digest; it is quarantined");
         self.maps.invalidate(&digest);
         self.datasets.invalidate(&digest);
-        self.verified
-            .lock()
-            .expect("no panic under this lock")
-            .remove(&digest);
+        self.verified.lock().remove(&digest);
         self.state.set_standing(&[digest], Standing::Quarantined)?;
         self.outside.tell(Change::Removed(Arc::new([digest])));
         Ok(())

@@ -15,11 +15,12 @@ mod table;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nearfield_protocol::Digest;
+use parking_lot::Mutex;
 
 use self::objects::Reader;
 use self::source::{Allowed, Source};
@@ -105,7 +106,7 @@ impl InPlace {
     /// Forgets shards that nothing refers to, but for those of puts under way.
     pub fn forget(&self, digests: &[Digest]) -> Result<(), StoreError> {
         let known: Vec<_> = {
-            let staged = self.staged.lock().expect("no panic under this lock");
+            let staged = self.staged.lock();
             digests
                 .iter()
                 .filter(|digest| !staged.contains_key(digest))
@@ -134,7 +135,7 @@ impl StagedInPlace {
     }
 
     fn add(&mut self, digest: Digest) {
-        let mut staged = self.in_place.staged.lock().expect("no panic under this lock");
+        let mut staged = self.in_place.staged.lock();
         *staged.entry(digest).or_default() += 1;
         self.digests.push(digest);
     }
@@ -142,7 +143,7 @@ impl StagedInPlace {
 
 impl Drop for StagedInPlace {
     fn drop(&mut self) {
-        let mut staged = self.in_place.staged.lock().expect("no panic under this lock");
+        let mut staged = self.in_place.staged.lock();
         for digest in &self.digests {
             if let Some(times) = staged.get_mut(digest) {
                 *times -= 1;

@@ -7,10 +7,11 @@
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use nearfield_protocol::Digest;
+use parking_lot::RwLock;
 
 use super::InPlace;
 use super::groups::Groups;
@@ -153,11 +154,11 @@ impl InPlaceShard {
     }
 
     fn places(&self) -> Arc<[Place]> {
-        self.places.read().expect("no panic under this lock").clone()
+        self.places.read().clone()
     }
 
     fn set_places(&self, places: Vec<Place>) {
-        *self.places.write().expect("no panic under this lock") = places.into();
+        *self.places.write() = places.into();
     }
 
     fn put_first(&self, first: &Place, changed: &[Place]) {

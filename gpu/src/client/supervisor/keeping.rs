@@ -125,7 +125,7 @@ impl Supervisor {
 
     /// Notes what was dropped since.
     pub(super) fn note_dropped(&mut self) {
-        let dropped = std::mem::take(&mut *self.shared.dropped.lock().expect("no panic under this lock"));
+        let dropped = std::mem::take(&mut *self.shared.dropped.lock());
         let Some(held) = &mut self.worker else { return };
         dropped.into_iter().for_each(|buffer| held.free(buffer));
     }
@@ -146,7 +146,7 @@ impl Supervisor {
         if std::mem::take(&mut self.is_news) {
             let pieces: HashSet<Piece> = resident.into_iter().flat_map(Resident::pieces).collect();
             let blobs: HashSet<Digest> = pieces.iter().map(|piece| piece.digest).collect();
-            *self.shared.pieces.lock().expect("no panic under this lock") = Arc::new(pieces);
+            *self.shared.pieces.lock() = Arc::new(pieces);
             self.shared.residents.send_replace(Arc::new(blobs));
         }
     }

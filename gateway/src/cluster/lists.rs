@@ -1,0 +1,57 @@
+//! Which blobs each version of a dataset has, kept between the rounds of repair: to read and check a list takes a hundred times
+//! as long as to look at who holds what it names.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use nearfield_net::Records;
+use nearfield_protocol::Digest;
+use nearfield_store::{Store, StoreError};
+
+/// Digests that are kept of all lists together: 32 MiB. Lists beyond are read each time.
+const MAX_DIGESTS: usize = 1 << 20;
+
+/// The blobs of one version.
+pub struct Listed {
+    /// Those that say what it is: list, meta, index.
+    pub heads: Vec<Digest>,
+    pub shards: Vec<Digest>,
+}
+
+impl Listed {
+    fn digests(&self) -> usize {
+        self.heads.len() + self.shards.len()
+    }
+}
+
+/// The lists that were read.
+#[derive(Default)]
+pub struct Lists {
+    known: HashMap<Digest, Arc<Listed>>,
+    digests: usize,
+}
+
+impl Lists {
+    /// The blobs of a version that `records` name.
+    pub async fn of(&mut self, store: &Store, version: &Digest) -> Result<Arc<Listed>, StoreError> {
+        if let Some(listed) = self.known.get(version) {
+            return Ok(listed.clone());
+        }
+        let dataset = store.dataset(version).await?;
+        let listed = Arc::new(Listed {
+            heads: dataset.heads().collect(),
+            shards: dataset.shards.clone(),
+        });
+        if self.digests + listed.digests() <= MAX_DIGESTS {
+            self.digests += listed.digests();
+            self.known.insert(*version, listed.clone());
+        }
+        Ok(listed)
+    }
+
+    /// Forgets the lists of versions that are no more.
+    pub fn keep_those_of(&mut self, records: &Records) {
+        self.known.retain(|version, _| records.has_version_of(version));
+        self.digests = self.known.values().map(|listed| listed.digests()).sum();
+    }
+}
