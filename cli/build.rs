@@ -5,9 +5,9 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-/// What a function's crate needs: the SDK, the contract that it generates bindings from, and, for native tests on a GPU,
-/// the crates that drive one.
-const PARTS: [&str; 4] = ["sdk", "wit", "gpu", "protocol"];
+/// What a function's crate needs: the SDK, the contract that it generates bindings from, CSV for the mock host, and, for native
+/// tests on a GPU, the crates that drive one.
+const PARTS: [&str; 5] = ["sdk", "wit", "csv", "gpu", "protocol"];
 
 fn main() {
     let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("..");
@@ -64,7 +64,7 @@ fn workspace(manifest: &str) -> String {
     let kept = manifest
         .lines()
         .filter_map(|line| match line.split(" = ").next() {
-            Some("members") => Some("members = [\"gpu\", \"protocol\", \"sdk\", \"sdk/macros\"]"),
+            Some("members") => Some("members = [\"csv\", \"gpu\", \"protocol\", \"sdk\", \"sdk/macros\"]"),
             Some("default-members" | "exclude") => None,
             _ => Some(line),
         });

@@ -132,13 +132,14 @@ mod tests {
             "sdk/src/lib.rs",
             "sdk/macros/src/lib.rs",
             "wit/data/data.wit",
+            "csv/src/lib.rs",
             "gpu/src/lib.rs",
             "protocol/src/lib.rs",
         ] {
             assert!(has(path), "{path}");
         }
         let root: toml::Table = FILES[0].1.parse().unwrap();
-        assert_eq!(root["workspace"]["members"].as_array().unwrap().len(), 4);
+        assert_eq!(root["workspace"]["members"].as_array().unwrap().len(), 5);
     }
 
     #[test]
