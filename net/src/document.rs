@@ -32,13 +32,19 @@ use crate::view::{Entry, Records};
 pub const RECORD_BYTES: u64 = 16 << 20;
 /// Entries of one comparison follow each other faster than that.
 const CALM: Duration = Duration::from_millis(400);
-/// How long a comparison waits for others at most: many may write all the time.
-const MOST_CALM: Duration = Duration::from_secs(10);
+/// How often it is looked whether they still do.
+const CALM_STEP: Duration = Duration::from_millis(100);
+/// A comparison brings so many entries in one step, and writers fewer.
+const MANY_ENTRIES: u64 = 50;
+/// How long writers are waited for.
+const FEW_WAIT: Duration = Duration::from_secs(1);
+/// How long another comparison is waited for.
+const MANY_WAIT: Duration = Duration::from_secs(10);
 
 /// This node's replica of the records.
 pub(crate) struct Document {
-    /// When an entry came last from another node.
-    came: Mutex<Option<Instant>>,
+    /// How many entries came from other nodes, and when the last one did. The lock is held for one look.
+    came: Mutex<(u64, Option<Instant>)>,
     id: NodeId,
     docs: Docs,
     doc: Doc,
@@ -328,7 +334,27 @@ impl Document {
 
     /// An entry came from another node.
     pub fn entry_came(&self) {
-        *self.came.lock() = Some(Instant::now());
+        let mut came = self.came.lock();
+        *came = (came.0 + 1, Some(Instant::now()));
+    }
+
+    /// Waits while entries come in: for a comparison to its end, for writers, who may go on for ever, a while.
+    async fn calm(&self) {
+        let began = Instant::now();
+        loop {
+            let (before, last) = *self.came.lock();
+            if last.is_none_or(|last| last.elapsed() >= CALM) {
+                return;
+            }
+            tokio::time::sleep(CALM_STEP).await;
+            let patience = match self.came.lock().0 - before >= MANY_ENTRIES {
+                true => MANY_WAIT,
+                false => FEW_WAIT,
+            };
+            if began.elapsed() >= patience {
+                return;
+            }
+        }
     }
 
     /// Exchanges what is new with these nodes, now and as it comes.
@@ -336,11 +362,7 @@ impl Document {
     /// Not while many entries come in: iroh-docs 0.101 stands still for good if it is asked then, because its live actor waits
     /// for the store of entries, which waits for the live actor to take more than 1,024 of them.
     pub async fn sync(&self, peers: &[NodeId]) -> Result<(), NetError> {
-        let asked = Instant::now();
-        let comes_in = || self.came.lock().is_some_and(|came| came.elapsed() < CALM);
-        while comes_in() && asked.elapsed() < MOST_CALM {
-            tokio::time::sleep(CALM / 4).await;
-        }
+        self.calm().await;
         let peers = peers.iter().filter_map(|peer| endpoint_id(peer).ok());
         let peers = peers.map(EndpointAddr::new).collect();
         self.doc.start_sync(peers).await.map_err(NetError::records)
