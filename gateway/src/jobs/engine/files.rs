@@ -31,6 +31,13 @@ struct Wanted {
     tried: Vec<NodeId>,
 }
 
+impl Files {
+    /// Of the questions that nobody answered yet.
+    pub(super) fn tickets(&self) -> Vec<Ticket> {
+        self.asked.keys().copied().chain(self.puts).collect()
+    }
+}
+
 impl Engine {
     /// Who has the results is known.
     pub(super) fn begin_files(&mut self, found: &[Option<PureReport>]) -> Result<(), Leave> {

@@ -447,12 +447,16 @@ impl Engine {
 
     /// Ends all that is under way.
     fn leave_off(&mut self) {
-        for ticket in std::mem::take(&mut self.tickets).into_keys() {
-            self.actions.push(Action::Stop(ticket));
-        }
+        let of_runs = std::mem::take(&mut self.tickets).into_keys();
+        let of_recall = self.recall.take().map(Recall::tickets).unwrap_or_default();
+        let of_files = match &self.phase {
+            Phase::Files(files) => files.tickets(),
+            _ => Vec::new(),
+        };
+        let stops = of_runs.chain(of_recall).chain(of_files);
+        self.actions.extend(stops.map(Action::Stop));
         self.runs.clear();
         self.wakes.clear();
-        self.recall = None;
     }
 
     /// Asks what is remembered: a node that is has all below it done. From the root down, so nothing below a remembered node

@@ -24,6 +24,13 @@ pub(super) struct Recall {
     hosts: usize,
 }
 
+impl Recall {
+    /// Of the questions that nobody answered yet.
+    pub(super) fn tickets(self) -> Vec<Ticket> {
+        self.waits.into_keys().collect()
+    }
+}
+
 impl Engine {
     /// Asks all hosts what they remember under `keys`.
     pub(super) fn recall(&mut self, keys: Vec<ResultKey>, view: View<'_>) {
