@@ -1,4 +1,4 @@
-//! How what is asked of a host reaches it.
+//! Handles of hosts: of the one in this process, and of those of other nodes.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,7 +29,7 @@ pub trait Runs: Send + Sync + 'static {
     /// One run of a job: remembered, or made.
     fn run_pure(&self, spec: PureSpec) -> Boxed<'_, Result<PureReport, PureFailure>>;
 
-    /// The same run once more, whatever is remembered of it and stays so.
+    /// Makes the same run once more. The host neither uses nor changes what it remembers of it.
     fn replay(&self, spec: PureSpec) -> Boxed<'_, Result<Replayed, Problem>>;
 
     /// What the host remembers under each of `keys`, used for the datasets `origins`.
@@ -71,7 +71,7 @@ pub trait Host: Runs {
     fn logs(&self, query: LogQuery) -> Boxed<'_, Result<mpsc::Receiver<Logged>, Problem>>;
 }
 
-/// Finds the way to each host.
+/// Gives the handle of each host.
 pub struct Dispatch {
     local: NodeId,
     /// This node's own host, if it has one.
@@ -84,7 +84,7 @@ impl Dispatch {
         Dispatch { local, here, peers }
     }
 
-    /// A host: nothing is said to it yet.
+    /// The handle of a host. Nothing is sent yet.
     pub fn to(&self, host: NodeId) -> Arc<dyn Host> {
         match &self.here {
             Some(here) if host == self.local => here.clone(),

@@ -1,5 +1,5 @@
-//! Which blobs each version of a dataset has, kept between the rounds of repair: to read and check a list takes a hundred times
-//! as long as to look at who holds what it names.
+//! The lists of shards, kept between the rounds of repair. To read a list and to check it against its digest takes far longer
+//! than to look up who holds the blobs that it names.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ const MAX_DIGESTS: usize = 1 << 20;
 
 /// The blobs of one version.
 pub struct Listed {
-    /// Those that say what it is: list, meta, index.
+    /// The blobs that describe the dataset: list, meta, index.
     pub heads: Vec<Digest>,
     pub shards: Vec<Digest>,
 }
@@ -24,7 +24,7 @@ impl Listed {
     }
 }
 
-/// The lists that were read.
+/// Lists of shards by the digest of their dataset.
 #[derive(Default)]
 pub struct Lists {
     known: HashMap<Digest, Arc<Listed>>,

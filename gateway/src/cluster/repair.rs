@@ -27,7 +27,7 @@ use crate::server::Gateway;
 
 /// How often it is looked whether enough hosts keep everything.
 const ROUND: Duration = Duration::from_secs(2);
-/// How often it is looked although nothing changed since all was well.
+/// How long a round that found nothing to do stands for the next ones.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Hosts that keep a blob, where there are so many and nothing else is asked for.
 pub const REPLICAS: u32 = 2;
@@ -69,11 +69,11 @@ struct Asking {
     of: HashMap<NodeId, AbortHandle>,
     patience: Patience,
     lists: Lists,
-    /// When nothing was to be done, and what was looked at then.
+    /// The last round that found nothing to do: what it looked at, and when it ended.
     settled: Option<(Sight, Instant)>,
 }
 
-/// All that a round of repair looks at: while it is the same, so is what is to be done.
+/// What a round of repair depends on. A round finds nothing to do if one with the same sight found nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sight {
     /// The generation of the records.
