@@ -125,7 +125,7 @@ impl<'a> Driver<'a> {
             )
         };
         Ok(Driver {
-            origins: plan::setting(record, records.distrusted()).origins.clone().into(),
+            origins: plan::origins(record).into(),
             gateway,
             record,
             engine,

@@ -76,7 +76,7 @@ pub fn setting(record: &JobRecord, distrusted: &BTreeMap<NodeId, RecordClock>) -
 }
 
 /// What a purge of must forget this job's results.
-fn origins(record: &JobRecord) -> Vec<String> {
+pub fn origins(record: &JobRecord) -> Vec<String> {
     let over = match &record.dataset {
         Some(name) => name.to_string(),
         None => record.dataset_digest.to_string(),

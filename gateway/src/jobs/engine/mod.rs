@@ -11,7 +11,9 @@
 mod check;
 mod claims;
 mod files;
+mod look;
 mod recall;
+mod report;
 mod run;
 mod sites;
 #[cfg(test)]
@@ -31,13 +33,14 @@ use self::check::Checks;
 pub use self::claims::{Terms, Vouches, Worth};
 use self::files::Files;
 use self::recall::Recall;
+use self::report::{shard_failure, too_many};
 use self::run::{Run, Task};
 pub use self::sites::{IN_FLIGHT, View, rule};
 use self::sites::{PartsLost, Sites};
 use super::Progress;
 use super::order::{Known, Order, Step};
 use super::plan::{self, Leaf, Node, Shards};
-use super::record::{Checked, JobRecord, JobReport, JobState, Prediction, Selection, ShardFailure, Written};
+use super::record::{Checked, JobRecord, JobState, ShardFailure, Written};
 
 /// How often a job begins anew before it fails.
 const RESTARTS: usize = 8;
@@ -459,94 +462,6 @@ impl Engine {
         self.wakes.clear();
     }
 
-    /// Asks what is remembered: a node that is has all below it done. From the root down, so nothing below a remembered node
-    /// is looked at.
-    fn look(&mut self, view: View<'_>) {
-        let mut known = Known {
-            leaves: vec![false; self.leaves.len()],
-            nodes: self.levels.iter().map(|level| vec![true; level.len()]).collect(),
-        };
-        match self.levels.len().checked_sub(1) {
-            // Files that a shard wrote are its own result's, so each leaf is needed.
-            _ if self.setting.may_write => {
-                known.nodes.iter_mut().for_each(|level| level.fill(false));
-                self.looked(known, view);
-            }
-            None => self.looked(known, view),
-            Some(top) => self.look_at(top, vec![0], known, view),
-        }
-    }
-
-    fn look_at(&mut self, level: usize, open: Vec<usize>, known: Known, view: View<'_>) {
-        let keys = open.iter().map(|&index| self.levels[level][index].key).collect();
-        self.phase = Phase::Nodes { level, open, known };
-        self.recall(keys, view);
-    }
-
-    /// What hosts remember of one level is known.
-    fn looked_at(
-        &mut self,
-        level: usize,
-        open: &[usize],
-        mut known: Known,
-        found: &[Option<PureReport>],
-        view: View<'_>,
-    ) {
-        let mut below = Vec::new();
-        for (&index, found) in open.iter().zip(found) {
-            let node = &self.levels[level][index];
-            if node.parts.len() > 1 && found.is_some() {
-                known.leaves[node.leaves.clone()].fill(true);
-                continue;
-            }
-            known.nodes[level][index] = false;
-            below.extend(node.parts.clone());
-        }
-        match level.checked_sub(1) {
-            Some(next) => self.look_at(next, below, known, view),
-            // Among several hosts a map goes to the one that remembers it.
-            None if view.table.len() > 1 => {
-                let keys = below.iter().map(|&leaf| self.leaves[leaf].key).collect();
-                self.phase = Phase::Leaves { known };
-                self.recall(keys, view);
-            }
-            None => self.looked(known, view),
-        }
-    }
-
-    /// What is remembered is known.
-    fn looked(&mut self, known: Known, view: View<'_>) {
-        if self.failures.is_empty() {
-            for leaf in 0..self.leaves.len() {
-                if known.leaves[leaf] {
-                    self.advance(leaf, true, Duration::from_secs_f64(self.progress.seconds));
-                }
-            }
-            self.phase = Phase::Compute(Order::new(self.levels.clone(), &known));
-            return;
-        }
-        // In another tree than the one that was run other leaves are needed: those that are remembered need not run.
-        let open = self.leaves.iter().zip(&known.leaves);
-        let open = open.filter(|(leaf, known)| !**known && self.sites.claims.first(&leaf.key).is_none());
-        let keys = open.map(|(leaf, _)| leaf.key).collect();
-        self.phase = Phase::OtherLeaves { known };
-        self.recall(keys, view);
-    }
-
-    /// What is remembered of another tree's leaves is known.
-    fn looked_again(&mut self, mut known: Known) {
-        for (leaf, known) in self.leaves.iter().zip(&mut known.leaves) {
-            *known |= self.sites.claims.first(&leaf.key).is_some();
-            if !*known {
-                // It stood below a result that was remembered, and counted as done.
-                self.progress.done -= 1;
-                self.progress.remembered -= 1;
-                self.progress.bytes_done -= leaf.size_bytes;
-            }
-        }
-        self.phase = Phase::Compute(Order::new(self.levels.clone(), &known));
-    }
-
     /// Goes one step on, if one can be gone without anything happening.
     fn go_on(&mut self, view: View<'_>, now: Duration) -> Result<bool, Leave> {
         if self.quarantines.is_some() {
@@ -754,54 +669,6 @@ impl Engine {
             false => Err(Restart::TrustChanged),
         }
     }
-
-    fn end(&mut self, now: Duration) {
-        let mut failures = self.sorted_failures();
-        let failed = failures.len() as u64;
-        failures.truncate(MAX_LISTED_FAILURES);
-        let (output, spent) = (self.output, &self.spent);
-        let report = JobReport {
-            output_key: output.map(|output| output.key),
-            digest: output.map_or(Digest::of(b"null"), |output| output.output),
-            output_bytes: output.map_or(4, |output| output.output_bytes),
-            shards: self.progress.shards,
-            remembered: self.progress.remembered,
-            fuel: output.map_or(0, |output| output.total_fuel),
-            fuel_spent: spent.fuel,
-            bytes_read: spent.bytes_read,
-            shard_bytes_moved: spent.moved_bytes,
-            partial_bytes_moved: self.partial_bytes_moved,
-            seconds: now.as_secs_f64(),
-            hosts: self.sites.used() as u64,
-            predicted: self.predict(),
-            failed,
-            failures,
-            checked: self.checked,
-            quarantined: self.quarantined.clone(),
-            into: self.into.clone(),
-        };
-        self.phase = Phase::Ended(JobState::Done(Box::new(report)));
-    }
-
-    /// What the whole dataset would take, by these of its shards.
-    fn predict(&self) -> Option<Prediction> {
-        if self.input.record.selection != Selection::DryRun || self.leaves.is_empty() {
-            return None;
-        }
-        let (shards, spent) = (&self.input.shards, &self.spent);
-        let sampled: u64 = self.leaves.iter().map(|leaf| leaf.size_bytes).sum();
-        let scale = shards.all_bytes as f64 / sampled.max(1) as f64;
-        Some(Prediction {
-            shards: shards.all,
-            bytes: shards.all_bytes,
-            fuel: (spent.all_fuel as f64 * scale) as u64,
-            // Of what was remembered the time is not known: it goes by the fuel of what ran.
-            seconds: (spent.fuel > 0).then(|| {
-                let all_us = spent.run_us as f64 * spent.all_fuel as f64 / spent.fuel as f64;
-                all_us / 1e6 * scale / self.input.workers as f64
-            }),
-        })
-    }
 }
 
 /// All that a job reads.
@@ -817,41 +684,4 @@ fn parts(spec: &PureSpec) -> &[ResultKey] {
         Work::Reduce { parts } => parts,
         Work::Finish { total } => std::slice::from_ref(total),
     }
-}
-
-fn shard_failure(leaf: &Leaf, problem: Problem) -> ShardFailure {
-    ShardFailure {
-        shard: leaf.index,
-        digest: leaf.shard,
-        source: leaf.source.as_deref().map(str::to_owned),
-        problem,
-    }
-}
-
-fn too_many(mut failures: Vec<ShardFailure>, record: &JobRecord) -> Leave {
-    let first = &failures[0];
-    let from = first
-        .source
-        .as_ref()
-        .map(|source| format!(" of {source}"))
-        .unwrap_or_default();
-    let what = match record.skip {
-        0 => format!("shard {}{from} failed: {}", first.shard, first.problem.detail),
-        skip => format!(
-            "{} shards failed, {skip} may; the first is shard {}{from}: {}",
-            failures.len(),
-            first.shard,
-            first.problem.detail
-        ),
-    };
-    let problem = Problem {
-        kind: first.problem.kind,
-        detail: format!(
-            "{what}; look into it with `nearfield replay {} --shard {}`",
-            record.id, first.shard
-        ),
-        limit: first.problem.limit.clone(),
-    };
-    failures.truncate(MAX_LISTED_FAILURES);
-    Leave::End(Box::new(End { problem, failures }))
 }

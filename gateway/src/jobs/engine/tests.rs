@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::*;
 use crate::jobs::plan::Shard;
+use crate::jobs::record::Selection;
 use crate::place::table::HostTable;
 
 fn id(number: u8) -> NodeId {
