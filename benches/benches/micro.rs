@@ -4,8 +4,8 @@ use std::hint::black_box;
 use std::io::Cursor;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use nearfield_gateway::place::table::HostTable;
-use nearfield_gateway::place::{Ask, Need, place};
+use nearfield_cluster::place::table::HostTable;
+use nearfield_cluster::place::{Ask, Need, place};
 use nearfield_net::Records;
 use nearfield_net::control::Hello;
 use nearfield_protocol::node::{NodeRecord, NodeVersion, Role};

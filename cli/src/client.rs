@@ -12,6 +12,7 @@ use ureq::http::{Request, Response};
 use ureq::{AsSendBody, Body, SendBody};
 
 use crate::failure::{Exit, Failure};
+use crate::listener;
 
 /// A node that has not taken a connection by then is not there; requests themselves take as long as they take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,10 +58,20 @@ impl<'a> Call<'a> {
 
 impl Client {
     /// Nothing is sent yet. Without `token`, the one that a node on this machine keeps in `data_dir` is shown.
-    pub fn new(url: &str, token: Option<String>, data_dir: &Path) -> Self {
-        let kept = || std::fs::read_to_string(data_dir.join("admin.token")).ok();
-        let token = token.or_else(kept).map(|token| token.trim().to_owned());
-        Client::with_timeout(url, token, None)
+    pub fn new(url: &str, token: Option<String>, data_dir: &Path) -> Result<Self> {
+        let token = match token {
+            Some(token) => Some(token),
+            None => {
+                let file = data_dir.join("admin.token");
+                let kept = std::fs::read_to_string(&file).ok();
+                if kept.is_some() {
+                    listener::check(url, &file)?;
+                }
+                kept
+            }
+        };
+        let token = token.map(|token| token.trim().to_owned());
+        Ok(Client::with_timeout(url, token, None))
     }
 
     /// Asks whoever is there, showing no token and waiting only shortly.
@@ -301,7 +312,8 @@ mod tests {
             &format!("http://{free}/"),
             Some("t".into()),
             Path::new("/nonexistent"),
-        );
+        )
+        .unwrap();
         let error = client.get("/v1/status").unwrap_err();
         let message = crate::failure::message(&error);
         assert!(

@@ -3,9 +3,9 @@
 use std::io;
 use std::process::ExitCode;
 
-use nearfield_net::remote::{Cause, RemoteError};
 use nearfield_protocol::problem::Blame;
 use nearfield_protocol::{Problem, ProblemKind};
+use nearfield_remote::{Cause, RemoteError};
 use serde_json::{Value, json};
 
 use crate::output::ReaderLeft;

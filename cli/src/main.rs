@@ -7,21 +7,18 @@ mod archive;
 mod args;
 mod client;
 mod commands;
-mod data_dir;
 mod deliver;
 mod events;
 mod failure;
 mod guest;
 mod interrupt;
-mod local;
-mod machine;
+mod listener;
 mod output;
 mod project;
 mod sdk;
 mod source;
 mod up;
 mod visible;
-mod walls;
 
 use std::process::ExitCode;
 

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nearfield_net::fuzz::listing(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nearfield_remote::fuzz::listing(bytes));

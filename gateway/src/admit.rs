@@ -25,6 +25,9 @@ const MAX_FUNCTIONS: u64 = 10_000;
 /// they can leave one for the sixth. From then on, whoever comes waits for the first place that comes free.
 const GREED: u32 = 2;
 
+/// Clients of which one may be pushed out, where all wait that may: the look is under the pool's lock.
+const LOOKED_AT: usize = 64;
+
 /// Who shares: everybody else gets as much as each of them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Client {
@@ -169,6 +172,8 @@ struct State {
     /// Who waits, in the order of their turns. None of them may take a place as things are.
     turns: VecDeque<Client>,
     queues: HashMap<Client, VecDeque<Waiter>>,
+    /// All of them together.
+    waiting: usize,
 }
 
 struct Waiter {
@@ -241,6 +246,7 @@ impl Pool {
                 state.turns.push_back(next.clone());
                 if !state.take(&next, waiter.limit) {
                     state.queues.entry(next).or_default().push_front(waiter);
+                    state.waiting += 1;
                     continue;
                 }
                 left = state.turns.len();
@@ -283,23 +289,45 @@ impl State {
         if is_new && self.queues.len() >= limits::WAITING_CLIENTS {
             return Err(Refusal::Full);
         }
+        // As many as run: a call that would wait for longer than calls take is refused at once.
+        let most = limits::QUEUED_CALLS_PER_FUNCTION.max(limit as usize);
+        if self.waiting >= most && !(is_new && self.push_out()) {
+            return Err(Refusal::Full);
+        }
         let queue = self.queues.entry(client.clone()).or_default();
+        let before = queue.len();
         queue.retain(|waiter| !waiter.place.is_closed());
+        self.waiting -= before - queue.len();
         if queue.len() >= limits::WAITING_PER_CLIENT {
             return Err(Refusal::TooManyWait);
         }
         let (place, waiting) = oneshot::channel();
         queue.push_back(Waiter { limit, place });
+        self.waiting += 1;
         if is_new {
             self.turns.push_back(client.clone());
         }
         Ok(waiting)
     }
 
+    /// Refuses the last call of a client that has several, of those whose turns come soonest the one with most: whoever has none
+    /// may wait in its place. Whether there was one.
+    fn push_out(&mut self) -> bool {
+        let has = |client: &&Client| self.queues.get(*client).map_or(0, VecDeque::len);
+        let longest = self.turns.iter().take(LOOKED_AT).max_by_key(has).cloned();
+        let Some(queue) = longest.and_then(|client| self.queues.get_mut(&client)) else {
+            return false;
+        };
+        let is_pushed_out = queue.len() > 1 && queue.pop_back().is_some();
+        self.waiting -= usize::from(is_pushed_out);
+        is_pushed_out
+    }
+
     /// The first of a client that still waits. Without one, its queue is gone.
     fn next_of(&mut self, client: &Client) -> Option<Waiter> {
         let queue = self.queues.get_mut(client)?;
         while let Some(waiter) = queue.pop_front() {
+            self.waiting -= 1;
             if !waiter.place.is_closed() {
                 return Some(waiter);
             }
@@ -449,6 +477,36 @@ mod tests {
         assert!(stays.await.is_ok());
         let state = pool.state.lock();
         assert!(state.taken == 0 && state.turns.is_empty() && state.queues.is_empty());
+        assert_eq!(state.waiting, 0);
+    }
+
+    #[tokio::test]
+    async fn no_more_wait_than_run_and_whoever_has_none_finds_room() {
+        let pool = Arc::new(Pool::default());
+        let _held: Vec<Place> = (1..=4).filter_map(|number| take(&pool, number, 4)).collect();
+        assert_eq!(pool.state.lock().taken, 4);
+        let wait = |number: u8| {
+            let asked = pool.ask(&client(number), 4);
+            asked.map(|asked| asked.err().expect("no place is free"))
+        };
+        let greedy = limits::QUEUED_CALLS_PER_FUNCTION / limits::WAITING_PER_CLIENT;
+        let many = (0..greedy).flat_map(|client| [9 + client as u8; limits::WAITING_PER_CLIENT]);
+        let mut waiting: Vec<_> = many.map(|number| wait(number).unwrap()).collect();
+        assert_eq!(wait(9).err(), Some(Refusal::Full), "it waits already");
+        let late = wait(99).unwrap();
+        let refused = |waiting: &mut oneshot::Receiver<Place>| {
+            matches!(waiting.try_recv(), Err(oneshot::error::TryRecvError::Closed))
+        };
+        assert_eq!(
+            waiting
+                .iter_mut()
+                .filter_map(|waiting| refused(waiting).then_some(()))
+                .count(),
+            1
+        );
+        assert_eq!(wait(99).err(), Some(Refusal::Full));
+        assert_eq!(pool.state.lock().waiting, limits::QUEUED_CALLS_PER_FUNCTION);
+        drop(late);
     }
 
     proptest! {

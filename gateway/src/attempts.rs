@@ -11,13 +11,14 @@ use http::request::Parts;
 use http::{Request, Response, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
+use nearfield_cluster::Hosts;
+use nearfield_cluster::host::Host;
 use nearfield_protocol::call::{CallSpec, OnReport};
 use nearfield_protocol::problem::{Blame, Elsewhere};
 use nearfield_protocol::{NodeId, Problem, ProblemKind};
 use parking_lot::Mutex;
 
 use crate::body::{self, Body, HeldEnd};
-use crate::server::Gateway;
 
 /// Longest body that is kept to be sent again.
 const KEPT_BODY_BYTES: u64 = 64 << 10;
@@ -99,9 +100,11 @@ async fn held(response: Response<Body>) -> Result<Response<Body>, Problem> {
     Ok(Response::from_parts(parts, body))
 }
 
-/// Runs a call on the first of `hosts` that takes it, and says which that was. `report` is told what became of it there.
+/// Runs a call on the first of `hosts` that takes it, and says which that was. `handle` gives the handle of each, `report` is
+/// told what became of the call there.
 pub async fn call(
-    gateway: &Arc<Gateway>,
+    known: &Arc<Hosts>,
+    handle: impl Fn(NodeId) -> Arc<dyn Host>,
     hosts: &[NodeId],
     chosen: &OnceLock<NodeId>,
     spec: CallSpec,
@@ -120,8 +123,8 @@ pub async fn call(
     for next in hosts.iter().copied().take(MAX_ATTEMPTS) {
         let Some(body) = sent.body() else { break };
         host = next;
-        let under_way = gateway.hosts.enter(host);
-        let (hosts, report) = (gateway.hosts.clone(), report.clone());
+        let under_way = known.enter(host);
+        let (hosts, report) = (known.clone(), report.clone());
         let limit = spec.function.manifest.limits.fuel;
         let on_report: OnReport = Box::new(move |mut ended| {
             ended.fuel = hosts.believed(&next, ended.fuel, limit);
@@ -132,20 +135,16 @@ pub async fn call(
             }
         });
         let request = Request::from_parts(parts.clone(), body);
-        ended = gateway
-            .dispatch
-            .to(host)
-            .call(spec.clone(), request, on_report)
-            .await;
+        ended = handle(host).call(spec.clone(), request, on_report).await;
         // This node's own host is lost only together with it.
-        if host != gateway.hosts.local()
+        if host != known.local()
             && let Ok(response) = ended
         {
             ended = held(response).await;
         }
         let next = match ended.as_ref().map_err(|problem| problem.kind) {
             Err(kind) if kind.blame() == Blame::LostHost => {
-                gateway.hosts.missed(&host);
+                known.missed(&host);
                 match kind.elsewhere() {
                     Elsewhere::Always => true,
                     Elsewhere::Repeatable => sent.again(),
@@ -161,4 +160,180 @@ pub async fn call(
     }
     let _ = chosen.set(host);
     (host, ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use nearfield_cluster::host::{Boxed, Given, LogQuery, Logged, Replayed, Runs, Surface};
+    use nearfield_protocol::call::{CallReport, Stages};
+    use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
+    use nearfield_protocol::records::FunctionVersion;
+    use nearfield_protocol::{CallId, Digest};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// A host that takes calls only, and fails them if it is to.
+    struct Fake {
+        fails: Option<ProblemKind>,
+        asked: Arc<Mutex<Vec<usize>>>,
+        number: usize,
+    }
+
+    impl Host for Fake {
+        fn call(
+            &self,
+            _: CallSpec,
+            request: Request<Body>,
+            report: OnReport,
+        ) -> Boxed<'_, Result<Response<Body>, Problem>> {
+            Box::pin(async move {
+                self.asked.lock().push(self.number);
+                match self.fails {
+                    Some(kind) => Err(Problem::new(kind, "as it is meant to")),
+                    None => {
+                        report(CallReport::without_guest(None, Stages::default()));
+                        Ok(Response::new(request.into_body()))
+                    }
+                }
+            })
+        }
+
+        fn check(&self, _: Digest) -> Boxed<'_, Result<Surface, Problem>> {
+            unreachable!("it takes calls only")
+        }
+
+        fn logs(&self, _: LogQuery) -> Boxed<'_, Result<mpsc::Receiver<Logged>, Problem>> {
+            unreachable!("it takes calls only")
+        }
+    }
+
+    impl Runs for Fake {
+        fn run_pure(&self, _: PureSpec) -> Boxed<'_, Result<PureReport, PureFailure>> {
+            unreachable!("it takes calls only")
+        }
+
+        fn replay(&self, _: PureSpec) -> Boxed<'_, Result<Replayed, Problem>> {
+            unreachable!("it takes calls only")
+        }
+
+        fn recall<'a>(
+            &'a self,
+            _: &'a [ResultKey],
+            _: &'a [String],
+        ) -> Boxed<'a, Result<Vec<Option<PureReport>>, Problem>> {
+            unreachable!("it takes calls only")
+        }
+
+        fn output(&self, _: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
+            unreachable!("it takes calls only")
+        }
+
+        fn written(&self, _: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
+            unreachable!("it takes calls only")
+        }
+
+        fn take(&self, _: ResultKey) -> Boxed<'_, Result<Option<Given>, Problem>> {
+            unreachable!("it takes calls only")
+        }
+
+        fn give<'a>(&'a self, _: Given, _: &'a [String]) -> Boxed<'a, Result<(), Problem>> {
+            unreachable!("it takes calls only")
+        }
+    }
+
+    /// Which hosts were asked, and what the call came to, when each fails as it is to.
+    async fn tried(
+        method: http::Method,
+        body: Body,
+        fails: &[Option<ProblemKind>],
+    ) -> (Vec<usize>, Result<Bytes, ProblemKind>) {
+        let id = |number: usize| NodeId::from_bytes([number as u8; 32]);
+        let hosts: Vec<NodeId> = (0..fails.len()).map(id).collect();
+        let known = Arc::new(Hosts::new(NodeId::from_bytes([99; 32])));
+        let asked = Arc::<Mutex<Vec<usize>>>::default();
+        let handle = |host: NodeId| -> Arc<dyn Host> {
+            let number = usize::from(host.as_bytes()[0]);
+            Arc::new(Fake {
+                fails: fails[number],
+                asked: asked.clone(),
+                number,
+            })
+        };
+        let spec = CallSpec {
+            id: CallId::new(0, rand::random()),
+            function: Arc::new(FunctionVersion {
+                name: "f".parse().unwrap(),
+                version: 1,
+                component: Digest::EMPTY,
+                manifest: Default::default(),
+                deployed_unix_ms: 0,
+                rolled_back_to: None,
+            }),
+            inputs: Arc::new(BTreeMap::new()),
+        };
+        let request = Request::builder().method(method).body(body).unwrap();
+        let reports = Arc::new(Mutex::new(0));
+        let counted = reports.clone();
+        let report: OnReport = Box::new(move |_| *counted.lock() += 1);
+        let chosen = OnceLock::new();
+        let (host, ended) = call(&known, handle, &hosts, &chosen, spec, request, report).await;
+        assert_eq!(chosen.get(), Some(&host));
+        let ended = match ended {
+            Ok(response) => Ok(response.into_body().collect().await.unwrap().to_bytes()),
+            Err(problem) => Err(problem.kind),
+        };
+        assert_eq!(*reports.lock(), i32::from(ended.is_ok()));
+        let asked = asked.lock().clone();
+        assert_eq!(asked.last(), Some(&usize::from(host.as_bytes()[0])));
+        (asked, ended)
+    }
+
+    #[tokio::test]
+    async fn a_call_goes_on_where_that_does_no_harm() {
+        use ProblemKind::{HostLost, HostUnreachable, OutOfFuel, Overload, Trap};
+        let text = || body::full("text");
+        // It never got there.
+        for method in [http::Method::GET, http::Method::POST] {
+            let (asked, ended) = tried(method, text(), &[Some(HostUnreachable), None]).await;
+            assert_eq!((asked, ended), (vec![0, 1], Ok("text".into())));
+        }
+        // It may have run: only what may run twice goes on.
+        let lost = [Some(HostLost), None];
+        assert_eq!(tried(http::Method::PUT, text(), &lost).await.0, [0, 1]);
+        assert_eq!(
+            tried(http::Method::POST, text(), &lost).await,
+            (vec![0], Err(HostLost))
+        );
+        // What a guest did, or a host that is there, comes again elsewhere.
+        for kind in [Trap, OutOfFuel, Overload] {
+            let (asked, ended) = tried(http::Method::GET, text(), &[Some(kind), None]).await;
+            assert_eq!((asked, ended), (vec![0], Err(kind)));
+        }
+        let (asked, ended) = tried(http::Method::GET, text(), &[Some(HostUnreachable); 5]).await;
+        assert_eq!(
+            (asked, ended),
+            (vec![0, 1, 2], Err(HostUnreachable)),
+            "three are enough"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_body_that_streams_is_sent_once() {
+        let long = || body::full(vec![b'x'; KEPT_BODY_BYTES as usize + 1]);
+        let (asked, ended) = tried(
+            http::Method::PUT,
+            long(),
+            &[Some(ProblemKind::HostUnreachable), None],
+        )
+        .await;
+        assert_eq!((asked, ended), (vec![0], Err(ProblemKind::HostUnreachable)));
+        let (asked, ended) = tried(http::Method::PUT, long(), &[None]).await;
+        assert_eq!(
+            (asked.len(), ended.unwrap().len() as u64),
+            (1, KEPT_BODY_BYTES + 1)
+        );
+    }
 }

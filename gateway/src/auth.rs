@@ -15,7 +15,7 @@ use biscuit_auth::KeyPair;
 use http::{HeaderMap, header};
 use nearfield_net::Records;
 use nearfield_protocol::records::{FunctionVersion, TokenVersion};
-use nearfield_protocol::{Digest, Problem, ProblemKind};
+use nearfield_protocol::{Digest, Problem, ProblemKind, unix_ms};
 
 use crate::tokens::{self, Facts, Token};
 
@@ -204,11 +204,6 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 fn unauthorized(detail: &str) -> Problem {
     Problem::new(ProblemKind::Unauthorized, detail)
-}
-
-fn unix_ms(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_millis() as u64)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Bodies as they cross the gateway, with their bounds.
+//! Bodies as they cross the gateway, with their bounds. What they are all made of is `nearfield_cluster::body`.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use nearfield_protocol::http::{DeclaredLength, LengthFault};
 use nearfield_protocol::records::FunctionVersion;
@@ -19,21 +18,10 @@ use tokio::time::{Instant, Sleep};
 
 use crate::heads;
 
+pub use nearfield_cluster::body::{Body, empty, full};
+
 /// A body of up to so many bytes is expected soon after its head.
 const EXPECTED_BYTES: u64 = 64 << 10;
-
-/// Every body in the gateway. An error resets the stream, so it is never taken for an end.
-pub type Body = UnsyncBoxBody<Bytes, Problem>;
-
-pub fn empty() -> Body {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
-}
-
-pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into())
-        .map_err(|never| match never {})
-        .boxed_unsync()
-}
 
 /// What a client did wrong with its body, told to whoever answers it.
 #[derive(Clone, Default)]

@@ -16,7 +16,7 @@ use crate::body::BodyFault;
 use crate::budget::Allowance;
 use crate::calls::{CallRecord, Placement};
 use crate::route::Served;
-use crate::server::Gateway;
+use crate::state::Gateway;
 
 /// A call that is not booked yet.
 pub struct Booking {

@@ -2,7 +2,7 @@
 //!
 //! A call's fuel is known when it has ended, so what it may burn at most is set aside when it begins: calls at once cannot
 //! burn together what each of them alone would be allowed. A call that begins with less left than its function's limit gets
-//! what is left as its limit. What a call may burn beyond its limit is what is only settled at its end (ARCHITECTURE.md).
+//! what is left as its limit. What a call may burn beyond its limit is what is only settled at its end (docs/decisions/0041).
 
 use std::collections::HashMap;
 use std::sync::Arc;

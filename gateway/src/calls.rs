@@ -3,13 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use nearfield_cluster::place::{Candidate, Standing};
 use nearfield_protocol::call::CallReport;
 use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{CallId, Digest, NodeId};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-
-use crate::place::{Candidate, Standing};
 
 /// Calls remembered: about two megabytes.
 pub const MAX_CALLS: usize = 4_096;

@@ -11,13 +11,14 @@ use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use nearfield_cluster::store_problem;
 use nearfield_protocol::{Digest, Problem, ProblemKind};
 use nearfield_store::path_index::{MAX_LINKS, NotFollowed};
 use nearfield_store::{Dataset, Shard, Store, StoreError};
 
 use crate::body::{self, Body};
 use crate::preconditions::{self, Answer, EntityTag, Modified, Validators};
-use crate::reply::{self, store_problem};
+use crate::reply;
 
 /// Bytes of one frame: large enough to be cheap, small enough to share a connection.
 const FRAME_BYTES: u64 = 256 << 10;

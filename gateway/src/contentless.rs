@@ -9,30 +9,14 @@ use std::time::Duration;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 use http_body::Body as _;
+use nearfield_protocol::Problem;
 use nearfield_protocol::call::never_has_content;
-use nearfield_protocol::{FunctionName, Problem, ProblemKind};
 
 use crate::body::{self, Body, HeldEnd};
 
 /// How long HEAD waits for a body whose length would be told: longer than a busy node takes for a short one, and no longer
 /// than somebody waits who asks whether a stream is there. A guest that takes longer is stopped.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Refuses a status that ends no request, or that HTTP does not have (RFC 9110 §15).
-pub fn check_status(function: &FunctionName, status: StatusCode) -> Result<(), Problem> {
-    let what = match status.as_u16() {
-        200..=599 => return Ok(()),
-        100..=199 => "ends no request",
-        _ => "is no status of HTTP",
-    };
-    Err(Problem::new(
-        ProblemKind::BadResponse,
-        format!(
-            "function `{function}` answered with status {}, which {what}",
-            status.as_u16()
-        ),
-    ))
-}
 
 /// A function's answer to `method`, without a body where none is sent. Why the call failed, if it is known by then.
 pub async fn settle(method: &Method, response: Response<Body>) -> Result<Response<Body>, Problem> {
@@ -94,6 +78,8 @@ mod tests {
     use bytes::Bytes;
     use http_body::Frame;
     use http_body_util::{BodyExt, StreamBody};
+
+    use nearfield_protocol::ProblemKind;
 
     use super::*;
 
@@ -202,14 +188,5 @@ mod tests {
             .insert(header::CONTENT_LENGTH, HeaderValue::from(9));
         assert_eq!(length(said).as_deref(), Some("9"));
         assert_eq!(length(answer(200, None, &["streams"], true)), None);
-    }
-
-    #[test]
-    fn no_status_that_ends_nothing_gets_through() {
-        let name = "f".parse().unwrap();
-        for status in 100..1000 {
-            let checked = check_status(&name, StatusCode::from_u16(status).unwrap());
-            assert_eq!(checked.is_ok(), (200..600).contains(&status), "{status}");
-        }
     }
 }

@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use nearfield_protocol::manifest::Cors;
 
 use crate::body::{self, Body};
-use crate::heads;
+use crate::fields;
 
 /// What the gateway says in a function's place.
 const OURS: [HeaderName; 6] = [
@@ -60,7 +60,7 @@ pub fn preflight(cors: &Cors, asked: &HeaderMap) -> Response<Body> {
         // `*` itself would leave out `authorization`, and mean nothing with credentials.
         let value = match any(entries) {
             true => list(
-                &heads::list(asked, &request)
+                &fields::list(asked, &request)
                     .map(str::to_owned)
                     .collect::<Vec<_>>(),
             ),

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::body::DeclaredBody;
 use crate::booking::Cost;
-use crate::functions::set_cost;
+use crate::own_fields::set_cost;
 
 /// The body of such a response.
 pub struct FinishingBody {

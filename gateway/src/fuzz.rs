@@ -10,6 +10,7 @@ use biscuit_auth::{Biscuit, UnverifiedBiscuit};
 use futures_util::FutureExt;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use nearfield_cluster::peer::message::{Answer, Op};
 use nearfield_net::frame;
 use nearfield_protocol::http::is_reserved;
 use nearfield_protocol::manifest::{ManifestFile, Route};
@@ -20,11 +21,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::admin::{AdminHosts, browser};
+use crate::client::Peer;
 use crate::origin::Proxies;
-use crate::peer::{Answer, Op};
 use crate::preconditions::{self, EntityTag, Modified, Validators};
 use crate::route::{self, Tree};
-use crate::server::Peer;
 use crate::{cors, heads, paths, tokens};
 
 pub use http1::line_ends;
@@ -80,7 +80,7 @@ pub fn head(bytes: &[u8]) {
     heads::clean_trailers(&mut trailers);
     assert_clean(&trailers);
     assert!(!trailers.contains_key(header::CONTENT_LENGTH) && !trailers.contains_key(header::HOST));
-    heads::clean_request(&mut parts.headers);
+    heads::clean_request(&mut parts.headers, false);
     assert_clean(&parts.headers);
     assert!(!parts.headers.contains_key(header::AUTHORIZATION));
     assert!(parts.headers.get_all(header::COOKIE).iter().count() <= 1);

@@ -2,16 +2,15 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
-use http::{Request, Response, Version, request};
+use http::{Request, Response, StatusCode, Version, request};
 use nearfield_protocol::http::{DeclaredLength, is_reserved};
 use nearfield_protocol::{FunctionName, Problem, ProblemKind, limits, units};
 
-use crate::contentless;
-use crate::server::Peer;
+use crate::client::Peer;
 
 /// What a client may say of itself only through a proxy that we trust, because guests believe it: where a request comes
 /// from, what was asked for first, and who a proxy found the client to be.
-const CLAIMS: [&str; 21] = [
+const CLAIMS: [&str; 29] = [
     "forwarded",
     "x-real-ip",
     "x-real-port",
@@ -33,10 +32,30 @@ const CLAIMS: [&str; 21] = [
     "x-proxyuser-ip",
     "x-remote-addr",
     "x-remote-ip",
+    "front-end-https",
+    "proxy-client-ip",
+    "remote-addr",
+    "remote-host",
+    "wl-proxy-client-ip",
+    "x-forwarded",
+    "x-scheme",
+    "x-url-scheme",
 ];
 
 /// Beginnings of names that are such claims.
-const CLAIMS_BEGIN: [&str; 4] = ["x-forwarded-", "x-original-", "x-envoy-", "x-ssl-client-"];
+const CLAIMS_BEGIN: [&str; 3] = ["x-forwarded-", "x-original-", "x-envoy-"];
+
+/// Who a proxy found the client to be. Only a proxy that we trust may say it.
+const USERS: [&str; 6] = [
+    "client-cert",
+    "client-cert-chain",
+    "remote-user",
+    "ssl-client-cert",
+    "x-client-cert",
+    "x-remote-user",
+];
+/// Beginnings of names that say so.
+const USERS_BEGIN: [&str; 4] = ["x-ssl-client-", "ssl-client-", "x-auth-request-", "x-remote-"];
 
 /// What speaks for a whole origin, which all functions share: one function's word would change what browsers do with the
 /// others. Cookies are not here, because functions need them: their `Path` keeps them apart from friends, not from foes.
@@ -88,6 +107,16 @@ const WHOLE_ORIGIN: [(&str, &str); 18] = [
     ),
 ];
 
+/// What a proxy before this node takes for its own orders: to send a file of its own, or to treat the answer otherwise.
+const PROXY_ORDERS: [&str; 4] = [
+    "x-sendfile",
+    "x-lighttpd-send-file",
+    "x-lighttpd-send-tempfile",
+    "x-reproxy-url",
+];
+/// Beginnings of names that are such orders.
+const PROXY_ORDERS_BEGIN: [&str; 2] = ["x-accel-", "x-litespeed-"];
+
 /// Refuses a request that HTTP allows in principle and no function should have to think about. What it says of its length.
 pub fn check_request<B>(request: &Request<B>) -> Result<Option<DeclaredLength>, Problem> {
     let headers = request.headers();
@@ -104,6 +133,13 @@ pub fn check_request<B>(request: &Request<B>) -> Result<Option<DeclaredLength>, 
         );
     }
     let refused = |detail: String| Problem::new(ProblemKind::BadRequest, detail);
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let is_chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if codings.next().is_some_and(|coding| !is_chunked(coding)) || codings.next().is_some() {
+        return Err(refused(
+            "the request's `transfer-encoding` is not `chunked` alone, and a function would get the body still encoded".to_owned(),
+        ));
+    }
     for (name, what) in [(header::HOST, "hosts"), (header::AUTHORIZATION, "tokens")] {
         if headers.get_all(&name).iter().nth(1).is_some() {
             return Err(refused(format!(
@@ -121,12 +157,15 @@ pub fn check_request<B>(request: &Request<B>) -> Result<Option<DeclaredLength>, 
 }
 
 /// Takes out of a request's head what is not the client's to say, and what concerns one connection only.
-pub fn clean_request(headers: &mut HeaderMap) {
+/// `by_trusted_proxy`: a proxy that we trust sent it.
+pub fn clean_request(headers: &mut HeaderMap, by_trusted_proxy: bool) {
     strip_hop_by_hop(headers);
     join_cookies(headers);
     // The token was for us; a guest that could read it could use it.
     headers.remove(header::AUTHORIZATION);
-    remove_where(headers, is_claim);
+    remove_where(headers, |name| {
+        is_claim(name) || (!by_trusted_proxy && is_user(name))
+    });
 }
 
 /// Which host was asked. The target goes before `host` (RFC 9112 §3.2.2); HTTP/1.0 may name none, and then it is the
@@ -173,7 +212,7 @@ pub fn check_response<B>(
             units::exact_bytes(limits::RESPONSE_HEADER_BYTES as u64)
         )));
     }
-    contentless::check_status(function, response.status())?;
+    check_status(function, response.status())?;
     let length = DeclaredLength::of(
         headers
             .get_all(header::CONTENT_LENGTH)
@@ -185,7 +224,7 @@ pub fn check_response<B>(
     let headers = response.headers_mut();
     strip_hop_by_hop(headers);
     remove_where(headers, |name| {
-        WHOLE_ORIGIN.iter().any(|(known, _)| name == *known)
+        is_order(name) || WHOLE_ORIGIN.iter().any(|(known, _)| name == *known)
     });
     if let Some(length) = length {
         // One word for it, however it was said.
@@ -194,12 +233,30 @@ pub fn check_response<B>(
     Ok(length)
 }
 
+/// Refuses a status that ends no request, or that HTTP does not have (RFC 9110 §15).
+fn check_status(function: &FunctionName, status: StatusCode) -> Result<(), Problem> {
+    let what = match status.as_u16() {
+        200..=599 => return Ok(()),
+        100..=199 => "ends no request",
+        _ => "is no status of HTTP",
+    };
+    Err(Problem::new(
+        ProblemKind::BadResponse,
+        format!(
+            "function `{function}` answered with status {}, which {what}",
+            status.as_u16()
+        ),
+    ))
+}
+
 /// Takes out of trailers what they may not say: what heads may not say, and what decides how a message is read or who
 /// sent it (RFC 9110 §6.5.1).
 pub fn clean_trailers(trailers: &mut HeaderMap) {
     remove_where(trailers, |name| {
         not_forwarded(name)
             || is_claim(name)
+            || is_user(name)
+            || is_order(name)
             || WHOLE_ORIGIN.iter().any(|(known, _)| name == *known)
             || matches!(
                 *name,
@@ -216,20 +273,29 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
     });
 }
 
-/// The entries of a list header, of all its lines, in their order (RFC 9110 §5.3).
-pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl DoubleEndedIterator<Item = &'a str> {
-    let lines: Vec<_> = headers.get_all(name).iter().collect();
-    lines
-        .into_iter()
-        .filter_map(|line: &HeaderValue| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(str::trim)
-        .filter(|entry| !entry.is_empty())
+fn is_claim(name: &HeaderName) -> bool {
+    is_of(name, &CLAIMS, &CLAIMS_BEGIN)
 }
 
-fn is_claim(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    CLAIMS.contains(&name) || CLAIMS_BEGIN.iter().any(|begin| name.starts_with(begin))
+fn is_user(name: &HeaderName) -> bool {
+    is_of(name, &USERS, &USERS_BEGIN)
+}
+
+/// Whether it is one of these names, or a name of nodes, for somebody who reads `_` as `-`: whoever makes variables of names does
+/// (RFC 3875 §4.1.18).
+fn is_of(name: &HeaderName, names: &[&str], beginnings: &[&str]) -> bool {
+    let is = |name: &str| names.contains(&name) || beginnings.iter().any(|begin| name.starts_with(begin));
+    match name.as_str() {
+        name if name.contains('_') => {
+            let name = name.replace('_', "-");
+            is(&name) || is_reserved(&name)
+        }
+        name => is(name),
+    }
+}
+
+fn is_order(name: &HeaderName) -> bool {
+    is_of(name, &PROXY_ORDERS, &PROXY_ORDERS_BEGIN)
 }
 
 fn size_bytes(headers: &HeaderMap) -> usize {
@@ -390,7 +456,7 @@ mod tests {
             ("x-original-url", "/admin"),
             ("x-ssl-client-verify", "SUCCESS"),
         ]);
-        clean_request(&mut sent);
+        clean_request(&mut sent, false);
         assert_eq!(names(&sent), ["accept", "content-length", "host", "x-three"]);
         for list in [&CLAIMS[..], &CLAIMS_BEGIN] {
             for name in list {
@@ -481,5 +547,97 @@ mod tests {
         ]);
         clean_trailers(&mut trailers);
         assert_eq!(names(&trailers), ["grpc-status"]);
+    }
+
+    #[test]
+    fn no_status_that_ends_nothing_gets_through() {
+        let name = "f".parse().unwrap();
+        for status in 100..1000 {
+            let checked = check_status(&name, StatusCode::from_u16(status).unwrap());
+            assert_eq!(checked.is_ok(), (200..600).contains(&status), "{status}");
+        }
+    }
+
+    #[test]
+    fn what_a_proxy_found_is_for_a_trusted_one_to_say() {
+        let sent = || -> HeaderMap {
+            let names = [
+                "x-forwarded-for",
+                "x_forwarded_for",
+                "x-real_ip",
+                "nearfield_param_id",
+                "x-forwarded",
+                "x-original-url",
+                "remote-user",
+                "x-remote-user",
+                "x-auth-request-email",
+                "client-cert",
+                "x_ssl_client_cert",
+                "x_note",
+                "x-note",
+            ];
+            let fields = names.map(|name| (HeaderName::from_static(name), HeaderValue::from_static("v")));
+            fields.into_iter().collect()
+        };
+        let left = |by_trusted_proxy| {
+            let mut headers = sent();
+            clean_request(&mut headers, by_trusted_proxy);
+            let mut left: Vec<String> = headers.keys().map(|name| name.as_str().to_owned()).collect();
+            left.sort();
+            left
+        };
+        assert_eq!(left(false), ["x-note", "x_note"]);
+        let users = [
+            "client-cert",
+            "remote-user",
+            "x-auth-request-email",
+            "x-note",
+            "x-remote-user",
+            "x_note",
+            "x_ssl_client_cert",
+        ];
+        assert_eq!(left(true), users);
+    }
+
+    #[test]
+    fn a_function_gives_no_orders_to_a_proxy() {
+        let response = Response::builder()
+            .header("x-accel-redirect", "/internal/x")
+            .header("X-Sendfile", "/etc/passwd");
+        let mut response = response
+            .header("x_accel_buffering", "no")
+            .header("x-note", "v")
+            .body(())
+            .unwrap();
+        check_response(&"f".parse().unwrap(), &mut response).unwrap();
+        assert_eq!(
+            response
+                .headers()
+                .keys()
+                .map(HeaderName::as_str)
+                .collect::<Vec<_>>(),
+            ["x-note"]
+        );
+    }
+
+    #[test]
+    fn a_request_is_chunked_or_it_is_not() {
+        let check = |codings: &[&str]| {
+            let mut request = Request::builder().uri("/");
+            for coding in codings {
+                request = request.header("transfer-encoding", *coding);
+            }
+            check_request(&request.body(()).unwrap()).is_ok()
+        };
+        assert!(check(&[]) && check(&["chunked"]) && check(&["Chunked"]));
+        for codings in [
+            &["gzip, chunked"][..],
+            &["chunked, chunked"],
+            &["identity", "chunked"],
+            &["identity"],
+            &[""],
+        ] {
+            assert!(!check(codings), "{codings:?}");
+        }
     }
 }

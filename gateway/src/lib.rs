@@ -1,7 +1,7 @@
 //! HTTP in: listeners, routing, auth, admission, placement, dispatch, and the admin API.
 //!
-//! A request goes top-down through `server`, then `functions` (route → auth → admit → place →
-//! dispatch → finish) or `admin`. Never links an engine: hosts are behind `dispatch`.
+//! A request goes top-down through `server`, then `functions`: `prepare` (route → auth → admit → locate → choose), dispatch,
+//! finish; or through `admin`. Never links an engine: hosts are behind `nearfield_cluster::Dispatch`.
 
 mod admin;
 mod admit;
@@ -11,54 +11,44 @@ mod body;
 mod booking;
 mod budget;
 mod calls;
-mod catalog;
-mod cluster;
+mod choose;
+mod client;
 mod content;
 mod contentless;
 mod cors;
-mod dispatch;
+mod fields;
 mod finish;
 mod first_bytes;
-mod forget;
 mod functions;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod heads;
-mod hosts;
-mod jobs;
 mod line_ends;
-mod logs;
+mod locate;
 mod metrics;
-mod open;
 mod origin;
+mod own_fields;
 mod pace;
 mod paths;
 mod peer;
-pub mod place;
 mod preconditions;
-mod remaining;
+mod prepare;
 mod reply;
 mod route;
 mod server;
 mod shares;
-#[cfg(test)]
-mod simulation;
 mod stall;
+mod state;
 mod tokens;
 
 pub use admin::AdminHosts;
 pub use admit::Admission;
 pub use auth::{Auth, load_or_create_admin_token};
-pub use body::Body;
 pub use calls::Calls;
-pub use catalog::Catalog;
-pub use cluster::{Cluster, PeerBlobs};
-pub use dispatch::{Boxed, Dispatch, Given, Host, LogQuery, Logged, Replayed, RunOf, Runs, Surface};
-pub use hosts::Hosts;
-pub use jobs::{JobRecord, Jobs, resume_jobs};
 pub use metrics::Metrics;
 pub use origin::{Proxies, ProxyRange};
 pub use peer::{Serving, serve_calls};
 pub use route::Routes;
-pub use server::{DRAIN, Gateway, Peer, Side, serve};
+pub use server::{DRAIN, Side, serve};
+pub use state::Gateway;
 pub use tokens::{Narrowing, narrow};

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use http::{HeaderMap, HeaderName};
 use ipnet::{IpNet, Ipv6Net};
 
-use crate::heads::list;
+use crate::fields::list;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");

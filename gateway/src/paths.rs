@@ -4,6 +4,8 @@
 //! decoded, or with its dot segments taken out. A check that allows `public/` must not let `public/../private` through, in
 //! whatever spelling. So a path that some readers would fold and others would not is refused, before anything looks at it.
 
+use std::borrow::Cow;
+
 use nearfield_protocol::{Problem, ProblemKind};
 
 /// Refuses a path with dot segments, also percent-encoded ones and those with parameters (`..;x`), or with a backslash,
@@ -30,13 +32,42 @@ pub fn check(path: &str) -> Result<(), Problem> {
 }
 
 /// Refuses an encoded slash in what a function sees of a path: some would take it for a slash. The values of a route's
-/// parameters may hold one, because they are told one by one.
+/// parameters may hold one, because they are told one by one. Refuses an empty first segment, too: some take `//x` for `/x`, and some
+/// for a host.
 pub fn check_below(below: &str) -> Result<(), Problem> {
+    if below.starts_with("//") {
+        return Err(refused("begins with an empty segment below its route"));
+    }
     let mut encoded = below.as_bytes().windows(3);
     match encoded.any(|text| text.eq_ignore_ascii_case(b"%2f")) {
         true => Err(refused("holds an encoded slash")),
         false => Ok(()),
     }
+}
+
+/// The path with the letters, digits and marks as themselves that need no encoding: both mean the same (RFC 3986 §6.2.2.2), and
+/// whoever does not decode paths would see two.
+pub fn plain(path: &str) -> Cow<'_, str> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let decoded = |at: usize| {
+        let hex = path.get(at + 1..at + 3)?;
+        u8::from_str_radix(hex, 16)
+            .ok()
+            .filter(|byte| is_plain(*byte) && hex.bytes().all(|digit| digit.is_ascii_hexdigit()))
+    };
+    if !path.match_indices('%').any(|(at, _)| decoded(at).is_some()) {
+        return Cow::Borrowed(path);
+    }
+    let (mut plain, mut from) = (String::with_capacity(path.len()), 0);
+    for (at, _) in path.match_indices('%') {
+        if let Some(byte) = decoded(at) {
+            plain.push_str(&path[from..at]);
+            plain.push(char::from(byte));
+            from = at + 3;
+        }
+    }
+    plain.push_str(&path[from..]);
+    Cow::Owned(plain)
 }
 
 fn refused(what: &str) -> Problem {
@@ -103,6 +134,23 @@ mod tests {
         ] {
             assert!(!passes(path), "{path}");
         }
+    }
+
+    #[test]
+    fn what_needs_no_encoding_has_none() {
+        for (path, seen) in [
+            ("/spin", "/spin"),
+            ("/%73pin", "/spin"),
+            ("/%73%70in/%7e%2D", "/spin/~-"),
+            ("/a%20b%2Fc%25", "/a%20b%2Fc%25"),
+            ("/%2573", "/%2573"),
+            ("/%7", "/%7"),
+            ("/%zz%6", "/%zz%6"),
+            ("/ü%C3%BC%41", "/ü%C3%BCA"),
+        ] {
+            assert_eq!(plain(path), seen, "{path}");
+        }
+        assert!(check_below("//spin").is_err() && check_below("/a//b").is_ok());
     }
 
     /// One reader of paths: decodes or not, takes parameters off or not, folds dot segments or not.

@@ -2,7 +2,6 @@
 
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use nearfield_protocol::{Problem, ProblemKind, limits};
-use nearfield_store::{ObjectError, SourceError, StoreError};
 use serde::Serialize;
 
 use crate::body::{self, Body};
@@ -70,24 +69,4 @@ pub fn text(status: StatusCode, text: impl Into<bytes::Bytes>) -> Response<Body>
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
     response
-}
-
-/// A store's failure as a client sees it.
-pub fn store_problem(error: StoreError) -> Problem {
-    let kind = match &error {
-        StoreError::Missing(_) => ProblemKind::UnknownBlob,
-        StoreError::Elsewhere { .. } => ProblemKind::SourceUnreachable,
-        StoreError::NotADataset { .. } => ProblemKind::UnknownDataset,
-        StoreError::Corrupt(_) => ProblemKind::Corrupt,
-        StoreError::SourceChanged { .. } => ProblemKind::SourceChanged,
-        StoreError::Source(SourceError::Object(ObjectError::Unreachable(_))) => {
-            ProblemKind::SourceUnreachable
-        }
-        StoreError::Source(_) => ProblemKind::BadRequest,
-        StoreError::Full { .. } | StoreError::DiskFull | StoreError::FileTooLarge => ProblemKind::StoreFull,
-        StoreError::Unlike(_) => ProblemKind::Conflict,
-        StoreError::Cut(_) => ProblemKind::BadInput,
-        _ => ProblemKind::Internal,
-    };
-    Problem::new(kind, error.to_string())
 }

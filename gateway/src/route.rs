@@ -16,6 +16,7 @@ use parking_lot::RwLock;
 use crate::admit::{Admission, Pool};
 use crate::calls::Placement;
 use crate::metrics::{FunctionMetrics, Metrics};
+
 pub(crate) use tree::Tree;
 
 /// A function as it is served.

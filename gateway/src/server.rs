@@ -2,18 +2,17 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use nearfield_net::Records;
-use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind, limits};
+use nearfield_protocol::{Problem, ProblemKind, limits};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -21,26 +20,17 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::AdminHosts;
-use crate::admit::Admission;
-use crate::auth::Auth;
 use crate::body::Body;
-use crate::calls::Calls;
-use crate::catalog::Catalog;
+use crate::client::Peer;
 use crate::content::{self, Content, Named};
 use crate::contentless;
-use crate::dispatch::Dispatch;
 use crate::first_bytes::FirstBytes;
-use crate::hosts::Hosts;
-use crate::jobs::Jobs;
 use crate::line_ends::LineEnds;
-use crate::metrics::Metrics;
-use crate::origin::{Origin, Proxies, sharer};
+use crate::origin::sharer;
 use crate::pace::{self, PacedStreams};
-use crate::place::{Ask, Need, Standing, place};
-use crate::route::{RouteTable, Routes};
 use crate::shares::Shares;
 use crate::stall::StallGuard;
+use crate::state::Gateway;
 use crate::{admin, functions, reply};
 
 /// How long open connections may go on once the node is asked to stop.
@@ -53,110 +43,6 @@ const SNIFF_STEP: Duration = Duration::from_millis(5);
 const LAST_LOOK: Duration = Duration::from_millis(100);
 /// What HTTP/2 begins with, as far as it differs from any HTTP/1.1 request line.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
-
-/// All that answering a request takes. Made once, by the composition root.
-pub struct Gateway {
-    pub catalog: Catalog,
-    pub auth: Auth,
-    pub admission: Admission,
-    pub routes: Routes,
-    pub hosts: Arc<Hosts>,
-    pub calls: Calls,
-    pub jobs: Jobs,
-    /// Runs of jobs that this node's host works on at once.
-    pub job_workers: usize,
-    pub metrics: Metrics,
-    pub dispatch: Dispatch,
-    pub started: Instant,
-    pub max_store_bytes: Option<u64>,
-    /// Who may say where a request comes from.
-    pub proxies: Proxies,
-    /// Names under which the admin API may be asked for.
-    pub admin_hosts: AdminHosts,
-    /// Where functions are reached from outside: `http://host:port`.
-    pub functions_url: String,
-    /// Cancelled once the node has left its network: it ends then.
-    pub leaving: CancellationToken,
-}
-
-impl Gateway {
-    /// A host that holds a blob, or else one that may fetch it.
-    pub fn host_for(&self, digest: &Digest) -> Result<NodeId, Problem> {
-        let needs = [Need::Blob {
-            digest: *digest,
-            size_bytes: 1,
-        }];
-        let ask = Ask {
-            key: *digest,
-            component: *digest,
-            component_bytes: 0,
-            located: None,
-            needs: &needs,
-            only: &[],
-            gpu: None,
-        };
-        let ranked = place(&ask, &self.hosts.table());
-        match ranked.first() {
-            Some(best) if matches!(best.standing, Standing::Costs { .. }) => Ok(best.host),
-            _ => Err(Problem::new(
-                ProblemKind::Overload,
-                "no host is there: start one, or invite one with `nearfield invite --role host`",
-            )),
-        }
-    }
-
-    /// Who answers for what, by `records`.
-    pub fn route_table(&self, records: &Arc<Records>) -> Arc<RouteTable> {
-        self.routes.current(records, &self.admission, &self.metrics)
-    }
-}
-
-/// The other end of a connection.
-#[derive(Debug)]
-pub struct Peer {
-    pub address: SocketAddr,
-    /// This end of the connection.
-    pub listener: SocketAddr,
-    pub tls: bool,
-    /// `x-forwarded-for` of its own requests, made once.
-    forwarded_for: HeaderValue,
-}
-
-impl Peer {
-    pub fn new(address: SocketAddr, listener: SocketAddr, tls: bool) -> Self {
-        Peer {
-            address,
-            listener,
-            tls,
-            forwarded_for: address_value(address.ip().to_canonical()),
-        }
-    }
-
-    /// `x-forwarded-for` of a request that comes from `origin`.
-    pub fn forwarded_for(&self, origin: &Origin) -> HeaderValue {
-        match origin.address == self.address.ip().to_canonical() {
-            true => self.forwarded_for.clone(),
-            false => address_value(origin.address),
-        }
-    }
-
-    /// Where a request of this connection comes from.
-    pub fn origin(&self, proxies: &Proxies, headers: &HeaderMap) -> Origin {
-        let address = self.address.ip().to_canonical();
-        match proxies.trusts(address) {
-            true => proxies.origin(address, self.tls, headers),
-            false => Origin {
-                address,
-                tls: self.tls,
-            },
-        }
-    }
-}
-
-/// An address as a header tells it.
-fn address_value(address: IpAddr) -> HeaderValue {
-    HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("unknown"))
-}
 
 /// Which of the two listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -413,19 +299,19 @@ async fn bytes(gateway: &Gateway, request: &Request<Incoming>) -> Response<Body>
         let digest = nearfield_protocol::Digest::from_hex(hex)
             .map_err(|error| Problem::new(ProblemKind::BadRequest, error.to_string()))?;
         let Some(path) = path else {
-            return Content::blob(&gateway.catalog.store, digest).await;
+            return Content::blob(&gateway.cluster.catalog.store, digest).await;
         };
         let path = percent_encoding::percent_decode_str(path)
             .decode_utf8()
             .map_err(|_| Problem::new(ProblemKind::BadRequest, "the path is not UTF-8"))?;
-        match gateway.dataset_or_blob(&digest).await? {
+        match gateway.cluster.dataset_or_blob(&digest).await? {
             Some(dataset) => Content::file(&dataset, &path),
             None => Err(content::no_folder(&digest)),
         }
     };
     match found.await {
         Ok(content) => {
-            let store = &gateway.catalog.store;
+            let store = &gateway.cluster.catalog.store;
             let named = Named::ByDigest;
             content::respond(store, &content, named, request.method(), request.headers()).await
         }

@@ -1,11 +1,10 @@
 //! Component digest → what can be instantiated, loaded once.
 
-use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nearfield_protocol::{Digest, Problem, ProblemKind};
-use nearfield_store::{ObjectError, SourceError, Store, StoreError};
+use nearfield_store::Store;
 use tokio::sync::OnceCell;
 use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre, Linker};
@@ -13,11 +12,12 @@ use wasmtime_wasi_http::{p2, p3};
 
 use crate::compile::Compiler;
 use crate::data;
-use crate::engine::{self, Lane, Target};
+use crate::engine::{self, Target};
 use crate::gpu;
 use crate::guest::Guest;
 use crate::inspect::{Inspection, inspect};
-use crate::output;
+use crate::lane::Lane;
+use crate::problem::store_problem;
 use crate::pure::{self, JobComponent};
 
 /// Components held ready: each maps its code, some megabytes of address space.
@@ -87,7 +87,7 @@ impl TargetEngine {
             p3::add_to_linker(&mut linker)?;
         }
         data::add_to_linker(&mut linker)?;
-        output::add_to_linker(&mut linker)?;
+        data::output::add_to_linker(&mut linker)?;
         gpu::add_to_linker(&mut linker)?;
         if target.lane == Lane::Pure {
             pure::add_to_linker(&mut linker)?;
@@ -266,19 +266,4 @@ fn refused(error: wasmtime::Error) -> Problem {
         ProblemKind::RefusedComponent,
         format!("{error:#}; a host offers WASI 0.2 and 0.3, wasi:http, nearfield:data and nearfield:gpu"),
     )
-}
-
-/// A store's failure as a caller sees it.
-pub(crate) fn store_problem(error: impl Borrow<StoreError>) -> Problem {
-    let error = error.borrow();
-    let kind = match error {
-        StoreError::Missing(_) => ProblemKind::UnknownBlob,
-        StoreError::Corrupt(_) => ProblemKind::Corrupt,
-        StoreError::SourceChanged { .. } => ProblemKind::SourceChanged,
-        StoreError::Source(SourceError::Object(ObjectError::Unreachable(_))) => {
-            ProblemKind::SourceUnreachable
-        }
-        _ => ProblemKind::Internal,
-    };
-    Problem::new(kind, error.to_string())
 }

@@ -11,6 +11,7 @@ use wasmtime::{
 };
 
 use crate::inspect::Inspection;
+use crate::lane::Lane;
 
 /// Places for calls on one host: as many calls run at once as take one place each, which nearly all do.
 pub(crate) const PLACES: u32 = limits::PLACES_PER_HOST;
@@ -35,28 +36,6 @@ pub(crate) const TICK: Duration = Duration::from_millis(10);
 
 /// Ticks after which a guest that just began gives way.
 pub(crate) const TICKS: u64 = 2;
-
-/// Which engine runs a component.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Lane {
-    /// `wasi:http/incoming-handler@0.2`. Without concurrency support, which makes it a third faster.
-    LiveP2,
-    /// `wasi:http/handler@0.3`.
-    LiveP3,
-    /// `nearfield:compute/mapper`: jobs, deterministic.
-    Pure,
-}
-
-impl Lane {
-    /// Its name in file names and on the compiler's command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Lane::LiveP2 => "live-p2",
-            Lane::LiveP3 => "live-p3",
-            Lane::Pure => "pure",
-        }
-    }
-}
 
 /// Code from which on a component is compiled without inlining. What it costs, measured on 2 cores: Python's component
 /// (18.5 MB) takes 20 s and 0.4 GB without, 58 s and 8.5 GB with; QuickJS (1.7 MB) 4 and 8 s, 0.1 and 1.3 GB. Interpreters gain

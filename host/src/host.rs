@@ -14,16 +14,18 @@ use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind, units};
 use nearfield_store::{Remembered, Store};
 use tokio::sync::Semaphore;
 
+use crate::body::GuestBody;
 use crate::compile::{Compiler, CompilerCommand};
-use crate::components::{Checked, Components, Loaded};
+use crate::components::{Checked, Components};
 use crate::engine::PLACES;
-use crate::idle::{Idle, InstancePool};
-use crate::invoke::{GuestBody, Invocation};
+use crate::idle::Idle;
+use crate::invoke::Invocation;
 use crate::logs::Logs;
-use crate::memory::{GuestMemory, Share};
-use crate::meter::Turns;
+use crate::memory::GuestMemory;
 use crate::outgoing::Allowed;
 use crate::places::{Places, Queue};
+use crate::ready::Ready;
+use crate::turns::Turns;
 
 /// Function versions that are kept ready, with their idle instances.
 const MAX_READY: u64 = 1_024;
@@ -91,22 +93,6 @@ struct VersionKey {
     version: u64,
 }
 
-/// What a function's version runs with. An instance of one never serves another.
-pub(crate) struct Ready {
-    pub component: Arc<Loaded>,
-    pub pool: Arc<InstancePool>,
-    /// Places that a call of it takes, and memory that it begins with.
-    places: u32,
-    begins_with: u64,
-    /// What guests of its function have of the host's memory.
-    pub memory: Arc<Share>,
-    pub turns: Turns,
-    /// Whom its guests may ask.
-    pub allowed: Arc<Allowed>,
-    /// Calls of it that wait for a place.
-    queue: Queue,
-}
-
 impl Host {
     pub fn new(store: Store, options: HostOptions) -> Result<Self, HostError> {
         let HostOptions {
@@ -123,6 +109,9 @@ impl Host {
         let compiler = Compiler::new(compiler, code_dir)?;
         let idle = Arc::new(Idle::default());
         guests.spawn(Idle::sweep(Arc::downgrade(&idle)));
+        let idles = idle.clone();
+        // What lies idle leaves before a guest is refused.
+        let make_room = Box::new(move || idles.drop_longest());
         let inner = Inner {
             components: Components::new(store.clone(), compiler).map_err(HostError::Engine)?,
             store,
@@ -134,7 +123,7 @@ impl Host {
             logs,
             gpu,
             places: Places::new(PLACES),
-            memory: Arc::new(GuestMemory::new(memory_bytes, idle.clone())),
+            memory: Arc::new(GuestMemory::new(memory_bytes, make_room)),
             idle,
             fuel_per_ms: AtomicU64::new(0),
             ready: moka::sync::Cache::new(MAX_READY),

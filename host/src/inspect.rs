@@ -1,11 +1,11 @@
 //! What a component says of itself, read from its binary without compiling it.
 
+use nearfield_protocol::job::MAPPER;
 use nearfield_protocol::{Problem, ProblemKind, limits, units};
 use serde::{Deserialize, Serialize};
 use wasmparser::{Encoding, Parser, Payload};
 
-use crate::engine::Lane;
-use crate::pure::MAPPER;
+use crate::lane::Lane;
 
 /// A component's outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use wasmtime_wasi_http::{Error, WasiBody, p3};
 
 use crate::components::Loaded;
 use crate::guest::Guest;
-use crate::invoke::Shared;
+use crate::shared::Shared;
 
 /// Calls that one reused instance serves: bounds what it may leak.
 const CALLS_PER_INSTANCE: u32 = 10_000;

@@ -8,10 +8,10 @@ use nearfield_protocol::{CallId, Digest, Problem, ProblemKind};
 use tokio::sync::SemaphorePermit;
 use tokio::task::JoinHandle;
 
-use crate::components::store_problem;
 use crate::data::ShardHandle;
 use crate::host::{Host, Inner};
 use crate::logs::CallLog;
+use crate::problem::store_problem;
 use crate::pure::{PureOutput, PureRun, Subject, out_of_fuel};
 
 impl Host {

@@ -11,11 +11,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use nearfield_protocol::said::cut;
-use nearfield_protocol::{CallId, FunctionName, limits};
+use nearfield_protocol::{CallId, FunctionName, limits, unix_ms};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWrite;
@@ -393,9 +393,7 @@ impl CallLogState {
         match &mut self.to {
             Target::Asker(lines) => lines.push(line),
             Target::Log { logs, function, call } => logs.push(LogLine {
-                unix_ms: SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .map_or(0, |elapsed| elapsed.as_millis() as u64),
+                unix_ms: unix_ms(SystemTime::now()),
                 function: function.to_string(),
                 call: call.to_string(),
                 line,

@@ -14,8 +14,6 @@ use wasmtime_wasi_http::FieldMap;
 use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::p2::types::{HostOutgoingRequest, HostOutgoingResponse};
 
-use crate::idle::Idle;
-
 /// Table elements of one store.
 const TABLE_ELEMENTS: usize = 100_000;
 /// What an element of a table takes: a pointer.
@@ -25,12 +23,15 @@ pub(crate) const FIELD_BYTES: usize = 2 * limits::RESPONSE_HEADER_BYTES;
 /// What a guest may write at once to a body. One such piece waits for the client, another is on its way.
 pub(crate) const BODY_CHUNK_BYTES: usize = 64 << 10;
 
+/// Lets go of memory that is only held in case it is used again. Whether there was some.
+pub(crate) type MakeRoom = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// Memory of all guests of a host.
 pub(crate) struct GuestMemory {
     most_bytes: u64,
     used_bytes: AtomicU64,
     freed: Notify,
-    idle: Arc<Idle>,
+    make_room: MakeRoom,
     shares: Mutex<HashMap<FunctionName, Weak<Share>>>,
 }
 
@@ -64,12 +65,12 @@ pub(crate) struct HostFull {
 struct BeyondLimit;
 
 impl GuestMemory {
-    pub fn new(most_bytes: u64, idle: Arc<Idle>) -> Self {
+    pub fn new(most_bytes: u64, make_room: MakeRoom) -> Self {
         GuestMemory {
             most_bytes,
             used_bytes: AtomicU64::new(0),
             freed: Notify::new(),
-            idle,
+            make_room,
             shares: Mutex::default(),
         }
     }
@@ -130,7 +131,7 @@ impl Share {
             if fits(own + bytes, all - own.min(all), self.host.most_bytes) {
                 return true;
             }
-            if !self.host.idle.drop_longest() {
+            if !(self.host.make_room)() {
                 return false;
             }
         }
@@ -140,7 +141,7 @@ impl Share {
         let GuestMemory {
             most_bytes,
             used_bytes,
-            idle,
+            make_room,
             ..
         } = &*self.host;
         loop {
@@ -153,7 +154,7 @@ impl Share {
                 return Ok(());
             }
             self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            if !idle.drop_longest() {
+            if !make_room() {
                 return Err(self.full());
             }
         }
@@ -331,7 +332,7 @@ mod tests {
     use super::*;
 
     fn host(most_bytes: u64) -> Arc<GuestMemory> {
-        Arc::new(GuestMemory::new(most_bytes, Arc::default()))
+        Arc::new(GuestMemory::new(most_bytes, Box::new(|| false)))
     }
 
     fn share(host: &Arc<GuestMemory>, function: &str) -> Arc<Share> {

@@ -1,48 +1,16 @@
-//! What a guest pays for, and how long it may hold its thread.
-//!
-//! A guest's own instructions burn fuel in the engine. What the host does for it is counted where it happens and paid when
-//! the guest goes on: wasmtime calls [`look`] after each host call, which also ends a guest whose time is up and lets
-//! others have the thread that a slow host call held. So whatever a guest calls: it pays, it ends, and it takes turns.
+//! What the host did for a guest, and what of that is paid.
 
-use std::cell::Cell;
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
-use nearfield_protocol::cost;
-use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::Semaphore;
-use wasmtime::{CallHook, Store, StoreContextMut, Trap};
+use wasmtime::Store;
 
 use crate::engine::TICKS;
-use crate::guest::Guest;
-use crate::invoke::Shared;
+use crate::shared::Shared;
 
 /// Fuel between two yields to the runtime: about 0.2 ms, so that a busy guest delays others no longer.
-const YIELD_FUEL: u64 = 500_000;
-/// The least of it that a guest who pays shortly before its yield is left with: a yield costs about a microsecond.
-const MIN_YIELD_FUEL: u64 = YIELD_FUEL / 10;
-/// How long a guest's turn may last before another thread takes over what else waits for this one. Fuel ends most turns
-/// sooner; this ends those that host calls make long.
-const TURN: Duration = Duration::from_millis(2);
-/// A turn that is so long was one long step.
-const LONG_TURN: Duration = Duration::from_millis(8);
-/// Turns of a component that are watched after a long one, by the thread's own clock.
-const TURNS_WATCHED: u32 = 100;
-/// Turns of a component that are apart after a long one.
-const TURNS_APART: u32 = 1_000;
-/// Turns that are apart at once: each holds a thread beside those of the runtime.
-static APART: Semaphore = Semaphore::const_new(64);
-/// Host calls after which what the host holds for the guest is counted: each makes one handle at most, of 128 KiB.
-const COUNTED_CALLS: u32 = 64;
-
-thread_local! {
-    /// When the turn began that this thread is in.
-    static TURN_BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
-}
+pub(crate) const YIELD_FUEL: u64 = 500_000;
 
 /// A guest's time is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -51,18 +19,18 @@ pub(crate) struct OutOfTime;
 
 /// What the host did for a guest in one call or run, and what of it is paid.
 pub(crate) struct Meter {
-    deadline: Instant,
-    wasi_calls: u64,
+    pub deadline: Instant,
+    pub wasi_calls: u64,
     /// Fuel for calls of our own interfaces.
-    charged: u64,
-    paid: u64,
+    pub charged: u64,
+    pub paid: u64,
     /// Fuel that is left when the guest has to yield.
-    yields_at: u64,
+    pub yields_at: u64,
     /// Host calls since what the host holds was counted.
-    uncounted: u32,
-    random_bytes: Arc<AtomicU64>,
+    pub uncounted: u32,
+    pub random_bytes: Arc<AtomicU64>,
     /// Where the bytes of the call's bodies are counted.
-    bodies: Arc<Shared>,
+    pub bodies: Arc<Shared>,
 }
 
 impl Meter {
@@ -99,356 +67,9 @@ impl Meter {
     }
 }
 
-impl Guest {
-    /// Fuel that the call has cost so far, when `left` of `limit` is left: all but its bodies, which may still be on their way.
-    pub fn fuel(&self, limit: u64, left: u64) -> u64 {
-        limit.saturating_sub(left).saturating_sub(self.meter.paid) + self.due()
-    }
-
-    /// What host calls cost so far, beside the bytes of bodies. Counts of bytes are rounded once, so that it
-    /// does not matter in which pieces they came.
-    fn due(&self) -> u64 {
-        let meter = &self.meter;
-        meter.charged
-            + meter.wasi_calls * cost::WASI_CALL
-            + meter.random_bytes.load(Ordering::Relaxed) * cost::RANDOM_BYTE
-            + cost::bytes(self.log.printed_bytes())
-            + self.limiter.pages_grown * cost::PAGE_GROWN
-            + u64::from(self.outgoing.sent()) * cost::OUTGOING_REQUEST
-            + cost::bytes(self.outgoing.bytes())
-    }
-}
-
-/// Takes `fuel` from the guest before the host works for it, or stops it.
-pub(crate) fn charge(store: &mut StoreContextMut<'_, Guest>, fuel: u64) -> wasmtime::Result<()> {
-    store.data_mut().meter.charged += fuel;
-    pay(store)
-}
-
-fn pay(store: &mut StoreContextMut<'_, Guest>) -> wasmtime::Result<()> {
-    let guest = store.data();
-    let due = guest.due() + guest.meter.bodies.fuel();
-    let more = due - guest.meter.paid;
-    if more == 0 {
-        return Ok(());
-    }
-    let Some(left) = store.get_fuel()?.checked_sub(more) else {
-        return Err(Trap::OutOfFuel.into());
-    };
-    let meter = &mut store.data_mut().meter;
-    meter.paid = due;
-    // To set the fuel begins the interval to the next yield anew: who pays often would never yield.
-    if left <= meter.yields_at {
-        meter.yields_at = left.saturating_sub(YIELD_FUEL);
-    }
-    let interval = (left - meter.yields_at).max(MIN_YIELD_FUEL);
-    store.fuel_async_yield_interval(Some(interval))?;
-    store.set_fuel(left)
-}
-
-/// After each host call, before the guest goes on.
-pub(crate) fn look(mut store: StoreContextMut<'_, Guest>, transition: CallHook) -> wasmtime::Result<()> {
-    if !matches!(transition, CallHook::ReturningFromHost) {
-        return Ok(());
-    }
-    pay(&mut store)?;
-    let guest = store.data_mut();
-    guest.meter.uncounted += 1;
-    if guest.meter.uncounted == COUNTED_CALLS {
-        guest.meter.uncounted = 0;
-        guest.count_held()?;
-    }
-    let now = Instant::now();
-    if now >= store.data().meter.deadline {
-        return Err(OutOfTime.into());
-    }
-    if TURN_BEGAN.get().is_some_and(|began| now - began > TURN) {
-        TURN_BEGAN.set(Some(now));
-        // Not to wait for anything: the runtime gives the tasks that wait for this thread to another one.
-        tokio::task::block_in_place(|| ());
-    }
-    Ok(())
-}
-
 /// Gives the guest of a call its fuel, and says when it gives way to others.
 pub(crate) fn begin<T: 'static>(store: &mut Store<T>, fuel: u64) -> wasmtime::Result<()> {
     store.fuel_async_yield_interval(Some(YIELD_FUEL))?;
     store.set_epoch_deadline(TICKS);
     store.set_fuel(fuel)
-}
-
-/// How long the turns of one component's guests are. Some steps of a guest are long by themselves, and no hook comes within them:
-/// a fill of all its memory, a string that goes from one component inside it to another. Once a turn was that long, the next
-/// ones are apart: what else waits for their thread is handed to another one first.
-///
-/// A turn also takes long while other threads have its core. Which of both it is, the thread's own clock tells, which costs a
-/// call of the kernel: it is read only for the turns that follow a long one.
-#[derive(Debug, Default)]
-pub(crate) struct Turns {
-    watched: AtomicU32,
-    apart: AtomicU32,
-}
-
-/// How a turn runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    Usual,
-    Watched,
-    Apart,
-}
-
-impl Turns {
-    fn begin(&self) -> Turn {
-        // Counted roughly: turns of several threads at once do no harm. Most components never have a long one.
-        let one_less = |count: &AtomicU32| {
-            let less = |left: u32| left.checked_sub(1);
-            count.load(Ordering::Relaxed) > 0
-                && count
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
-                    .is_ok()
-        };
-        if one_less(&self.apart) {
-            Turn::Apart
-        } else if one_less(&self.watched) {
-            Turn::Watched
-        } else {
-            Turn::Usual
-        }
-    }
-
-    /// A turn has ended after so much time; of a turn that was not usual, its thread's own.
-    fn end(&self, turn: Turn, took: Duration) {
-        if took > LONG_TURN {
-            match turn {
-                Turn::Usual => self.watched.store(TURNS_WATCHED, Ordering::Relaxed),
-                Turn::Watched | Turn::Apart => self.apart.store(TURNS_APART, Ordering::Relaxed),
-            }
-        }
-    }
-}
-
-/// What a turn's length is measured with.
-enum Watch {
-    Clock(Instant),
-    Thread(Duration),
-}
-
-impl Watch {
-    fn start(turn: Turn, now: Instant) -> Self {
-        match turn {
-            Turn::Usual => Watch::Clock(now),
-            Turn::Watched | Turn::Apart => Watch::Thread(thread_time()),
-        }
-    }
-
-    fn took(&self) -> Duration {
-        match self {
-            Watch::Clock(began) => began.elapsed(),
-            Watch::Thread(before) => thread_time().saturating_sub(*before),
-        }
-    }
-}
-
-/// How long this thread has had a core.
-fn thread_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-/// Runs a guest in turns, until its time is up at the latest.
-pub(crate) async fn in_turns<G: Future>(
-    deadline: Instant,
-    turns: &Turns,
-    mut guest: Pin<&mut G>,
-) -> Result<G::Output, OutOfTime> {
-    let mut rest = pin!(tokio::time::sleep_until(deadline.into()));
-    let mut waits = None;
-    poll_fn(|cx| {
-        let now = Instant::now();
-        // A busy runtime looks at its timers late.
-        if now >= deadline {
-            return Poll::Ready(Err(OutOfTime));
-        }
-        let turn = match waits {
-            Some(_) => Turn::Apart,
-            None => turns.begin(),
-        };
-        let watch = Watch::start(turn, now);
-        let polled = match turn {
-            Turn::Usual | Turn::Watched => {
-                TURN_BEGAN.set(Some(now));
-                let polled = guest.as_mut().poll(cx);
-                TURN_BEGAN.set(None);
-                polled
-            }
-            Turn::Apart => {
-                // Boxed, as all that few calls need.
-                let waiting = waits.get_or_insert_with(|| Box::pin(APART.acquire()));
-                match waiting.as_mut().poll(cx) {
-                    Poll::Ready(thread) => {
-                        waits = None;
-                        let polled = tokio::task::block_in_place(|| guest.as_mut().poll(cx));
-                        drop(thread);
-                        polled
-                    }
-                    Poll::Pending => Poll::Pending,
-                }
-            }
-        };
-        turns.end(turn, watch.took());
-        match polled {
-            Poll::Ready(ended) => Poll::Ready(Ok(ended)),
-            Poll::Pending => rest.as_mut().poll(cx).map(|()| Err(OutOfTime)),
-        }
-    })
-    .await
-}
-
-#[cfg(test)]
-mod tests {
-    use nearfield_protocol::limits;
-    use wasmtime::component::{Component, Linker};
-
-    use super::*;
-    use crate::engine::{Lane, Target, running_engine};
-    use crate::inspect::inspect;
-
-    /// A component that hands a string of 16 MiB from one component inside it to another, without end.
-    const STRINGS: &str = r#"(component
-        (component $sink
-          (core module $m
-            (memory (export "memory") 512)
-            (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0))
-            (func (export "take") (param i32 i32)))
-          (core instance $i (instantiate $m))
-          (func (export "take") (param "s" string)
-            (canon lift (core func $i "take") (memory $i "memory") (realloc (func $i "realloc")))))
-        (component $source
-          (import "take" (func $take (param "s" string)))
-          (core module $libc (memory (export "memory") 512))
-          (core instance $libc (instantiate $libc))
-          (core func $lowered (canon lower (func $take) string-encoding=utf16 (memory $libc "memory")))
-          (core module $m
-            (import "" "take" (func $take (param i32 i32)))
-            (func (export "run")
-              (loop $again (call $take (i32.const 0) (i32.const 0x1000000)) (br $again))))
-          (core instance $i (instantiate $m (with "" (instance (export "take" (func $lowered))))))
-          (func (export "run") (canon lift (core func $i "run"))))
-        (instance $to (instantiate $sink))
-        (instance $from (instantiate $source (with "take" (func $to "take"))))
-        (export "run" (func $from "run")))"#;
-
-    /// One that sends itself 64 MiB by a stream, without end.
-    const STREAMS: &str = r#"(component
-        (type $bytes (stream u8))
-        (core module $libc (memory (export "memory") 2048))
-        (core instance $libc (instantiate $libc))
-        (core func $new (canon stream.new $bytes))
-        (core func $read (canon stream.read $bytes async (memory $libc "memory")))
-        (core func $write (canon stream.write $bytes async (memory $libc "memory")))
-        (core func $set (canon waitable-set.new))
-        (core func $join (canon waitable.join))
-        (core func $poll (canon waitable-set.poll (memory $libc "memory")))
-        (core module $m
-          (import "" "new" (func $new (result i64)))
-          (import "" "read" (func $read (param i32 i32 i32) (result i32)))
-          (import "" "write" (func $write (param i32 i32 i32) (result i32)))
-          (import "" "set" (func $set (result i32)))
-          (import "" "join" (func $join (param i32 i32)))
-          (import "" "poll" (func $poll (param i32 i32) (result i32)))
-          (func (export "run") (local $ends i64) (local $reads i32) (local $writes i32) (local $set i32)
-            (local.set $set (call $set))
-            (local.set $ends (call $new))
-            (local.set $reads (i32.wrap_i64 (local.get $ends)))
-            (local.set $writes (i32.wrap_i64 (i64.shr_u (local.get $ends) (i64.const 32))))
-            (call $join (local.get $reads) (local.get $set))
-            (loop $again
-              (drop (call $read (local.get $reads) (i32.const 0) (i32.const 0x4000000)))
-              (drop (call $write (local.get $writes) (i32.const 0x4000000) (i32.const 0x4000000)))
-              (drop (call $poll (local.get $set) (i32.const 0)))
-              (br $again))))
-        (core instance $i (instantiate $m (with "" (instance
-          (export "new" (func $new)) (export "read" (func $read))
-          (export "write" (func $write)) (export "set" (func $set))
-          (export "join" (func $join)) (export "poll" (func $poll))))))
-        (func (export "run") (canon lift (core func $i "run"))))"#;
-
-    /// What the engine copies by itself costs little fuel, and no host call comes between: the clock ends it.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn copies_within_a_component_end_in_time() {
-        const TIME: Duration = Duration::from_millis(500);
-        for (lane, component) in [
-            (Lane::LiveP2, STRINGS),
-            (Lane::Pure, STRINGS),
-            (Lane::LiveP3, STREAMS),
-        ] {
-            let bytes = wat::parse_str(component).unwrap();
-            let engine = running_engine(Target::of(lane, &inspect(&bytes).unwrap())).unwrap();
-            let component = Component::new(&engine, &bytes).unwrap();
-            let mut store = Store::new(&engine, ());
-            store.epoch_deadline_async_yield_and_update(1);
-            begin(&mut store, limits::FUEL_PER_CALL).unwrap();
-            let pre = Linker::new(&engine).instantiate_pre(&component).unwrap();
-            let begun = Instant::now();
-            let run = pin!(async {
-                let instance = pre.instantiate_async(&mut store).await.unwrap();
-                let run = instance.get_typed_func::<(), ()>(&mut store, "run").unwrap();
-                run.call_async(&mut store, ()).await
-            });
-            let ended = in_turns(begun + TIME, &Turns::default(), run).await;
-            assert!(matches!(ended, Err(OutOfTime)), "{lane:?}: {ended:?}");
-            // One step more, in a build without optimisations.
-            assert!(begun.elapsed() < TIME * 3, "{lane:?}: {:?}", begun.elapsed());
-        }
-    }
-
-    #[test]
-    fn turns_are_apart_for_a_while_after_long_ones() {
-        let turns = Turns::default();
-        let long = LONG_TURN * 2;
-        turns.end(turns.begin(), LONG_TURN);
-        assert_eq!(turns.begin(), Turn::Usual);
-        turns.end(Turn::Usual, long);
-        assert!((0..TURNS_WATCHED).all(|_| turns.begin() == Turn::Watched));
-        assert_eq!(turns.begin(), Turn::Usual, "only the clock said so");
-        turns.end(Turn::Usual, long);
-        turns.end(turns.begin(), long);
-        assert!((0..TURNS_APART).all(|_| turns.begin() == Turn::Apart));
-        assert_eq!(turns.begin(), Turn::Watched);
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn who_holds_its_thread_keeps_others_waiting_twice() {
-        const HELD: Duration = Duration::from_millis(300);
-        // Busy, not asleep: the thread's own clock has to go.
-        let hold = || Box::pin(async { while_busy(HELD) });
-        let guest = tokio::spawn(async move {
-            let turns = Turns::default();
-            let until = Instant::now() + HELD * 100;
-            for _ in 0..2 {
-                in_turns(until, &turns, hold().as_mut()).await.unwrap();
-            }
-            let longest = tokio::spawn(async {
-                let begun = Instant::now();
-                let (mut last, mut longest) = (begun, Duration::ZERO);
-                while begun.elapsed() < HELD {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                    longest = longest.max(last.elapsed());
-                    last = Instant::now();
-                }
-                longest
-            });
-            in_turns(until, &turns, hold().as_mut()).await.unwrap();
-            longest.await.unwrap()
-        });
-        let longest = guest.await.unwrap();
-        assert!(longest < HELD / 2, "{longest:?}");
-    }
-
-    fn while_busy(time: Duration) {
-        let begun = thread_time();
-        while thread_time() - begun < time {
-            std::hint::spin_loop();
-        }
-    }
 }

@@ -1,17 +1,11 @@
-//! `nearfield:data/output` for guests: files that a job's run writes.
+//! The files that a job's run writes.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use nearfield_protocol::cost;
 use nearfield_store::written;
-use wasmtime::component::{Linker, WasmList};
 
-use crate::data::{Answer, Context, DataError};
-use crate::guest::Guest;
-use crate::meter::charge;
-
-const INTERFACE: &str = "nearfield:data/output@0.1.0";
+use crate::data::error::{Answer, DataError};
 
 /// Bytes of files and their paths that one run may write: they are held until it has succeeded.
 const MAX_BYTES: usize = 64 << 20;
@@ -35,7 +29,7 @@ impl Output {
     }
 
     /// Whether a file of this path may be written; `size` is that of path and content.
-    fn admit(&self, path: &str, size: usize) -> Answer<()> {
+    pub fn admit(&self, path: &str, size: usize) -> Answer<()> {
         if !self.granted {
             return Err(DataError::Denied(
                 "files can only be written by a job that is run with --into".to_owned(),
@@ -54,7 +48,7 @@ impl Output {
         Ok(())
     }
 
-    fn keep(&mut self, path: String, content: Bytes) {
+    pub fn keep(&mut self, path: String, content: Bytes) {
         self.bytes += path.len() + content.len();
         self.files.insert(path, content);
     }
@@ -73,22 +67,4 @@ impl Output {
             self.files.iter().map(|(path, bytes)| (path.as_str(), &bytes[..])),
         ))
     }
-}
-
-/// Adds the interface to a linker.
-pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    linker.instance(INTERFACE)?.func_wrap(
-        "write",
-        |mut store: Context<'_>, (path, bytes): (String, WasmList<u8>)| {
-            let size = path.len() + bytes.len();
-            charge(&mut store, cost::DATA_CALL + cost::bytes(size as u64))?;
-            // Looked at before anything is copied.
-            if let Err(error) = store.data().output.admit(&path, size) {
-                return Ok((Err(error),));
-            }
-            let content = Bytes::copy_from_slice(bytes.as_le_slice(&store));
-            store.data_mut().output.keep(path, content);
-            Ok((Ok(()),))
-        },
-    )
 }

@@ -6,32 +6,31 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use nearfield_gpu::GpuError;
 use nearfield_gpu::client::Gpu;
-pub(crate) use nearfield_protocol::job::MAPPER;
-use nearfield_protocol::job::{PureReport, PureSpec, ResultKey, Work};
+use nearfield_protocol::job::{MAPPER, PureReport, PureSpec, ResultKey, Work};
 use nearfield_protocol::{Digest, Problem, ProblemKind, cost, units};
 use nearfield_store::{Store as BlobStore, StoreError};
 use wasmtime::component::{ComponentExportIndex, Instance, InstancePre, Linker, Resource};
 use wasmtime::{AsContextMut, Store, StoreContextMut, Trap};
-use wasmtime_wasi::WasiCtx;
-use wasmtime_wasi::clocks::{HostMonotonicClock, HostWallClock, WasiClocksView};
+use wasmtime_wasi::clocks::WasiClocksView;
 use wasmtime_wasi::p2::bindings::clocks::monotonic_clock::Host as _;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, RequestOptions};
 use wasmtime_wasi_http::p2::types::{HostFutureIncomingResponse, HostOutgoingRequest};
 
-use crate::components::store_problem;
 use crate::data::ShardHandle;
 use crate::engine::memory_of;
+use crate::failure::told;
 use crate::guest::Guest;
-use crate::invoke::told;
 use crate::logs::CallLog;
 use crate::memory::{HostFull, Share};
-use crate::meter::{Meter, OutOfTime, Turns, in_turns};
-use crate::random::{Counted, MAX_RANDOM_BYTES, Seeded};
+use crate::meter::OutOfTime;
+use crate::problem::store_problem;
+use crate::stores;
+use crate::turns::{Turns, in_turns};
 
 /// What a job's component exports beside its mapper.
 const REDUCER: &str = "nearfield:compute/reducer@0.1.0";
@@ -106,48 +105,6 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     Ok(())
 }
 
-/// WASI without anything that differs between runs.
-pub(crate) fn wasi(key: &ResultKey, log: CallLog, meter: &Meter) -> WasiCtx {
-    let mut seed = [0; 16];
-    Seeded::new(key, "seed").fill(&mut seed);
-    WasiCtx::builder()
-        .stdout(log.clone())
-        .stderr(log)
-        .wall_clock(StoppedClock)
-        .monotonic_clock(StoppedClock)
-        .secure_random(Counted::new(Seeded::new(key, "secure"), meter))
-        .insecure_random(Counted::new(Seeded::new(key, "insecure"), meter))
-        .insecure_random_seed(u128::from_le_bytes(seed))
-        .max_random_size(MAX_RANDOM_BYTES)
-        .allow_tcp(false)
-        .allow_udp(false)
-        .allow_ip_name_lookup(false)
-        .build()
-}
-
-/// Always 1970-01-01T00:00:00Z, and no time since the start.
-struct StoppedClock;
-
-impl HostWallClock for StoppedClock {
-    fn resolution(&self) -> Duration {
-        Duration::from_secs(1)
-    }
-
-    fn now(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
-impl HostMonotonicClock for StoppedClock {
-    fn resolution(&self) -> u64 {
-        1
-    }
-
-    fn now(&self) -> u64 {
-        0
-    }
-}
-
 /// What a run gave.
 pub(crate) struct PureOutput {
     pub report: PureReport,
@@ -191,7 +148,7 @@ impl PureRun {
         let begun = Instant::now();
         let engine = component.pre.engine();
         let deadline = begun + limits.timeout;
-        let mut store = match Guest::pure_store(engine, &spec, &key, &blobs, log, gpu, (deadline, memory)) {
+        let mut store = match stores::of_run(engine, &spec, &key, &blobs, log, gpu, (deadline, memory)) {
             Ok(store) => store,
             Err(error) => return Err((Problem::new(ProblemKind::Internal, format!("{error:#}")), 0)),
         };

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
+use nearfield_protocol::said::{SAID_BYTES, cut_string};
 use nearfield_protocol::{Digest, NodeId};
 use nearfield_store::{Fetched, GROUP_BYTES, Groups, Shard, Store, StoreError};
 use serde::{Deserialize, Serialize};
@@ -17,8 +18,9 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::endpoint::node_id;
 use crate::frame;
-use crate::peers::{BYTES, Peers, node_id};
+use crate::peers::{BYTES, Peers};
 use crate::residency::{Residency, Right};
 
 /// What is asked for at once: a multiple of [`GROUP_BYTES`].
@@ -38,6 +40,8 @@ const SLOWEST: u64 = 1 << 20;
 /// Requests of one member at once.
 const SERVED: usize = 64;
 const QUESTION_BYTES: usize = 1 << 10;
+/// Longest answer: a refusal is cut to [`SAID_BYTES`], of which JSON makes six bytes each at most.
+const ANSWER_BYTES: usize = 1 << 10 | 8 * SAID_BYTES;
 
 /// What is asked of a holder.
 #[derive(Debug, Serialize, Deserialize)]
@@ -110,7 +114,7 @@ impl Giving {
                 };
                 (answer, given.bytes)
             }
-            Err(reason) => (Answer::Refused(reason), Bytes::new()),
+            Err(reason) => (Answer::Refused(cut_string(SAID_BYTES, reason)), Bytes::new()),
         };
         frame::write(&mut send, &answer).await?;
         // Copies nothing: the stream holds on to the map.
@@ -383,7 +387,7 @@ impl Peers {
         let failed = |error: io::Error| error.to_string();
         frame::write(&mut send, request).await.map_err(failed)?;
         let _ = send.finish();
-        let answer = timeout(PATIENCE, frame::read(&mut receive, QUESTION_BYTES)).await;
+        let answer = timeout(PATIENCE, frame::read(&mut receive, ANSWER_BYTES)).await;
         match answer.map_err(|_| "no answer".to_owned())?.map_err(failed)? {
             Answer::Given {
                 size_bytes,

@@ -1,9 +1,9 @@
 //! The record document: this node's replica of it, what it adds up to, and writing to it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::{StreamExt, pin_mut};
 use iroh::{Endpoint, EndpointAddr};
@@ -16,16 +16,16 @@ use iroh_docs::{Author, AuthorId, Capability, NamespaceId, NamespaceSecret};
 use iroh_gossip::net::Gossip;
 use nearfield_protocol::node::{NodeRecord, NodeVersion, Role};
 use nearfield_protocol::records::{RecordClock, RecordKey, RecordKind};
-use nearfield_protocol::{Digest, NodeId};
+use nearfield_protocol::{Digest, NodeId, unix_ms};
 use nearfield_store::{Store, StoreError};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
+use crate::endpoint::endpoint_id;
 use crate::error::NetError;
 use crate::identity::Identity;
 use crate::network::Network;
-use crate::peers::endpoint_id;
 use crate::view::{Entry, Records};
 
 /// Longest value of a record that is taken from another node: an expulsion lists 35 bytes for each record.
@@ -62,6 +62,8 @@ pub(crate) struct Document {
     changed: watch::Sender<u64>,
     /// Entries whose value is not here yet.
     missing: Mutex<BTreeMap<RecordKey, Absent>>,
+    /// Tokens and nodes of which this node cannot read what it wrote. The lock is held for one look-up.
+    lost: Mutex<Arc<BTreeSet<(RecordKind, String)>>>,
     /// Writers one after another: a record's clock must follow the last one's.
     writing: AsyncMutex<()>,
 }
@@ -102,6 +104,9 @@ impl Absent {
     }
 }
 
+/// What helps where a part of the folder is lost.
+const RESTORE: &str = "restore the whole folder from a backup, or have the node join anew with `nearfield join TICKET --forget`";
+
 /// A record that was just written.
 #[derive(Debug, Clone)]
 pub(crate) struct Written {
@@ -119,6 +124,14 @@ impl Document {
     ) -> Result<(Self, Network), NetError> {
         let docs_dir = dir.join("records");
         std::fs::create_dir_all(&docs_dir)?;
+        let network = Network::load(dir)?;
+        let kept = std::fs::metadata(docs_dir.join("docs.redb"));
+        if network.is_some() && !kept.is_ok_and(|kept| kept.len() > 0) {
+            return Err(NetError::Records(format!(
+                "records/docs.redb is missing or empty, though {} says that the node belongs to a network: {RESTORE}",
+                dir.join("network.json").display()
+            )));
+        }
         let docs = Docs::persistent(docs_dir)
             .spawn(endpoint, store.blobs().clone(), gossip)
             .await
@@ -127,14 +140,25 @@ impl Document {
         let author_id = author.id();
         docs.author_import(author).await.map_err(NetError::records)?;
         let id = identity.node_id();
-        let (doc, network) = match Network::load(dir)? {
+        let (doc, network) = match network {
             Some(network) => {
                 let doc = docs.open(network.document).await.map_err(NetError::records)?;
-                let gone = || NetError::Records(format!("{} is not in the node's folder", network.document));
+                let gone = || {
+                    NetError::Records(format!(
+                        "records/docs.redb does not hold the network's records ({}), which network.json names: {RESTORE}",
+                        network.document
+                    ))
+                };
                 (doc.ok_or_else(gone)?, network)
             }
             None => {
                 let doc = found(&docs).await?;
+                // A network is founded before anything is stored for it.
+                if !store.live()?.is_empty() {
+                    return Err(NetError::Records(format!(
+                        "network.json and records/ are missing, though the data folder holds data: {RESTORE}"
+                    )));
+                }
                 let network = Network {
                     document: doc.id(),
                     founder: id,
@@ -165,9 +189,15 @@ impl Document {
             records: RwLock::new(Arc::new(Records::new(network.founder))),
             changed: watch::Sender::new(0),
             missing: Mutex::default(),
+            lost: Mutex::default(),
             writing: AsyncMutex::new(()),
         };
+        document.check_own_values().await?;
         document.read_all().await?;
+        if document.note_lost() {
+            document.read_all().await?;
+        }
+        document.check_not_older().await?;
         Ok((document, network))
     }
 
@@ -278,7 +308,7 @@ impl Document {
         let key = RecordKey {
             kind,
             name: name.to_owned(),
-            clock: RecordClock::after(before.last, unix_ms(), writer),
+            clock: RecordClock::after(before.last, unix_ms(SystemTime::now()), writer),
         };
         let entry = Entry {
             key: key.clone(),
@@ -382,6 +412,87 @@ impl Document {
         missing.values().cloned().collect()
     }
 
+    /// The store knows of what time the records were: older ones name less than the store has, and the rest would be let go of.
+    async fn check_not_older(&self) -> Result<(), NetError> {
+        let network = self.doc.id().to_string();
+        let (noted, latest) = (self.store.records_unix_ms(&network).await?, self.latest_unix_ms());
+        // Records that cannot be read may have been the latest.
+        if latest < noted && !self.lacks_values() {
+            return Err(NetError::Records(format!(
+                "records/ is of an earlier moment ({latest} ms) than state.redb ({noted} ms): restore the whole data folder from one \
+                 backup"
+            )));
+        }
+        self.note_latest().await
+    }
+
+    fn latest_unix_ms(&self) -> u64 {
+        self.records().last.map_or(0, |clock| clock.unix_ms)
+    }
+
+    /// Tells the store of what time the records are. As a node starts and stops: each note is a write of its own.
+    pub async fn note_latest(&self) -> Result<(), NetError> {
+        let (latest, network) = (self.latest_unix_ms(), self.doc.id().to_string());
+        match self.store.records_unix_ms(&network).await? < latest {
+            true => Ok(self.store.note_records(&network, latest).await?),
+            false => Ok(()),
+        }
+    }
+
+    /// Notes which of its own records this node cannot read any more: what it wrote was here. Whether there are some.
+    fn note_lost(&self) -> bool {
+        let mut lost = BTreeSet::new();
+        for absent in self.wanted() {
+            let (kind, name) = (absent.key.kind, &absent.key.name);
+            if absent.author != self.id {
+                tracing::info!(?kind, name, "the value of a record is not here yet");
+                continue;
+            }
+            tracing::error!(
+                ?kind,
+                name,
+                blob = %absent.digest,
+                "a record of this node cannot be read: its value is lost or broken. Nothing is let go of, and a token or node of this \
+                 name counts as ended, until the data folder is restored from a backup"
+            );
+            // Its own it can write anew.
+            let is_own = kind == RecordKind::Node && *name == self.id.to_string();
+            if matches!(kind, RecordKind::Token | RecordKind::Node) && !is_own {
+                lost.insert((kind, name.clone()));
+            }
+        }
+        let some = !lost.is_empty();
+        *self.lost.lock() = Arc::new(lost);
+        some
+    }
+
+    /// Whether the values of some records are not here: what these say is not known.
+    pub fn lacks_values(&self) -> bool {
+        !self.missing.lock().is_empty()
+    }
+
+    /// A record that this node wrote itself is written after its value is sealed. Where the store knows no such value, its files
+    /// are of another moment than the records, and it would remove what came between.
+    async fn check_own_values(&self) -> Result<(), NetError> {
+        let query = Query::author(self.author);
+        let entries = self.doc.get_many(query).await.map_err(NetError::records)?;
+        pin_mut!(entries);
+        while let Some(entry) = entries.next().await {
+            let entry = entry.map_err(NetError::records)?;
+            let Some(own) = Absent::of(&entry, entry.author(), None) else {
+                continue;
+            };
+            if let Err(StoreError::Missing(digest)) = self.store.size_of(&own.digest) {
+                return Err(NetError::Records(format!(
+                    "no blob {digest} in this store, though a record of `{}` names it: state.redb and blobs/ are of another moment \
+                     than records/: restore the whole data folder from one backup",
+                    own.key.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Reads the whole document: what came in out of order changes what later records count for.
     async fn read_all(&self) -> Result<(), NetError> {
         let mut found = Vec::new();
@@ -473,6 +584,7 @@ impl Document {
 
     fn replace(&self, mut records: Records) {
         let mut current = self.records.write();
+        records = records.without(self.lost.lock().clone());
         records.generation = records.generation.max(current.generation + 1);
         let generation = records.generation;
         *current = Arc::new(records);
@@ -496,14 +608,21 @@ async fn found(docs: &Docs) -> Result<Doc, NetError> {
     if let Some(first) = known.next().await {
         let (id, _) = first.map_err(NetError::records)?;
         let open = docs.open(id).await.map_err(NetError::records)?;
-        return open
-            .ok_or_else(|| NetError::Records(format!("document {id} is listed but cannot be opened")));
+        let doc =
+            open.ok_or_else(|| NetError::Records(format!("document {id} is listed but cannot be opened")))?;
+        // A record is written after `network.json` is on disk. To found another network over these records would let go of
+        // all data that they name.
+        let some = doc
+            .get_many(Query::all().limit(1))
+            .await
+            .map_err(NetError::records)?;
+        pin_mut!(some);
+        return match some.next().await {
+            None => Ok(doc),
+            Some(_) => Err(NetError::Records(format!(
+                "network.json is missing, though the data folder holds a network's records: {RESTORE}"
+            ))),
+        };
     }
     docs.create().await.map_err(NetError::records)
-}
-
-pub(crate) fn unix_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_millis() as u64)
 }

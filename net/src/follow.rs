@@ -14,9 +14,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::document::{Absent, RECORD_BYTES};
+use crate::endpoint::node_id;
 use crate::error::NetError;
 use crate::node::Node;
-use crate::peers::node_id;
 
 /// Entries that come together are taken in together.
 const GATHER: Duration = Duration::from_millis(2);

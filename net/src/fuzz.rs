@@ -9,7 +9,6 @@ use serde::de::DeserializeOwned;
 
 use crate::control::{self, Opening, Reply, Report, Welcome};
 use crate::join::{self, Ticket};
-use crate::remote;
 use crate::view::{Entry, Records};
 use crate::{bytes as blobs, frame};
 
@@ -111,38 +110,6 @@ pub fn records(bytes: &[u8]) {
     assert_eq!(grown, records);
 }
 
-/// What an S3 server answers: a page of a listing, or an error.
-pub fn listing(bytes: &[u8]) {
-    let _ = remote::code(bytes);
-    let Ok(page) = remote::page(bytes) else { return };
-    for prefix in ["", "p/"] {
-        let Ok(found) = remote::folder(prefix, page.objects.clone()) else {
-            continue;
-        };
-        assert!(
-            found
-                .iter()
-                .all(|found| remote::no_path(found.path.trim_end_matches('/')).is_none())
-        );
-        assert!(found.is_sorted_by(|one, next| one.path < next.path));
-    }
-}
-
-/// A URL as it is typed, and the range that a server says it sends, on the next line.
-pub fn source(bytes: &[u8]) {
-    let Ok(text) = str::from_utf8(bytes) else { return };
-    let (url, range) = text.split_once('\n').unwrap_or((text, ""));
-    if let Ok(remote) = url.parse::<remote::Remote>() {
-        assert!(remote.name().chars().all(|char| char != '/'));
-        if !remote.has_secrets() {
-            assert_eq!(remote.to_string().parse().ok().as_ref(), Some(&remote));
-        }
-    }
-    if let Some((range, size)) = remote::content_range(range) {
-        assert!(range.start < range.end && range.end <= size);
-    }
-}
-
 fn entry(line: &[u8]) -> Option<Entry> {
     let text = str::from_utf8(line).ok()?;
     let (head, rest) = text.split_once(' ')?;
@@ -189,4 +156,4 @@ fn message<T: Serialize + DeserializeOwned>(stream: &mut &[u8]) -> Option<T> {
 }
 
 #[cfg(test)]
-nearfield_mutate::targets!(ticket, control, answer, record_hex, records, listing, source);
+nearfield_mutate::targets!(ticket, control, answer, record_hex, records);

@@ -9,7 +9,7 @@ use nearfield_protocol::NodeId;
 use parking_lot::Mutex;
 
 use crate::document::Document;
-use crate::peers::node_id;
+use crate::endpoint::node_id;
 
 /// The connections that others have made to this node.
 #[derive(Default)]

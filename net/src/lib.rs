@@ -2,11 +2,13 @@
 //!
 //! `join` is how a node becomes a member, `gate` keeps all others out; `document` is the replicated records and `view` what
 //! they add up to; `control` is what nodes tell each other, `bytes` how blobs move, `residency` where they may; `peers` are the
-//! connections. `remote` reads what lies on servers that are no nodes.
+//! connections.
 
 mod bytes;
+mod confirm;
 pub mod control;
 mod document;
+mod endpoint;
 mod error;
 mod follow;
 pub mod frame;
@@ -19,7 +21,6 @@ mod network;
 mod node;
 mod peers;
 mod present;
-pub mod remote;
 mod residency;
 mod seldom;
 #[cfg(test)]

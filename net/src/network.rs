@@ -40,7 +40,16 @@ fn path(dir: &Path) -> PathBuf {
 impl Network {
     pub fn load(dir: &Path) -> io::Result<Option<Self>> {
         match fs::read(path(dir)) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Ok(bytes) => match serde_json::from_slice(&bytes) {
+                Ok(network) => Ok(Some(network)),
+                Err(error) => Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!(
+                        "{} cannot be read ({error}): restore it from a backup",
+                        path(dir).display()
+                    ),
+                )),
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

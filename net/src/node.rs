@@ -5,18 +5,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use iroh::Endpoint;
-use iroh::address_lookup::memory::MemoryLookup;
-use iroh::endpoint::{Connection, PortmapperConfig, RecvStream, SendStream, presets};
+use iroh::endpoint::{Connection, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
 use iroh_gossip::net::Gossip;
 use nearfield_protocol::node::{Label, NodeRecord, NodeVersion, Role};
 use nearfield_protocol::records::{
     DatasetRecord, DatasetVersion, FunctionRecord, FunctionVersion, RecordKind, TokenRecord, TokenVersion,
 };
-use nearfield_protocol::{DatasetName, Digest, FunctionName, NodeId};
+use nearfield_protocol::{DatasetName, Digest, FunctionName, NodeId, unix_ms};
 use nearfield_store::Store;
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
@@ -24,13 +22,14 @@ use tokio::sync::{mpsc, watch};
 
 use crate::bytes::Giving;
 use crate::control::{Asked, Control, MemberEvent, Question, Reply};
-use crate::document::{Document, unix_ms};
+use crate::document::Document;
+use crate::endpoint::{addresses, bind, node_id};
 use crate::error::NetError;
 use crate::gate::{Admits, Doors, Gate};
 use crate::identity::Identity;
 use crate::join::{Invitations, Joining, Offer, Rate, Refusals, Ticket};
 use crate::network::{Contact, Network};
-use crate::peers::{BYTES, CALL, CONTROL, JOIN, Peers, node_id, transport};
+use crate::peers::{BYTES, CALL, CONTROL, JOIN, Peers};
 use crate::present::{Here, Present};
 use crate::residency::{Residency, Right};
 use crate::view::Records;
@@ -94,43 +93,6 @@ pub struct NodeOptions {
     pub listen: SocketAddr,
     /// Where others reach it, if they cannot find that out themselves.
     pub advertise: Vec<SocketAddr>,
-}
-
-/// Binds an endpoint that nothing else finds or maps: no relay, no lookup, no UPnP.
-pub(crate) async fn bind(
-    identity: &Identity,
-    listen: SocketAddr,
-    advertise: &[SocketAddr],
-) -> Result<(Endpoint, MemoryLookup), NetError> {
-    let lookup = MemoryLookup::new();
-    let mut builder = Endpoint::builder(presets::Minimal)
-        .secret_key(identity.secret().clone())
-        .transport_config(transport())
-        .portmapper_config(PortmapperConfig::Disabled {})
-        .address_lookup(lookup.clone())
-        .clear_ip_transports()
-        .bind_addr(listen)
-        .map_err(|error| NetError::Endpoint(error.to_string()))?;
-    for address in advertise {
-        builder = builder.external_addr(*address);
-    }
-    let endpoint = builder
-        .bind()
-        .await
-        .map_err(|error| NetError::Endpoint(format!("binding UDP {listen}: {error}")))?;
-    Ok((endpoint, lookup))
-}
-
-/// Where others may reach an endpoint.
-pub(crate) fn addresses(endpoint: &Endpoint, advertise: &[SocketAddr]) -> Vec<SocketAddr> {
-    let mut addresses: Vec<SocketAddr> = advertise.to_vec();
-    addresses.extend(endpoint.addr().ip_addrs());
-    // Bound to one address, that is it.
-    let bound = endpoint.bound_sockets();
-    addresses.extend(bound.iter().filter(|address| !address.ip().is_unspecified()));
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses
 }
 
 impl Node {
@@ -221,7 +183,7 @@ impl Node {
             max_bytes: None,
             may_put: Vec::new(),
             addresses: node.addresses(),
-            joined_unix_ms: unix_ms(),
+            joined_unix_ms: unix_ms(SystemTime::now()),
         };
         node.inner.document.enter_founder(founder).await?;
         node.inner.residency.refresh(&node.inner.store).await;
@@ -329,6 +291,11 @@ impl Node {
     /// Told each time the records change.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.document.changes()
+    }
+
+    /// Whether there are records that cannot be read, so that nobody knows what they refer to.
+    pub fn lacks_records(&self) -> bool {
+        self.inner.document.lacks_values()
     }
 
     /// The blobs that are records' values: they must be kept.
@@ -467,7 +434,9 @@ impl Node {
             expires_unix_ms: offer.expires_unix_ms,
             nonce,
         };
-        self.inner.invitations.add(&nonce, offer, unix_ms())?;
+        self.inner
+            .invitations
+            .add(&nonce, offer, unix_ms(SystemTime::now()))?;
         Ok(ticket)
     }
 
@@ -612,6 +581,12 @@ impl Node {
     pub async fn shutdown(&self) {
         if let Err(error) = self.inner.router.shutdown().await {
             tracing::warn!(%error, "the endpoint did not shut down cleanly");
+        }
+        // A node that left has none.
+        if !self.inner.left.load(Ordering::Relaxed)
+            && let Err(error) = self.inner.document.note_latest().await
+        {
+            tracing::warn!(%error, "of what time the records are is not noted");
         }
     }
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{ConnectOptions, Connection, QuicTransportConfig, RecvStream, SendStream};
-use iroh::{Endpoint, EndpointAddr, EndpointId};
+use iroh::{Endpoint, EndpointAddr};
 use nearfield_protocol::NodeId;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::endpoint::{SEND_WINDOW_BYTES, STREAM_WINDOW_BYTES, STREAMS, addresses, endpoint_id, node_id};
 use crate::error::NetError;
 use crate::frame;
 use crate::network::Contact;
@@ -38,15 +39,8 @@ const SILENCE: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_millis(200);
 /// Connections that are kept; a member has at most one of each kind with each other.
 const MAX_CONNECTIONS: u64 = 4_096;
-/// What one stream may have on its way. The other end keeps at most 1,024 pieces apart that came out of order, and ends the
-/// connection beyond; a packet has at least 1,200 bytes, so with this no loss can come to that. More at once goes over
-/// several streams.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const SEND_WINDOW_BYTES: u64 = 16 << 20;
 /// Addresses that are kept of one node.
 pub const MAX_ADDRESSES: usize = 16;
-/// Requests on one connection at once.
-const STREAMS: u32 = 1_024;
 
 /// The other nodes, as this one reaches them.
 #[derive(Clone)]
@@ -56,15 +50,6 @@ pub struct Peers {
     connections: moka::future::Cache<(NodeId, &'static [u8]), Connection>,
     /// The lock is held for one look-up.
     book: Arc<Mutex<BTreeMap<NodeId, Vec<SocketAddr>>>>,
-}
-
-/// How all of a node's connections behave.
-pub(crate) fn transport() -> QuicTransportConfig {
-    QuicTransportConfig::builder()
-        .max_concurrent_bidi_streams(STREAMS.into())
-        .stream_receive_window(STREAM_WINDOW_BYTES.into())
-        .send_window(SEND_WINDOW_BYTES)
-        .build()
 }
 
 /// Of connections whose end must be noticed soon.
@@ -122,7 +107,7 @@ impl Peers {
 
     /// Where this node may be reached, as far as it knows.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        crate::node::addresses(&self.endpoint, &[])
+        addresses(&self.endpoint, &[])
     }
 
     /// A connection of this kind, made if there is none.
@@ -212,12 +197,4 @@ impl Peers {
             }
         }
     }
-}
-
-pub(crate) fn endpoint_id(node: &NodeId) -> Result<EndpointId, String> {
-    EndpointId::from_bytes(node.as_bytes()).map_err(|error| format!("{node} is no key: {error}"))
-}
-
-pub(crate) fn node_id(id: &EndpointId) -> NodeId {
-    NodeId::from_bytes(*id.as_bytes())
 }

@@ -3,17 +3,17 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nearfield_protocol::node::{Label, Role, labels};
 use nearfield_protocol::records::DatasetVersion;
-use nearfield_protocol::{DatasetName, Digest, NodeId};
+use nearfield_protocol::{DatasetName, Digest, NodeId, unix_ms};
 use nearfield_store::{Store, StoreOptions};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::{Load, MemberEvent, Question, Reply, Reporter};
-use crate::document::unix_ms;
+use crate::endpoint::bind;
 use crate::peers::{BYTES, CALL, CONTROL, Peers};
 use crate::{BLOB_BYTES, Contact, Identity, Inbox, Node, NodeOptions, Offer, Ticket};
 
@@ -74,7 +74,7 @@ impl Member {
             labels: labels(of.iter().map(|label| label.parse::<Label>().unwrap())).unwrap(),
             max_bytes: None,
             may_put: Vec::new(),
-            expires_unix_ms: unix_ms() + 60_000,
+            expires_unix_ms: unix_ms(SystemTime::now()) + 60_000,
         };
         self.node.invite(offer).unwrap()
     }
@@ -269,7 +269,7 @@ async fn tickets_that_open_nothing() {
             labels: Default::default(),
             max_bytes: None,
             may_put: Vec::new(),
-            expires_unix_ms: unix_ms() - 1,
+            expires_unix_ms: unix_ms(SystemTime::now()) - 1,
         })
         .unwrap();
     let forged = Ticket {
@@ -311,9 +311,7 @@ async fn strangers_and_expelled_nodes_are_refused_on_every_protocol() {
         }
     };
     let stranger = tempfile::tempdir().unwrap();
-    let (endpoint, lookup) = crate::node::bind(&identity(stranger.path()), loopback(), &[])
-        .await
-        .unwrap();
+    let (endpoint, lookup) = bind(&identity(stranger.path()), loopback(), &[]).await.unwrap();
     let peers = Peers::new(endpoint, lookup);
     peers.learn(&here);
     refused(&peers).await;

@@ -93,6 +93,9 @@ pub struct Records {
     pub(crate) last: Option<RecordClock>,
     /// The latest clock of any record, also of those that do not count yet because others that let them are missing.
     seen: Option<RecordClock>,
+    /// Tokens and nodes of which this node wrote a record that cannot be read any more. It may have been their end, so they count as
+    /// ended: a broken disk lets nobody in.
+    lost: Arc<BTreeSet<(RecordKind, String)>>,
     /// Rises with every record applied, so that what is derived from the records can tell that it is old.
     pub generation: u64,
 }
@@ -115,6 +118,7 @@ impl Records {
             distrusted: BTreeMap::new(),
             last: None,
             seen: None,
+            lost: Arc::default(),
             generation: 0,
         }
     }
@@ -235,9 +239,24 @@ impl Records {
         self.functions.values().flat_map(|versions| versions.iter())
     }
 
+    /// The same records, of which these cannot be read.
+    pub(crate) fn without(self, lost: Arc<BTreeSet<(RecordKind, String)>>) -> Self {
+        Records { lost, ..self }
+    }
+
+    fn is_lost(&self, kind: RecordKind, name: &str) -> bool {
+        // Hardly ever there is one, and names of nodes are made for the question.
+        !self.lost.is_empty() && self.lost.contains(&(kind, name.to_owned()))
+    }
+
+    fn is_lost_node(&self, id: &NodeId) -> bool {
+        !self.lost.is_empty() && self.is_lost(RecordKind::Node, &id.to_string())
+    }
+
     /// A token that was issued and not revoked.
     pub fn token(&self, id: &str) -> Option<&TokenVersion> {
-        self.tokens.get(id).map(|(_, token)| token)
+        let (_, token) = self.tokens.get(id)?;
+        (!self.is_lost(RecordKind::Token, id)).then_some(token)
     }
 
     /// The keys that tokens may be signed with: one of each gateway that issued some.
@@ -252,12 +271,13 @@ impl Records {
 
     /// Every token that was issued and not revoked.
     pub fn tokens(&self) -> impl Iterator<Item = &TokenVersion> {
-        self.tokens.values().map(|(_, token)| token)
+        let tokens = self.tokens.values().map(|(_, token)| token);
+        tokens.filter(|token| !self.is_lost(RecordKind::Token, &token.id))
     }
 
     /// A node that belongs to the network.
     pub fn node(&self, id: &NodeId) -> Option<&Membership> {
-        self.nodes.get(id)
+        self.nodes.get(id).filter(|_| !self.is_lost_node(id))
     }
 
     /// The labels of `rule` that a node lacks: all, if it is no member.
@@ -274,17 +294,14 @@ impl Records {
 
     /// All nodes of the network, by id.
     pub fn nodes(&self) -> impl Iterator<Item = &Membership> {
-        self.nodes.values()
+        let nodes = self.nodes.values();
+        nodes.filter(|member| !self.is_lost_node(&member.node.id))
     }
 
     /// Whether `id` writes records. The founder does so before there is any.
     pub fn is_gateway(&self, id: &NodeId) -> bool {
         let founding = *id == self.founder && self.nodes.is_empty();
-        founding
-            || self
-                .nodes
-                .get(id)
-                .is_some_and(|node| node.node.role == Role::Gateway)
+        founding || self.node(id).is_some_and(|node| node.node.role == Role::Gateway)
     }
 
     /// Whether a node went by its own will and has not joined again.

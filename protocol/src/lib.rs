@@ -20,6 +20,7 @@ pub mod problem;
 pub mod records;
 pub mod said;
 mod split;
+mod time;
 pub mod units;
 
 pub use digest::{Digest, ParseDigestError};
@@ -27,3 +28,4 @@ pub use name::{CallId, DatasetName, FunctionName, InvalidName, JobId, NodeId, Pa
 pub use problem::{Problem, ProblemKind};
 pub use said::said;
 pub use split::{ParseSplitError, Split};
+pub use time::unix_ms;

@@ -142,8 +142,7 @@ kinds! {
 const TYPE_PREFIX: &str = "urn:nearfield:problem:";
 
 impl ProblemKind {
-    fn from_type(text: &str) -> Option<Self> {
-        let slug = text.strip_prefix(TYPE_PREFIX)?;
+    fn of_slug(slug: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.slug() == slug)
     }
 }
@@ -217,9 +216,18 @@ impl TryFrom<Wire> for Problem {
     type Error = String;
 
     fn try_from(wire: Wire) -> Result<Self, String> {
-        let kind = ProblemKind::from_type(&wire.r#type)
-            .ok_or_else(|| format!("`{}` is no problem type that this build knows", wire.r#type))?;
-        let problem = Problem::new(kind, wire.detail);
+        let slug = wire
+            .r#type
+            .strip_prefix(TYPE_PREFIX)
+            .ok_or_else(|| format!("`{}` is no problem type", wire.r#type))?;
+        // What a newer build says is passed on as what it is to this one, so that no message, and no job's record, is lost for it.
+        let problem = match ProblemKind::of_slug(slug) {
+            Some(kind) => Problem::new(kind, wire.detail),
+            None => Problem::new(
+                ProblemKind::Internal,
+                format!("{} (`{slug}`, which this build does not know)", wire.detail),
+            ),
+        };
         Ok(match wire.limit {
             Some(limit) => problem.with_limit(limit),
             None => problem,
@@ -263,5 +271,21 @@ mod tests {
         assert_eq!(json["type"], "urn:nearfield:problem:out-of-fuel");
         assert_eq!(json["status"], 504);
         assert_eq!(serde_json::from_value::<Problem>(json).unwrap(), problem);
+    }
+
+    #[test]
+    fn a_kind_of_a_newer_build_is_read_as_a_failure() {
+        let of = |kind: &str| {
+            let json = serde_json::json!({ "type": kind, "detail": "the flux has no capacity", "limit": "flux = 5" });
+            serde_json::from_value::<Problem>(json)
+        };
+        let problem = of("urn:nearfield:problem:flux").unwrap();
+        assert_eq!(problem.kind, ProblemKind::Internal);
+        assert!(
+            problem.detail.contains("capacity") && problem.detail.contains("flux"),
+            "{problem}"
+        );
+        assert_eq!(problem.limit.as_deref(), Some("flux = 5"));
+        assert!(of("about:blank").is_err());
     }
 }

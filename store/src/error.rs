@@ -14,6 +14,11 @@ pub enum StoreError {
     InUse(PathBuf),
     #[error("{} has store format {found}; this build reads format {known}: use the nearfield that wrote it, or the newest", path.display())]
     Format { path: PathBuf, found: u32, known: u32 },
+    #[error(
+        "{} is missing or empty, though the data folder holds data: restore the whole folder from a backup, or move {} away to begin \
+         without that data", path.display(), blobs.display()
+    )]
+    Lost { path: PathBuf, blobs: PathBuf },
     #[error("no blob {0} in this store")]
     Missing(Digest),
     #[error("blob {} is not here, and no other node gives it: {cause}", digest.short())]
@@ -52,6 +57,8 @@ pub enum StoreError {
     Blobs(String),
     #[error("the state database: {0}")]
     State(#[source] Box<redb::Error>),
+    #[error("{} cannot be opened as a database: {cause}; restore the whole data folder from a backup", path.display())]
+    Broken { path: PathBuf, cause: String },
 }
 
 impl From<io::Error> for StoreError {

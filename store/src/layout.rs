@@ -13,7 +13,7 @@ use crate::cut::ends_record;
 use crate::dataset::Dataset;
 use crate::error::StoreError;
 use crate::keyed::Keyed;
-use crate::path_index::{Entry, EntryKind, PathIndex, PathIndexBuilder};
+use crate::path_index::{Entries, Entry, EntryKind, PathIndex, PathIndexBuilder};
 
 /// Where what is put goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -236,10 +236,14 @@ impl Layout {
         }
         let mut index = PathIndexBuilder::new();
         let (mut first_shard, mut last_key) = (0, String::new());
+        let torn = || StoreError::Unlike("the index of its files is torn: put it anew".to_owned());
+        let whole = |entries: &Entries<'_>| match entries.is_torn() {
+            true => Err(torn()),
+            false => Ok(()),
+        };
         for part in &self.parts {
             let shards = part.shards.len() as u32;
             let mut push = |entry: Entry, first_there: u32| {
-                let torn = || StoreError::Unlike("the index of its files is torn: put it anew".to_owned());
                 let kind = match entry.kind {
                     EntryKind::File {
                         shard,
@@ -272,15 +276,20 @@ impl Layout {
                 Paths::Own(bytes) => {
                     let own = PathIndex::parse(bytes.as_slice())
                         .map_err(|error| StoreError::Unlike(error.to_string()))?;
-                    own.iter().try_for_each(|entry| push(entry, 0))?;
+                    let mut entries = own.iter();
+                    entries.by_ref().try_for_each(|entry| push(entry, 0))?;
+                    whole(&entries)?;
                 }
                 Paths::Of {
                     dataset,
                     first_shard: first_there,
                 } => {
                     let name = part.name.as_ref().map_or("", |name| name.as_str());
-                    let mut paths = dataset.paths.iter().flat_map(|paths| paths.prefix(name));
-                    paths.try_for_each(|entry| push(entry, *first_there))?;
+                    if let Some(paths) = &dataset.paths {
+                        let mut entries = paths.prefix(name);
+                        entries.by_ref().try_for_each(|entry| push(entry, *first_there))?;
+                        whole(&entries)?;
+                    }
                 }
             }
             first_shard += shards;

@@ -200,7 +200,13 @@ impl Remembered {
         let payload = blocking_store(move || {
             let table = inner.db.begin_read()?.open_table(table)?;
             let bytes = table.get(key.0.as_bytes())?;
-            Ok(bytes.and_then(|bytes| Payload::decode(bytes.value())))
+            let payload = bytes.as_ref().and_then(|bytes| Payload::decode(bytes.value()));
+            if bytes.is_some() && payload.is_none() {
+                // A newer build wrote it. It can be made again; a result without its bytes would never be.
+                drop(bytes);
+                inner.forget(key.0.as_bytes())?;
+            }
+            Ok(payload)
         })
         .await?;
         match payload {

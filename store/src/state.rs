@@ -21,6 +21,8 @@ const FORMAT_KEY: &str = "format";
 const SEALED_BYTES_KEY: &str = "sealed-bytes";
 /// Of the sealed bytes, those of evictable blobs; absent means none.
 const EVICTABLE_BYTES_KEY: &str = "evictable-bytes";
+/// Before the id of a network's records: milliseconds of the latest one that was here.
+const RECORDS_KEY: &str = "records-unix-ms/";
 /// Digest → (size in bytes, [`Standing`]).
 const BLOBS: TableDefinition<[u8; 32], (u64, u8)> = TableDefinition::new("blobs");
 
@@ -278,6 +280,22 @@ impl State {
             count(&mut meta, SEALED_BYTES_KEY, |sum| sum.saturating_sub(freed))?;
             count(&mut meta, EVICTABLE_BYTES_KEY, |_| held)?;
             Ok(protected)
+        })
+    }
+
+    /// When the latest of a network's records was written that were here, in milliseconds since 1970; 0 if none was noted.
+    pub fn records_unix_ms(&self, network: &str) -> Result<u64, StoreError> {
+        let table = self.db.begin_read()?.open_table(META)?;
+        let noted = table.get(format!("{RECORDS_KEY}{network}").as_str())?;
+        Ok(noted.map_or(0, |value| value.value()))
+    }
+
+    /// Notes that. Durable when this returns.
+    pub fn note_records(&self, network: &str, unix_ms: u64) -> Result<(), StoreError> {
+        self.write(|tx| {
+            let key = format!("{RECORDS_KEY}{network}");
+            tx.open_table(META)?.insert(key.as_str(), unix_ms)?;
+            Ok(())
         })
     }
 

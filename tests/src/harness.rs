@@ -101,12 +101,17 @@ impl Node {
 
     /// A fresh node whose log goes to a file.
     pub fn start_logging_to(log: &Path) -> Node {
+        Node::start_in_logging_to(tempfile::tempdir().unwrap(), log)
+    }
+
+    /// A node on a folder that may have been used before, whose log goes to a file.
+    pub fn start_in_logging_to(data: TempDir, log: &Path) -> Node {
         let mut shell = Command::new("sh");
         shell
             .args(["-c", "exec \"$0\" \"$@\" 2>\"$LOG\""])
             .arg(binary())
             .env("LOG", log);
-        Node::start_as(shell, tempfile::tempdir().unwrap(), &[])
+        Node::start_as(shell, data, &[])
     }
 
     /// A new node that joins the network of `gateway`, as `invite` says.
@@ -122,12 +127,34 @@ impl Node {
         Node::launch(command, tempfile::tempdir().unwrap(), flags)
     }
 
+    /// A node on a folder that it may refuse: what it says then.
+    pub fn try_start_in(data: TempDir) -> Result<Node, String> {
+        let mut command = Command::new(binary());
+        command.arg("up").stderr(Stdio::piped());
+        let (mut child, line) = Node::spawn(command, &data, &[]);
+        if !line.is_empty() {
+            // What it still says is read by nobody, and must not stop it.
+            let mut said = child.stderr.take().unwrap();
+            std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+            return Ok(Node::of(child, &line, data, &[]));
+        }
+        let said = child.wait_with_output().unwrap().stderr;
+        Err(String::from_utf8_lossy(&said).into_owned())
+    }
+
     fn start_as(mut command: Command, data: TempDir, flags: &[&str]) -> Node {
         command.arg("up");
         Node::launch(command, data, flags)
     }
 
     fn launch(mut command: Command, data: TempDir, flags: &[&str]) -> Node {
+        command.stderr(Stdio::inherit());
+        let (child, line) = Node::spawn(command, &data, flags);
+        Node::of(child, &line, data, flags)
+    }
+
+    /// The process, and the first line that it says: none if it ends before.
+    fn spawn(mut command: Command, data: &TempDir, flags: &[&str]) -> (Child, String) {
         // Starting a driver for each node of each test would take longer than most tests.
         let gpu: &[&str] = if flags.contains(&"--gpu") {
             &[]
@@ -150,15 +177,18 @@ impl Node {
             .env_remove("NEARFIELD_URL")
             .env_remove("NEARFIELD_TOKEN")
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask test`", binary().display()));
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut line)
             .unwrap();
+        (child, line)
+    }
+
+    fn of(child: Child, line: &str, data: TempDir, flags: &[&str]) -> Node {
         let up: Value =
-            serde_json::from_str(&line).unwrap_or_else(|_| panic!("the node did not start: {line:?}"));
+            serde_json::from_str(line).unwrap_or_else(|_| panic!("the node did not start: {line:?}"));
         let url = |name: &str| up[name].as_str().unwrap().to_owned();
         let token = std::fs::read_to_string(data.path().join("admin.token")).unwrap();
         Node {

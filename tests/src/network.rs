@@ -150,10 +150,17 @@ fn a_host_that_is_killed_costs_nobody_an_answer_and_its_shards_are_kept_elsewher
     network.put("logs", &text, &["--shard-size", "128KiB"]);
     let gateway = &network.gateway;
     gateway.deploy("hello", "hello", "public = true");
-    gateway.deploy("wordcount", "wordcount", "");
-    let expected = gateway.json(&["run", "wordcount", "--over", "logs", "--args", "{\"round\":1}"]);
+    gateway.deploy("job", "hostile_job", "");
+    let run = |pad: &str, more: &[&str]| {
+        // Each shard takes some tens of milliseconds, so that the job is under way for a while.
+        let args = format!("{{\"spin\": 20000000, \"pad\": {pad}}}");
+        gateway.json(&[&["run", "job", "--over", "logs", "--args", &args], more].concat())
+    };
+    let expected = run("0", &[]);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // Also where the test fails.
+        let _done = Done(&done);
         let callers: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
@@ -167,11 +174,30 @@ fn a_host_that_is_killed_costs_nobody_an_answer_and_its_shards_are_kept_elsewher
                 })
             })
             .collect();
-        let job =
-            scope.spawn(|| gateway.json(&["run", "wordcount", "--over", "logs", "--args", "{\"round\":2}"]));
-        std::thread::sleep(Duration::from_millis(200));
+        let started = run("1", &["--detach"]);
+        let id = started["job"].as_str().unwrap();
+        let job = || gateway.admin("GET", &format!("/v1/jobs/{id}"), &[]).json();
+        let shards = expected["shards"].as_u64().unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        while job()["progress"]["done"]
+            .as_u64()
+            .is_none_or(|done| done < shards / 4)
+        {
+            assert!(
+                Instant::now() < until && job()["state"]["state"] == "running",
+                "{}",
+                job()
+            );
+            std::thread::yield_now();
+        }
         network.hosts[0].kill();
-        let ran = job.join().unwrap();
+        let hit = job();
+        assert_eq!(hit["state"]["state"], "running", "the job met the loss: {hit}");
+        assert!(hit["progress"]["done"].as_u64().unwrap() < shards, "{hit}");
+        let ran = gateway.json(&["wait", id]);
+        // Its steps count, or were made again once the job had begun anew.
+        let again = ran["fuel_spent"].as_u64() > ran["fuel"].as_u64();
+        assert!(again || ran["hosts"] == 3, "the lost host worked for it: {ran}");
         assert_eq!(
             ran["output"], expected["output"],
             "no shard is lost, none counts twice"
@@ -184,6 +210,15 @@ fn a_host_that_is_killed_costs_nobody_an_answer_and_its_shards_are_kept_elsewher
     // Nobody was told to.
     network.wait_for_replicas("logs");
     assert!(network.gateway.ok(&["get", "logs"]) == text);
+}
+
+/// Ends whoever looks at it when it is dropped.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Whoever was given a result has not got the files that its run wrote.

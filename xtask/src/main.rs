@@ -29,7 +29,7 @@ usage: cargo xtask demo [--keep] [--release]      the whole path on real data, w
        cargo xtask bench gpu [--json]             the way to the GPU, beside plain wgpu
        cargo xtask soak [--quick] [--debug] [PART…]    the long checks: crash memory bytes fsync startup jobs
                                                   differential keyed sources in-place writers network
-                                                  corruption simulation gpu
+                                                  partition corruption simulation gpu hostile overload
 
 What was built before is taken from NEARFIELD_BIN, NEARFIELD_FUNCTIONS, NEARFIELD_BARE_SERVER and NEARFIELD_BARE_GPU, where
 those are set.";

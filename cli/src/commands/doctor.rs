@@ -14,7 +14,6 @@ use super::Session;
 use crate::client::{Call, Client};
 use crate::failure::{Exit, Failure};
 use crate::guest::{self, Toolchain};
-use crate::up;
 
 /// Below this much room a node is of little use.
 const DISK_BYTES: u64 = 1 << 30;
@@ -238,7 +237,7 @@ fn gpu() -> Check {
     const WHAT: &str = "GPU";
     let next = "on Debian: apt-get install libvulkan1, and the GPU's driver or mesa-vulkan-drivers, which computes on the \
                 processor; all but functions that require a GPU works without";
-    let options = up::gpu_options(Choice::Best, None);
+    let options = nearfield_node::gpu_options(Choice::Best, None);
     let probed = options.and_then(|options| Ok(client::probe(&options)?));
     let found = match probed {
         Ok(found) => found,

@@ -60,7 +60,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     interrupt::watch()?;
     let session = Session {
-        client: Client::new(&global.url(), global.token(), &data_dir),
+        client: Client::new(&global.url(), global.token(), &data_dir)?,
         out: Output { json: global.json },
     };
     match verb {

@@ -1,11 +1,11 @@
 use std::io::Read;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
+use nearfield_gateway::Narrowing;
+use nearfield_protocol::unix_ms;
 use serde::Deserialize;
 use serde_json::json;
-
-use nearfield_gateway::Narrowing;
 
 use super::{Session, ls, manage};
 use crate::args::{Listed, Listing, RmArgs, Thing, TokenScope, TokenVerb};
@@ -66,7 +66,7 @@ fn create(
         body["max_fuel_per_day"] = json!(fuel);
     }
     if let Some(expires) = expires {
-        body["expires_unix_ms"] = json!(unix_ms(SystemTime::now() + expires)?);
+        body["expires_unix_ms"] = json!(unix_ms(SystemTime::now() + expires));
     }
     let created = session
         .client
@@ -103,11 +103,4 @@ fn narrow(session: &Session, token: &str, narrowing: &Narrowing) -> Result<()> {
     };
     let token = nearfield_gateway::narrow(&token, narrowing).context("narrowing the token")?;
     session.out.show_as(&json!({ "token": token }), || token.clone())
-}
-
-fn unix_ms(time: SystemTime) -> Result<u64> {
-    Ok(time
-        .duration_since(UNIX_EPOCH)
-        .context("this machine's clock is before 1970")?
-        .as_millis() as u64)
 }

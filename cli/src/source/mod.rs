@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use nearfield_net::remote::{Remote, Site, has_scheme};
+use nearfield_remote::{Remote, Site, has_scheme};
 
 use crate::archive::{Excludes, Folder};
 use crate::failure::{Exit, Failure};

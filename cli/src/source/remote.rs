@@ -2,7 +2,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use nearfield_net::remote::{Ahead, Encoded, First, Pins, Remote, Site, Stream, Trust, encoding};
+use nearfield_remote::{Ahead, Encoded, First, Pins, Remote, Site, Stream, Trust, encoding};
 use tokio::runtime::{Builder, Runtime};
 
 use super::Input;

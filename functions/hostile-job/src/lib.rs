@@ -1,6 +1,6 @@
 //! A job that does what its data tells it to, for tests: a line `poison WHAT` makes the shard's run fail in that way,
 //! a line `look` makes it tell all that it can see of the world, a line `say` makes it log. Arguments make it write
-//! many files, and return much.
+//! many files, return much, and take long.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -28,6 +28,8 @@ struct Args {
     files: Option<u64>,
     /// Bytes to return for each shard.
     pad: Option<usize>,
+    /// Rounds of a loop to go for each shard, so that a job takes a while.
+    spin: Option<u64>,
 }
 
 #[nearfield::map]
@@ -78,6 +80,9 @@ fn hostile_job(shard: Shard, args: Args) -> Result<Seen> {
             }
         }
         (None, _) => {}
+    }
+    for round in 0..args.spin.unwrap_or_default() {
+        std::hint::black_box(round);
     }
     if let Some(bytes) = args.pad {
         seen.pad = name.repeat(bytes / name.len());

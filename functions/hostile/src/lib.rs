@@ -15,6 +15,7 @@
 //! | `/hoard/headers`, `/hoard/bodies` | has the host hold what it may not hold itself | the memory limit |
 //! | `/header` | sends a header of 10 MB | the header limit |
 //! | `/host/…` | calls one function of the host for ever: see [`HOST_CALLS`] | fuel, the timeout |
+//! | `/spin` | computes for about a millisecond, then answers | nothing |
 //! | `/call?url=…` | asks another server, itself perhaps, and answers with its status | grants, the call depth |
 //!
 //! Any other path answers `ok`.
@@ -39,6 +40,10 @@ impl Guest for Hostile {
         let target = request.path_with_query().unwrap_or_default();
         match target.split('?').next().unwrap_or_default() {
             "/loop" => spin(),
+            "/spin" => {
+                turn(400_000);
+                answer(out, "ok");
+            }
             "/memory" => fill_memory(),
             "/recurse" => answer(out, &recurse(0).to_string()),
             "/sleep" => sleep(),
@@ -93,6 +98,12 @@ fn call_for_ever(name: &str) {
         .expect("a call of the list");
     loop {
         call();
+    }
+}
+
+fn turn(times: u64) {
+    for time in 0..times {
+        black_box(time);
     }
 }
 

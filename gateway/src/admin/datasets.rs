@@ -4,30 +4,31 @@ use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use bytes::{Buf, Bytes};
 use futures_util::stream;
 use http::header::{ACCEPT_RANGES, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::BodyExt;
+use nearfield_cluster::peer::forward::{Forwarded, accepted, forward};
+use nearfield_cluster::{Keeping, PutInput, REPLICAS, REPLICAS_RANGE, Target, store_problem};
 use nearfield_protocol::node::{Label, Role};
 use nearfield_protocol::records::DatasetVersion;
-use nearfield_protocol::{DatasetName, Digest, NodeId, PartName, Problem, ProblemKind, Split};
+use nearfield_protocol::{DatasetName, Digest, NodeId, PartName, Problem, ProblemKind, Split, unix_ms};
 use nearfield_store::{Dataset, Placement, PutProgress, PutReport, PutRequest, Shard, Store, pack};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
 
+use super::asked::Asked;
 use super::events::{self, PROGRESS_STEP, event};
-use super::{Asked, streamed};
+use super::streamed;
 use crate::body::{Body, BodyFault, BoundedBody};
-use crate::catalog::{Keeping, PutInput, Target, unix_ms};
-use crate::cluster::{REPLICAS, REPLICAS_RANGE};
 use crate::content::{self, Content, Named};
-use crate::peer::{self, Forwarded};
 use crate::preconditions::{self, Answer, EntityTag, Modified, Validators};
-use crate::reply::{self, store_problem};
-use crate::server::Gateway;
+use crate::reply;
+use crate::state::Gateway;
 
 /// Bounds of `shard-size`: what the cutter can aim at.
 const SHARD_BYTES_RANGE: std::ops::RangeInclusive<u32> = (64 << 10)..=(4 << 20);
@@ -36,7 +37,7 @@ const MAX_LISTED: usize = 1_000;
 const MAX_LISTED_SOURCES: usize = 100;
 
 pub fn list(gateway: &Gateway) -> Response<Body> {
-    let records = gateway.catalog.node.records();
+    let records = gateway.cluster.catalog.node.records();
     let datasets: Vec<_> = records
         .datasets()
         .map(|newest| {
@@ -106,9 +107,12 @@ pub async fn put(
     }
     let if_version = asked.parsed::<u64>("if-version")?;
     let keeping = keeping(&asked)?;
-    let only = gateway.catalog.rule_of(&name, &request.placement, &keeping);
-    let is_gateway = gateway.catalog.node.role() == Role::Gateway;
-    if !gateway.catalog.may_keep(&only) && is_gateway && via.is_none() {
+    let only = gateway
+        .cluster
+        .catalog
+        .rule_of(&name, &request.placement, &keeping);
+    let is_gateway = gateway.cluster.catalog.node.role() == Role::Gateway;
+    if !gateway.cluster.catalog.may_keep(&only) && is_gateway && via.is_none() {
         return put_elsewhere(gateway, &name, &only, asked).await;
     }
     let target = Target {
@@ -123,6 +127,7 @@ pub async fn put(
         let shown = progress.clone();
         let put = async move {
             gateway
+                .cluster
                 .catalog
                 .put(target, input, request, keeping, progress)
                 .await
@@ -141,7 +146,10 @@ pub async fn put(
     };
     let input = PutInput::Stream(Box::new(input));
     let progress = Arc::default();
-    let put = gateway.catalog.put(target, input, request, keeping, progress);
+    let put = gateway
+        .cluster
+        .catalog
+        .put(target, input, request, keeping, progress);
     stored(put.await.map_err(|problem| fault.problem().unwrap_or(problem))?)
 }
 
@@ -155,7 +163,7 @@ async fn put_elsewhere(
     if let Some(place) = asked.parameter("in-place")
         && !place.contains("://")
     {
-        let refused = gateway.catalog.may_not_keep(name, only);
+        let refused = gateway.cluster.catalog.may_not_keep(name, only);
         return Err(Problem::new(
             refused.kind,
             format!(
@@ -168,11 +176,11 @@ async fn put_elsewhere(
         name,
         only,
         parameters: asked.query.clone(),
-        accept: peer::accepted(asked.request.headers()),
+        accept: accepted(asked.request.headers()),
     };
     let fault = BodyFault::default();
     let body = BoundedBody::new(asked.request.into_body(), u64::MAX, fault.clone());
-    let answered = peer::forward(gateway, put, body.boxed_unsync()).await;
+    let answered = forward(&gateway.cluster, put, body.boxed_unsync()).await;
     answered.map_err(|problem| fault.problem().unwrap_or(problem))
 }
 
@@ -252,10 +260,11 @@ fn far(progress: &PutProgress) -> Value {
 
 /// `?shards=true` lists the first shards, too.
 pub async fn describe(gateway: &Gateway, name: &str, with_shards: bool) -> Result<Response<Body>, Problem> {
-    let records = gateway.catalog.node.records();
+    let records = gateway.cluster.catalog.node.records();
     let name = parse_name(name)?;
-    let newest = gateway.newest(&name)?;
+    let newest = gateway.cluster.newest(&name)?;
     let dataset = gateway
+        .cluster
         .catalog
         .store
         .dataset(&newest.digest)
@@ -275,6 +284,7 @@ pub async fn describe(gateway: &Gateway, name: &str, with_shards: bool) -> Resul
             let range = meta.key.as_ref().and_then(|key| key.ranges.get(index as usize));
             let keys = range.map(|range| [&range.min, &range.max].map(|key| String::from_utf8_lossy(key)));
             let holders: Vec<_> = gateway
+                .cluster
                 .hosts
                 .table()
                 .holders_of(&digest)
@@ -321,6 +331,7 @@ pub async fn describe(gateway: &Gateway, name: &str, with_shards: bool) -> Resul
 pub async fn rollback(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
     let version = gateway
+        .cluster
         .catalog
         .roll_dataset_back(&name, asked.parsed("to")?)
         .await?;
@@ -329,7 +340,7 @@ pub async fn rollback(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Re
 
 pub async fn remove(gateway: &Gateway, name: &str, purge: bool) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
-    let removed = gateway.catalog.remove_dataset(&name, purge).await?;
+    let removed = gateway.cluster.catalog.remove_dataset(&name, purge).await?;
     Ok(reply::json(
         StatusCode::OK,
         &json!({
@@ -350,7 +361,7 @@ pub async fn prune(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Respo
             "parameter `keep` is missing: how many of the newest versions stay",
         )
     })?;
-    let (pruned, released_bytes) = gateway.catalog.prune_dataset(&name, keep).await?;
+    let (pruned, released_bytes) = gateway.cluster.catalog.prune_dataset(&name, keep).await?;
     Ok(reply::json(
         StatusCode::OK,
         &json!({ "name": name, "pruned": pruned, "released_bytes": released_bytes }),
@@ -365,18 +376,18 @@ pub async fn content(gateway: &Gateway, asked: &Asked) -> Result<Response<Body>,
             "parameter `of` is missing: a dataset or b3:…",
         )
     })?;
-    let store = &gateway.catalog.store;
+    let store = &gateway.cluster.catalog.store;
     let (digest, named) = if of.starts_with("b3:") {
-        (gateway.digest(of)?, Named::ByDigest)
+        (gateway.cluster.digest(of)?, Named::ByDigest)
     } else {
         let name = parse_name(of)?;
-        let newest = gateway.newest(&name)?;
-        let records = gateway.catalog.node.records();
-        let put = put_at(records.dataset_versions(&name), unix_ms());
+        let newest = gateway.cluster.newest(&name)?;
+        let records = gateway.cluster.catalog.node.records();
+        let put = put_at(records.dataset_versions(&name), unix_ms(SystemTime::now()));
         (newest.digest, Named::ByName { put })
     };
     let (method, headers) = (asked.request.method(), asked.request.headers());
-    let dataset = gateway.dataset_or_blob(&digest).await?;
+    let dataset = gateway.cluster.dataset_or_blob(&digest).await?;
     let named_file = dataset.as_ref().zip(asked.parameter("path"));
     let executable = named_file.is_some_and(|(dataset, path)| dataset.is_executable(path));
     let whole = match (dataset, asked.parameter("path")) {
@@ -413,8 +424,8 @@ fn put_at(versions: &[DatasetVersion], now_unix_ms: u64) -> Option<Modified> {
 }
 
 pub fn pins(gateway: &Gateway) -> Result<Response<Body>, Problem> {
-    let pins = gateway.catalog.store.pins().map_err(store_problem)?;
-    let records = gateway.catalog.node.records();
+    let pins = gateway.cluster.catalog.store.pins().map_err(store_problem)?;
+    let records = gateway.cluster.catalog.node.records();
     // What a digest is to people: a version of a dataset, or of a function.
     let versions = |digest: &Digest| -> Vec<String> {
         let datasets = records
@@ -435,11 +446,11 @@ pub fn pins(gateway: &Gateway) -> Result<Response<Body>, Problem> {
 }
 
 pub async fn pin(gateway: &Gateway, digest: &str, pinned: bool) -> Result<Response<Body>, Problem> {
-    let digest = gateway.digest(digest)?;
+    let digest = gateway.cluster.digest(digest)?;
     if pinned {
-        gateway.dataset(&digest).await?;
+        gateway.cluster.dataset(&digest).await?;
     }
-    gateway.catalog.pin(digest, pinned).await?;
+    gateway.cluster.catalog.pin(digest, pinned).await?;
     Ok(reply::json(
         StatusCode::OK,
         &json!({ "digest": digest, "pinned": pinned }),

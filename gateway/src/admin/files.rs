@@ -1,15 +1,16 @@
 //! The files of a dataset that came from a folder, page by page.
 
 use http::{Response, StatusCode};
+use nearfield_cluster::store_problem;
 use nearfield_protocol::Problem;
 use nearfield_store::path_index::{Entry, EntryKind};
 use serde_json::{Value, json};
 
-use super::Asked;
+use super::asked::Asked;
 use super::datasets::parse_name;
 use crate::body::Body;
-use crate::reply::{self, store_problem};
-use crate::server::Gateway;
+use crate::reply;
+use crate::state::Gateway;
 
 /// Files of one page at most, and unless fewer are asked for.
 const PAGE: usize = 1_000;
@@ -17,8 +18,9 @@ const PAGE: usize = 1_000;
 /// `?after=KEY&limit=N`: the files behind a page, in order of their keys, and the key of the last of them if there are more.
 pub async fn list(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
-    let newest = gateway.newest(&name)?;
+    let newest = gateway.cluster.newest(&name)?;
     let dataset = gateway
+        .cluster
         .catalog
         .store
         .dataset(&newest.digest)

@@ -1,22 +1,25 @@
 //! Functions over the admin API.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures_util::StreamExt;
 use http::{Response, StatusCode};
+use nearfield_cluster::everywhere;
+use nearfield_cluster::host::{LogQuery, Surface};
+use nearfield_cluster::{store_problem, unknown_function};
 use nearfield_protocol::manifest::{FunctionManifest, Input, Route};
 use nearfield_protocol::records::FunctionVersion;
-use nearfield_protocol::{Digest, FunctionName, NodeId, Problem, ProblemKind, limits};
+use nearfield_protocol::{Digest, FunctionName, NodeId, Problem, ProblemKind, limits, unix_ms};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Asked, streamed};
+use super::asked::Asked;
+use super::streamed;
 use crate::body::Body;
-use crate::catalog::{unix_ms, unknown_function};
-use crate::dispatch::{LogQuery, Surface};
-use crate::reply::{self, store_problem};
+use crate::reply;
 use crate::route::Served;
-use crate::server::Gateway;
+use crate::state::Gateway;
 
 /// Hosts that compile one component at once: each takes its bytes from those that have them.
 const COMPILED_AT_ONCE: usize = 8;
@@ -39,6 +42,7 @@ pub async fn upload(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, P
     let bytes = asked.bytes(limits::COMPONENT_BYTES).await?;
     let size_bytes = bytes.len();
     let digest = gateway
+        .cluster
         .catalog
         .store
         .add_sealed(bytes)
@@ -58,7 +62,7 @@ pub async fn deploy(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<
         dry_run,
     } = asked.json().await?;
     let (host, surface) = check(gateway, &name, component, &manifest).await?;
-    let previous = gateway.catalog.node.records().function(&name).cloned();
+    let previous = gateway.cluster.catalog.node.records().function(&name).cloned();
     let version = if dry_run {
         let number = previous.as_ref().map_or(1, |previous| previous.version + 1);
         new_version(&name, number, component, manifest, None)
@@ -66,7 +70,11 @@ pub async fn deploy(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<
         let route = manifest.route.clone();
         let free = || check_route(gateway, &name, route.as_ref());
         let write = |number| new_version(&name, number, component, manifest, None);
-        let version = gateway.catalog.deploy(&name, component, free, write).await?;
+        let version = gateway
+            .cluster
+            .catalog
+            .deploy(&name, component, free, write)
+            .await?;
         compile_elsewhere(gateway, component, host);
         version
     };
@@ -75,7 +83,7 @@ pub async fn deploy(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<
 
 pub async fn rollback(gateway: &Arc<Gateway>, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
-    let records = gateway.catalog.node.records();
+    let records = gateway.cluster.catalog.node.records();
     let versions = records.function_versions(&name);
     let newest = versions.last().ok_or_else(|| unknown_function(name.as_str()))?;
     let to = match asked.parsed::<u64>("to")? {
@@ -102,6 +110,7 @@ pub async fn rollback(gateway: &Arc<Gateway>, name: &str, asked: &Asked) -> Resu
     let write = |number| new_version(&name, number, target.component, target.manifest.clone(), Some(to));
     let free = || check_route(gateway, &name, target.manifest.route.as_ref());
     let version = gateway
+        .cluster
         .catalog
         .deploy(&name, target.component, free, write)
         .await?;
@@ -110,7 +119,7 @@ pub async fn rollback(gateway: &Arc<Gateway>, name: &str, asked: &Asked) -> Resu
 }
 
 pub fn list(gateway: &Gateway) -> Response<Body> {
-    let records = gateway.catalog.node.records();
+    let records = gateway.cluster.catalog.node.records();
     let functions: Vec<_> = records
         .functions()
         .map(|function| {
@@ -130,7 +139,7 @@ pub fn list(gateway: &Gateway) -> Response<Body> {
 
 pub fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
-    let records = gateway.catalog.node.records();
+    let records = gateway.cluster.catalog.node.records();
     let current = records
         .function(&name)
         .ok_or_else(|| unknown_function(name.as_str()))?;
@@ -149,14 +158,14 @@ pub fn describe(gateway: &Gateway, name: &str) -> Result<Response<Body>, Problem
 
 pub async fn remove(gateway: &Gateway, name: &str) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
-    gateway.catalog.remove_function(&name).await?;
+    gateway.cluster.catalog.remove_function(&name).await?;
     Ok(reply::json(StatusCode::OK, &json!({ "removed": name })))
 }
 
 /// `?lines=100&follow=true`: newline-delimited JSON.
 pub async fn logs(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
-    if gateway.catalog.node.records().function(&name).is_none() {
+    if gateway.cluster.catalog.node.records().function(&name).is_none() {
         return Err(unknown_function(name.as_str()));
     }
     let query = LogQuery {
@@ -165,7 +174,7 @@ pub async fn logs(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Respon
         lines: log_lines(asked)?,
         follow: asked.flag("follow")?,
     };
-    let received = crate::logs::everywhere(gateway, query).await?;
+    let received = everywhere(&gateway.cluster, query).await?;
     Ok(streamed::lines(received, std::future::pending()))
 }
 
@@ -185,15 +194,15 @@ async fn check(
         .check()
         .map_err(|error| Problem::new(ProblemKind::BadManifest, format!("function `{name}`: {error}")))?;
     check_route(gateway, name, manifest.route.as_ref())?;
-    let host = gateway.host_for(&component)?;
-    Ok((host, gateway.dispatch.to(host).check(component).await?))
+    let host = gateway.cluster.host_for(&component)?;
+    Ok((host, gateway.cluster.dispatch.to(host).check(component).await?))
 }
 
 /// Has the other hosts compile what was deployed, a few at a time and behind the answer, so that the first call there
 /// need not wait for a compiler. `ready` has it.
 fn compile_elsewhere(gateway: &Arc<Gateway>, component: Digest, ready: NodeId) {
     let hosts: Vec<NodeId> = {
-        let table = gateway.hosts.table();
+        let table = gateway.cluster.hosts.table();
         let others = table.iter().filter(|(_, host)| host.there && host.id != ready);
         others.map(|(_, host)| host.id).collect()
     };
@@ -201,7 +210,7 @@ fn compile_elsewhere(gateway: &Arc<Gateway>, component: Digest, ready: NodeId) {
     tokio::spawn(async move {
         futures_util::stream::iter(hosts)
             .for_each_concurrent(COMPILED_AT_ONCE, |host| {
-                let way = gateway.dispatch.to(host);
+                let way = gateway.cluster.dispatch.to(host);
                 async move {
                     if let Err(problem) = way.check(component).await {
                         tracing::warn!(host = host.short(), %problem, "a host has not compiled what was deployed");
@@ -214,7 +223,7 @@ fn compile_elsewhere(gateway: &Arc<Gateway>, component: Digest, ready: NodeId) {
 
 /// Whether the route that `name` is to have is nobody else's.
 fn check_route(gateway: &Gateway, name: &FunctionName, route: Option<&Route>) -> Result<(), Problem> {
-    let records = gateway.catalog.node.records();
+    let records = gateway.cluster.catalog.node.records();
     let route = route.cloned().unwrap_or_else(|| Route::of(name));
     match gateway.route_table(&records).taken_by(&route, name) {
         None => Ok(()),
@@ -247,7 +256,7 @@ fn new_version(
         version,
         component,
         manifest,
-        deployed_unix_ms: unix_ms(),
+        deployed_unix_ms: unix_ms(SystemTime::now()),
         rolled_back_to,
     }
 }
@@ -285,7 +294,7 @@ fn is_called(surface: &Surface) -> bool {
 
 /// What a deployment is told that it will lack.
 fn notices(gateway: &Gateway, version: &FunctionVersion) -> Vec<String> {
-    let records = gateway.catalog.node.records();
+    let records = gateway.cluster.catalog.node.records();
     let missing = version
         .manifest
         .inputs

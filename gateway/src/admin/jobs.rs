@@ -7,57 +7,31 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
-use nearfield_protocol::gpu::GpuGrant;
-use nearfield_protocol::job::PureLimits;
-use nearfield_protocol::manifest::Input;
-use nearfield_protocol::{DatasetName, Digest, FunctionName, JobId, Problem, ProblemKind, limits};
-use serde::Deserialize;
+use nearfield_cluster::everywhere;
+use nearfield_cluster::host::LogQuery;
+use nearfield_jobs::{JobRecord, JobRequest, runs, unknown_job};
+use nearfield_protocol::{JobId, Problem, ProblemKind};
 use serde_json::{Value, json};
 
+use super::asked::Asked;
 use super::events::{self, PROGRESS_STEP, event};
 use super::functions::log_lines;
-use super::{Asked, streamed};
+use super::streamed;
 use crate::body::{self, Body};
-use crate::catalog::{unix_ms, unknown_dataset, unknown_function};
-use crate::dispatch::LogQuery;
-use crate::jobs::{JobRecord, JobState, Jobs, Selection, find_result, runs, unknown};
-use crate::logs;
 use crate::reply;
-use crate::server::Gateway;
+use crate::state::Gateway;
 
 /// How long after a job's end its last lines may come: they are written by another task.
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// Jobs that one list gives at most.
 const MAX_LISTED: usize = 1_000;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asking {
-    function: FunctionName,
-    /// A dataset's name, or `b3:…`.
-    over: String,
-    #[serde(default)]
-    args: Value,
-    into: Option<DatasetName>,
-    max_fuel: Option<u64>,
-    /// A fraction of the shards, above 0 and up to 1.
-    sample: Option<f64>,
-    /// One shard.
-    only: Option<u32>,
-    /// Shards that may fail.
-    #[serde(default)]
-    skip: u32,
-    #[serde(default)]
-    dry_run: bool,
-    /// A fraction of the runs, above 0 and up to 1, to make once more on another host.
-    check: Option<f64>,
-}
-
 pub async fn start(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>, Problem> {
-    let record = resolve(gateway, asked.json().await?).await?;
-    let held = Jobs::hold(gateway, &record).await;
+    let request: JobRequest = asked.json().await?;
+    let record = request.resolve(&gateway.cluster).await?;
+    let held = gateway.jobs.hold(&record).await;
     let record = aside(gateway, move |gateway| {
-        Jobs::start(gateway, record.clone(), held)?;
+        gateway.jobs.start(record.clone(), held)?;
         Ok(record)
     })
     .await?;
@@ -79,106 +53,6 @@ async fn aside<T: Send + 'static>(
             ProblemKind::Internal,
             format!("the records of jobs: {error}"),
         ))
-    })
-}
-
-/// Names become versions here, once: whatever changes later, the job is the same.
-async fn resolve(gateway: &Gateway, asking: Asking) -> Result<JobRecord, Problem> {
-    let refused = |detail: String| Problem::new(ProblemKind::BadRequest, detail);
-    let records = gateway.catalog.node.records();
-    let function = records
-        .function(&asking.function)
-        .ok_or_else(|| unknown_function(asking.function.as_str()))?;
-    let (dataset, dataset_digest) = match asking.over.strip_prefix("b3:") {
-        Some(_) => (None, gateway.digest(&asking.over)?),
-        None => {
-            let name: DatasetName = asking
-                .over
-                .parse()
-                .map_err(|error| refused(format!("over: {error}")))?;
-            let newest = gateway.newest(&name)?;
-            (Some(name), newest.digest)
-        }
-    };
-    // Told now rather than by the job.
-    gateway.dataset(&dataset_digest).await?;
-    let mut inputs = std::collections::BTreeMap::new();
-    for (name, input) in &function.manifest.inputs {
-        let digest = match input {
-            Input::Pinned(digest) => *digest,
-            Input::Newest(dataset) => {
-                let version = records.dataset(dataset);
-                version.ok_or_else(|| unknown_dataset(dataset.as_str()))?.digest
-            }
-        };
-        inputs.insert(name.clone(), digest);
-    }
-    if let Some(into) = &asking.into {
-        let newest = records.dataset(into).map(|version| version.digest);
-        let read = dataset.as_ref() == Some(into)
-            || newest.is_some_and(|newest| {
-                newest == dataset_digest || inputs.values().any(|input| *input == newest)
-            });
-        if read {
-            return Err(refused(format!(
-                "the job reads `{into}`, and what it writes would take its place: name another dataset with `into`"
-            )));
-        }
-    }
-    let selection = match (asking.dry_run, asking.only, asking.sample) {
-        (true, None, None) => Selection::DryRun,
-        (false, Some(index), None) => Selection::Only(index),
-        (false, None, Some(fraction)) if fraction > 0.0 && fraction <= 1.0 => Selection::Sample(fraction),
-        (false, None, None) => Selection::All,
-        (false, None, Some(fraction)) => {
-            return Err(refused(format!("sample = {fraction} is not above 0 and up to 1")));
-        }
-        _ => return Err(refused("dry_run, only and sample exclude each other".to_owned())),
-    };
-    if asking.dry_run && asking.into.is_some() {
-        return Err(refused("a dry run writes nothing: leave `into` out".to_owned()));
-    }
-    if let Some(fraction) = asking.check
-        && !(fraction > 0.0 && fraction <= 1.0)
-    {
-        return Err(refused(format!("check = {fraction} is not above 0 and up to 1")));
-    }
-    let manifest = &function.manifest;
-    if asking.check.is_some() && manifest.require.gpu.is_some() {
-        return Err(refused(
-            "the runs of a function that requires a GPU are not checked against another host's: GPUs differ in the last \
-             bits of their numbers; leave `check` out"
-                .to_owned(),
-        ));
-    }
-    let id = JobId::new(unix_ms(), rand::random()).to_string();
-    Ok(JobRecord {
-        gpu: manifest.require.gpu.map(|kind| GpuGrant {
-            kind,
-            time: manifest.limits.gpu_time.0,
-            memory_bytes: manifest.limits.gpu_memory.0,
-            job: id.clone(),
-        }),
-        id,
-        function: function.name.clone(),
-        version: function.version,
-        component: function.component,
-        dataset,
-        dataset_digest,
-        args: asking.args,
-        inputs,
-        limits: PureLimits {
-            fuel: manifest.limits.fuel,
-            memory_bytes: manifest.limits.memory.0,
-            timeout: limits::SHARD_TIMEOUT,
-        },
-        max_fuel: asking.max_fuel.unwrap_or(limits::FUEL_PER_JOB),
-        selection,
-        skip: asking.skip,
-        check: asking.check,
-        into: asking.into,
-        started_unix_ms: unix_ms(),
-        state: JobState::Running,
     })
 }
 
@@ -218,42 +92,7 @@ pub async fn cancel(gateway: &Arc<Gateway>, id: &str) -> Result<Response<Body>, 
 /// What the job came to, as its function gave it: JSON from the SDK, any bytes from others.
 pub async fn output(gateway: &Gateway, id: &str) -> Result<Response<Body>, Problem> {
     let record = gateway.jobs.get(&parse_id(id)?)?;
-    let JobState::Done(report) = &record.state else {
-        return Err(Problem::new(
-            ProblemKind::Conflict,
-            format!("job {id} has no output: it is not done"),
-        ));
-    };
-    let output = match report.output_key {
-        None => Bytes::from_static(b"null"),
-        Some(key) => {
-            let output = match find_result(gateway, key).await? {
-                Some((host, _)) => {
-                    let output = gateway.dispatch.to(host).output(key).await?;
-                    if output
-                        .as_ref()
-                        .is_some_and(|output| Digest::of(output) != report.digest)
-                    {
-                        return Err(Problem::new(
-                            ProblemKind::Corrupt,
-                            format!(
-                                "host {} has other bytes than job {id} came to: `nearfield run … --check 100%` finds out who is wrong",
-                                host.short()
-                            ),
-                        ));
-                    }
-                    output
-                }
-                None => None,
-            };
-            output.ok_or_else(|| {
-                Problem::new(
-                    ProblemKind::UnknownBlob,
-                    format!("the output of job {id} was forgotten; run the job again"),
-                )
-            })?
-        }
-    };
+    let output = nearfield_jobs::output(&gateway.cluster, &record).await?;
     let mut response = Response::new(body::full(output));
     let any = HeaderValue::from_static("application/octet-stream");
     response.headers_mut().insert(CONTENT_TYPE, any);
@@ -272,11 +111,13 @@ pub async fn logs(gateway: &Gateway, id: &str, asked: &Asked) -> Result<Response
     let function = record.function.clone();
     let query = LogQuery {
         function,
-        runs: Some(Arc::new(runs(gateway, record, asked.parsed("shard")?).await?)),
+        runs: Some(Arc::new(
+            runs(&gateway.cluster, record, asked.parsed("shard")?).await?,
+        )),
         lines: log_lines(asked)?,
         follow: running.is_some(),
     };
-    let received = logs::everywhere(gateway, query).await?;
+    let received = everywhere(&gateway.cluster, query).await?;
     let progress = running.map(|running| running.progress.subscribe());
     let ended = async move {
         let Some(mut progress) = progress else {
@@ -324,5 +165,5 @@ fn end(gateway: &Gateway, id: &JobId) -> Bytes {
 }
 
 pub(super) fn parse_id(id: &str) -> Result<JobId, Problem> {
-    id.parse().map_err(|_| unknown(id))
+    id.parse().map_err(|_| unknown_job(id))
 }

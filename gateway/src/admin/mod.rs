@@ -1,6 +1,7 @@
 //! The admin API: `/v1`, its OpenAPI document, health and metrics. `openapi.json` beside this crate is
 //! the reference; a test holds its paths against the ones matched here.
 
+mod asked;
 pub(crate) mod browser;
 mod datasets;
 mod events;
@@ -15,24 +16,21 @@ mod usage;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::CACHE_CONTROL;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use nearfield_protocol::job::check_integers;
-use nearfield_protocol::{NodeId, Problem, ProblemKind, limits, units};
-use serde::de::DeserializeOwned;
+use nearfield_cluster::place::others;
+use nearfield_cluster::store_problem;
+use nearfield_protocol::{NodeId, Problem, ProblemKind};
 use serde_json::json;
-use tokio::runtime::Handle;
 use tokio::task::JoinError;
 
-use crate::body::{Body, BodyFault, BoundedBody};
+use self::asked::Asked;
+use crate::body::Body;
 use crate::calls::{MAX_CALLS, NotFound};
 use crate::content;
-use crate::heads::list;
 use crate::reply;
-use crate::server::Gateway;
+use crate::state::Gateway;
 
 pub use browser::AdminHosts;
 
@@ -43,108 +41,6 @@ const OPEN: [&str; 3] = ["/readyz", "/metrics", "/v1/openapi.json"];
 
 /// Calls that one list gives at most.
 const MAX_LISTED_CALLS: usize = 1_000;
-
-/// A request whose path is taken apart, percent-decoded.
-struct Asked {
-    /// GET for HEAD.
-    method: Method,
-    segments: Vec<String>,
-    query: Vec<(String, String)>,
-    request: Request<Incoming>,
-}
-
-impl Asked {
-    fn new(request: Request<Incoming>) -> Result<Self, Problem> {
-        let decode = |segment: &str| {
-            percent_encoding::percent_decode_str(segment)
-                .decode_utf8()
-                .map(|text| text.into_owned())
-                .map_err(|_| Problem::new(ProblemKind::BadRequest, "the path is not UTF-8"))
-        };
-        let segments: Result<Vec<_>, _> = request.uri().path().split('/').skip(1).map(decode).collect();
-        let query = request.uri().query().unwrap_or_default().as_bytes();
-        let query = form_urlencoded::parse(query).into_owned().collect();
-        // HEAD is answered as GET, and loses its body on the way out.
-        let method = match *request.method() {
-            Method::HEAD => Method::GET,
-            ref method => method.clone(),
-        };
-        Ok(Asked {
-            method,
-            segments: segments?,
-            query,
-            request,
-        })
-    }
-
-    /// Whether the client asks for this content type.
-    fn takes(&self, content: &str) -> bool {
-        list(self.request.headers(), &http::header::ACCEPT).any(|accepted| accepted == content)
-    }
-
-    fn parameter(&self, name: &str) -> Option<&str> {
-        self.query
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-    }
-
-    /// The values of a parameter that may be given again.
-    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        let given = self.query.iter().filter(move |(key, _)| key == name);
-        given.map(|(_, value)| value.as_str())
-    }
-
-    /// Whether records or data may change. The replay of a shard is a run that nobody waits for without a client.
-    fn changes(&self) -> bool {
-        let segments: Vec<&str> = self.segments.iter().map(String::as_str).collect();
-        self.method != http::Method::GET && !matches!(segments[..], ["v1", "jobs", _, "shards", _, "replay"])
-    }
-
-    /// A parameter that must parse if it is there.
-    fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Option<T>, Problem> {
-        self.parameter(name)
-            .map(|text| {
-                text.parse().map_err(|error: T::Err| {
-                    Problem::new(
-                        ProblemKind::BadRequest,
-                        format!("parameter `{name}` = `{text}`: {error}"),
-                    )
-                })
-            })
-            .transpose()
-    }
-
-    fn flag(&self, name: &str) -> Result<bool, Problem> {
-        Ok(self.parsed::<bool>(name)?.unwrap_or(false))
-    }
-
-    /// The whole body, at most `max_bytes`, never standing still for long.
-    async fn bytes(self, max_bytes: u64) -> Result<Bytes, Problem> {
-        let mut body = BoundedBody::new(self.request.into_body(), max_bytes, BodyFault::default());
-        match (&mut body).collect().await {
-            Ok(collected) => Ok(collected.to_bytes()),
-            Err(problem) if problem.kind == ProblemKind::BodyTooLarge => {
-                body.discard(&Handle::current());
-                Err(Problem::new(problem.kind, "the request body is too large")
-                    .with_limit(format!("this request's body = {}", units::exact_bytes(max_bytes))))
-            }
-            Err(problem) => Err(problem),
-        }
-    }
-
-    /// JSON whose integers are what was sent.
-    async fn json<T: DeserializeOwned>(self) -> Result<T, Problem> {
-        let bytes = self.bytes(limits::ADMIN_BODY_BYTES as u64).await?;
-        let refused = |error: &dyn std::fmt::Display| {
-            Problem::new(ProblemKind::BadRequest, format!("the request body: {error}"))
-        };
-        let text = str::from_utf8(&bytes).map_err(|error| refused(&error))?;
-        let value = serde_json::from_str(text).map_err(|error| refused(&error))?;
-        check_integers(text).map_err(|error| refused(&error))?;
-        Ok(value)
-    }
-}
 
 /// Answers what came in on the admin listener.
 pub async fn answer(gateway: &Arc<Gateway>, request: Request<Incoming>, tls: bool) -> Response<Body> {
@@ -175,16 +71,16 @@ async fn open(
         browser::check_host(&gateway.admin_hosts, &request, tls)?;
     }
     match path {
-        "/readyz" => Ok(match gateway.catalog.store.unhealthy() {
+        "/readyz" => Ok(match gateway.cluster.catalog.store.unhealthy() {
             None => reply::text(StatusCode::OK, "ready\n"),
             Some(reason) => reply::text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
         }),
         "/metrics" => {
-            if let Ok((bytes, _)) = gateway.catalog.store.usage() {
+            if let Ok((bytes, _)) = gateway.cluster.catalog.store.usage() {
                 gateway.metrics.store_bytes.set(bytes);
                 let resident = {
-                    let table = gateway.hosts.table();
-                    let own = table.find(&gateway.hosts.local());
+                    let table = gateway.cluster.hosts.table();
+                    let own = table.find(&gateway.cluster.hosts.local());
                     own.and_then(|host| host.load.gpu.as_ref())
                         .map_or(0, |gpu| gpu.resident_bytes)
                 };
@@ -287,7 +183,7 @@ async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>
                 };
                 Problem::new(ProblemKind::UnknownCall, text)
             })?;
-            let others = crate::place::others(&call.placement.candidates, &gateway.hosts.table());
+            let others = others(&call.placement.candidates, &gateway.cluster.hosts.table());
             Ok(reply::json(StatusCode::OK, &call.to_json(&others)))
         }
         ("POST", ["v1", "jobs"]) => jobs::start(gateway, asked).await,
@@ -350,12 +246,12 @@ fn methods(segments: &[&str]) -> Option<&'static str> {
 }
 
 fn status(gateway: &Gateway) -> Result<Response<Body>, Problem> {
-    let (bytes, blobs) = gateway.catalog.store.usage().map_err(reply::store_problem)?;
-    let records = gateway.catalog.node.records();
+    let (bytes, blobs) = gateway.cluster.catalog.store.usage().map_err(store_problem)?;
+    let records = gateway.cluster.catalog.node.records();
     Ok(reply::json(
         StatusCode::OK,
         &json!({
-            "node": gateway.catalog.node.id().to_string(),
+            "node": gateway.cluster.catalog.node.id().to_string(),
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_s": gateway.started.elapsed().as_secs(),
             "store": { "bytes": bytes, "blobs": blobs, "max_bytes": gateway.max_store_bytes },

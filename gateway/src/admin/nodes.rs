@@ -1,21 +1,20 @@
 //! The nodes of the network over the admin API.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{Response, StatusCode};
+use nearfield_cluster::{ask_gateways, net_problem};
 use nearfield_net::control::{Question, Reply};
 use nearfield_net::{Membership, Offer};
 use nearfield_protocol::node::{Label, Role, labels};
-use nearfield_protocol::{DatasetName, NodeId, Problem, ProblemKind};
+use nearfield_protocol::{DatasetName, NodeId, Problem, ProblemKind, unix_ms};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Asked;
+use super::asked::Asked;
 use crate::body::Body;
-use crate::catalog::{net_problem, unix_ms};
-use crate::cluster::ask_gateways;
 use crate::reply;
-use crate::server::Gateway;
+use crate::state::Gateway;
 
 /// How long an invitation holds, unless it says so.
 const INVITATION: Duration = Duration::from_secs(3600);
@@ -25,18 +24,18 @@ const LONGEST_INVITATION: Duration = Duration::from_secs(30 * 24 * 3600);
 const LEAVING: Duration = Duration::from_secs(10);
 
 pub fn list(gateway: &Gateway) -> Response<Body> {
-    let records = gateway.catalog.node.records();
+    let records = gateway.cluster.catalog.node.records();
     let nodes: Vec<_> = records.nodes().map(|member| to_json(gateway, member)).collect();
     reply::json(StatusCode::OK, &json!({ "nodes": nodes }))
 }
 
 pub fn describe(gateway: &Gateway, id: &str) -> Result<Response<Body>, Problem> {
-    let records = gateway.catalog.node.records();
+    let records = gateway.cluster.catalog.node.records();
     let id = find(gateway, id)?;
     let member = records.node(&id).ok_or_else(|| unknown(&id.to_string()))?;
     let mut described = to_json(gateway, member);
     if member.draining
-        && let Some(drain) = gateway.hosts.drain(&id)
+        && let Some(drain) = gateway.cluster.hosts.drain(&id)
     {
         described["drain"] = json!({ "blobs_left": drain.left, "blobs_held": drain.held });
     }
@@ -44,7 +43,7 @@ pub fn describe(gateway: &Gateway, id: &str) -> Result<Response<Body>, Problem> 
 }
 
 fn to_json(gateway: &Gateway, member: &Membership) -> Value {
-    let (node, own) = (&member.node, &gateway.catalog.node);
+    let (node, own) = (&member.node, &gateway.cluster.catalog.node);
     let here = node.id == own.id();
     let addresses = match here {
         true => own.addresses(),
@@ -55,7 +54,7 @@ fn to_json(gateway: &Gateway, member: &Membership) -> Value {
         }
     };
     let (hosting, load) = {
-        let table = gateway.hosts.table();
+        let table = gateway.cluster.hosts.table();
         let host = table.find(&node.id);
         (host.is_some(), host.map(|host| host.load.clone()))
     };
@@ -79,7 +78,7 @@ fn to_json(gateway: &Gateway, member: &Membership) -> Value {
 
 /// The node of which `id` is the beginning, if it is that of one alone.
 fn find(gateway: &Gateway, id: &str) -> Result<NodeId, Problem> {
-    let records = gateway.catalog.node.records();
+    let records = gateway.cluster.catalog.node.records();
     let mut found = records
         .nodes()
         .map(|member| member.node.id)
@@ -104,11 +103,11 @@ fn unknown(id: &str) -> Problem {
 /// `?keep-tokens=true`: the function tokens that it gave out go on to count.
 pub async fn expel(gateway: &Gateway, id: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
     let (id, keep_tokens) = (find(gateway, id)?, asked.flag("keep-tokens")?);
-    if id == gateway.catalog.node.id() {
+    if id == gateway.cluster.catalog.node.id() {
         let text = "this node cannot expel itself: `nearfield leave` takes it out of the network";
         return Err(Problem::new(ProblemKind::BadRequest, text));
     }
-    let node = &gateway.catalog.node;
+    let node = &gateway.cluster.catalog.node;
     let tokens = node.records().tokens_of(&id);
     node.expel(&id, keep_tokens).await.map_err(net_problem)?;
     let ended = if keep_tokens { 0 } else { tokens };
@@ -122,6 +121,7 @@ pub async fn drain(gateway: &Gateway, id: &str, asked: &Asked) -> Result<Respons
     let id = find(gateway, id)?;
     let draining = !asked.flag("undo")?;
     gateway
+        .cluster
         .catalog
         .node
         .drain(&id, draining)
@@ -165,9 +165,14 @@ pub async fn invite(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, P
         labels,
         max_bytes: invite.max_bytes,
         may_put: invite.may_put,
-        expires_unix_ms: unix_ms() + expires.as_millis() as u64,
+        expires_unix_ms: unix_ms(SystemTime::now()) + expires.as_millis() as u64,
     };
-    let ticket = gateway.catalog.node.invite(offer.clone()).map_err(net_problem)?;
+    let ticket = gateway
+        .cluster
+        .catalog
+        .node
+        .invite(offer.clone())
+        .map_err(net_problem)?;
     Ok(reply::json(
         StatusCode::CREATED,
         &json!({
@@ -182,7 +187,7 @@ pub async fn invite(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, P
 
 /// Has a gateway write down that this node leaves, then forgets the network. The node ends afterwards.
 pub async fn leave(gateway: &Gateway) -> Result<Response<Body>, Problem> {
-    let node = &gateway.catalog.node;
+    let node = &gateway.cluster.catalog.node;
     if node.gateways().is_empty() {
         let text = "this is the network's only gateway: without it there is none to leave";
         return Err(Problem::new(ProblemKind::Conflict, text));

@@ -8,17 +8,18 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use nearfield_cluster::host::Replayed;
+use nearfield_jobs::{JobShard, Parcel, find_result};
 use nearfield_protocol::job::PureReport;
 use nearfield_protocol::{Problem, ProblemKind};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use super::{Asked, jobs, streamed};
+use super::asked::Asked;
+use super::{jobs, streamed};
 use crate::body::Body;
-use crate::dispatch::Replayed;
-use crate::jobs::{JobShard, Parcel};
 use crate::reply;
-use crate::server::Gateway;
+use crate::state::Gateway;
 
 /// Bytes of the datasets that a job may open that are sent unless more is asked for.
 const MAX_INPUT_BYTES: u64 = 1 << 30;
@@ -32,7 +33,7 @@ pub async fn replay(
 ) -> Result<Response<Body>, Problem> {
     let with_output = asked.flag("output")?;
     let shard = find(gateway, id, index).await?;
-    let replayed = shard.replay(gateway).await?;
+    let replayed = shard.replay(&gateway.cluster).await?;
     let value = describe(&shard, &replayed);
     if !with_output {
         return Ok(reply::json(StatusCode::OK, &value));
@@ -93,10 +94,10 @@ pub async fn parcel(
     let max_input_bytes = asked.parsed("max-input-bytes")?.unwrap_or(MAX_INPUT_BYTES);
     let shard = find(gateway, id, index).await?;
     let what = format!("shard {index} of job {id}");
-    let remembered = crate::jobs::find_result(gateway, shard.leaf.key)
+    let remembered = find_result(&gateway.cluster, shard.leaf.key)
         .await?
         .map(|(_, report)| report);
-    let store = gateway.catalog.store.clone();
+    let store = gateway.cluster.catalog.store.clone();
     let parcel = Parcel::new(&store, shard, remembered, max_input_bytes).await?;
     let runtime = Handle::current();
     streamed::tar(what, move |out| parcel.write(&store, &runtime, out)).await
@@ -110,5 +111,5 @@ async fn find(gateway: &Gateway, id: &str, index: &str) -> Result<JobShard, Prob
             format!("`{index}` is no number of a shard, counted from 0"),
         )
     })?;
-    JobShard::find(gateway, record, index).await
+    JobShard::find(&gateway.cluster, record, index).await
 }

@@ -7,13 +7,13 @@ use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use nearfield_cluster::store_problem;
 use nearfield_protocol::{Problem, ProblemKind};
 use nearfield_store::StoreError;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::body::Body;
-use crate::reply::store_problem;
 
 /// The content type of a tar.
 pub const TAR: &str = "application/x-tar";

@@ -1,17 +1,19 @@
 //! Function tokens over the admin API.
 
+use std::time::SystemTime;
+
 use http::{Response, StatusCode};
+use nearfield_cluster::unknown_function;
 use nearfield_net::Records;
 use nearfield_protocol::records::TokenVersion;
-use nearfield_protocol::{FunctionName, Problem, ProblemKind};
+use nearfield_protocol::{FunctionName, Problem, ProblemKind, unix_ms};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Asked;
+use super::asked::Asked;
 use crate::body::Body;
-use crate::catalog::{unix_ms, unknown_function};
 use crate::reply;
-use crate::server::Gateway;
+use crate::state::Gateway;
 
 /// The end of the year 9999, the last that a token's date can say.
 const MAX_EXPIRY_UNIX_MS: u64 = 253_402_300_799_000;
@@ -33,14 +35,14 @@ pub async fn create(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, P
         max_fuel_per_day,
         expires_unix_ms,
     } = asked.json().await?;
-    let node = &gateway.catalog.node;
+    let node = &gateway.cluster.catalog.node;
     if node.records().function(&function).is_none() {
         return Err(unknown_function(function.as_str()));
     }
     let component = component
-        .map(|component| gateway.digest(&component))
+        .map(|component| gateway.cluster.digest(&component))
         .transpose()?;
-    let issued_unix_ms = unix_ms();
+    let issued_unix_ms = unix_ms(SystemTime::now());
     if expires_unix_ms.is_some_and(|expires| expires <= issued_unix_ms) {
         return Err(Problem::new(
             ProblemKind::BadRequest,
@@ -71,7 +73,7 @@ pub async fn create(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, P
 }
 
 pub fn list(gateway: &Gateway) -> Response<Body> {
-    let records = gateway.catalog.node.records();
+    let records = gateway.cluster.catalog.node.records();
     reply::json(
         StatusCode::OK,
         &json!({ "tokens": records.tokens().collect::<Vec<_>>() }),
@@ -79,7 +81,7 @@ pub fn list(gateway: &Gateway) -> Response<Body> {
 }
 
 pub async fn revoke(gateway: &Gateway, id: &str) -> Result<Response<Body>, Problem> {
-    let node = &gateway.catalog.node;
+    let node = &gateway.cluster.catalog.node;
     let id = find(&node.records(), id)?;
     node.revoke_token(&id).await.map_err(internal)?;
     Ok(reply::json(StatusCode::OK, &json!({ "revoked": id })))

@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::{Response, StatusCode};
+use nearfield_cluster::store_problem;
 use nearfield_protocol::{DatasetName, Digest, Problem, ProblemKind};
 use serde_json::json;
 
 use crate::body::Body;
-use crate::reply::{self, store_problem};
-use crate::server::Gateway;
+use crate::reply;
+use crate::state::Gateway;
 
 pub async fn usage(gateway: &Arc<Gateway>) -> Result<Response<Body>, Problem> {
-    let catalog = &gateway.catalog;
+    let catalog = &gateway.cluster.catalog;
     let (used_bytes, blobs) = catalog.store.usage().map_err(store_problem)?;
     let (results, remembered_bytes) = catalog.remembered.usage().map_err(store_problem)?;
     let records = catalog.node.records();

@@ -1,10 +1,9 @@
 //! The host's end: what other nodes' gateways ask of it.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -13,29 +12,29 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use iroh::endpoint::{RecvStream, SendStream};
+use nearfield_cluster::host::{Given, Host, LogQuery};
+use nearfield_cluster::peer::message::{
+    Answer, HEADER_FIELDS, MESSAGE_BYTES, OPENING, OUTPUT_BYTES, Op, PROBLEM,
+};
 use nearfield_net::{CallStream, frame};
 use nearfield_protocol::call::{CallReport, CallSpec};
 use nearfield_protocol::{CallId, NodeId, Problem, ProblemKind, limits};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, ReadBuf};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::head_first::HeadFirst;
-use super::{Answer, HEADER_FIELDS, MESSAGE_BYTES, OPENING, OUTPUT_BYTES, Op, PROBLEM};
+use super::read_to_end::ReadToEnd;
+use crate::admin;
 use crate::body::{self, Body};
 use crate::contentless;
-use crate::dispatch::{Given, Host, LogQuery};
 use crate::heads;
-use crate::server::Gateway;
+use crate::state::Gateway;
 
 /// Streams that are served at once, of all gateways together.
 const STREAMS: usize = 4_096;
-/// How long what is left of a request is read after its call, and how much at once.
-const REST: std::time::Duration = std::time::Duration::from_secs(5);
-const REST_BYTES: usize = 64 << 10;
 /// Calls whose reports are not asked for yet.
 const MAX_REPORTS: u64 = 16_384;
 /// How long a report waits to be asked for.
@@ -47,9 +46,9 @@ type Untaken = Mutex<Option<oneshot::Receiver<CallReport>>>;
 /// A host, as it serves other nodes' gateways.
 pub struct Serving {
     host: Arc<dyn Host>,
-    pub(super) gateway: Arc<Gateway>,
+    gateway: Arc<Gateway>,
     /// Where puts are worked on.
-    pub(super) control: Handle,
+    control: Handle,
     /// Reports of calls by who asked for them. Each is taken once.
     reports: moka::sync::Cache<(NodeId, CallId), Arc<Untaken>>,
 }
@@ -109,7 +108,7 @@ impl Serving {
         match timeout(OPENING, frame::read(&mut receive, MESSAGE_BYTES)).await?? {
             Op::Call(spec) => self.call(node, spec, send, receive).await,
             Op::Put { name, newest } => {
-                self.gateway.catalog.has_come(&name, newest).await;
+                self.gateway.cluster.catalog.has_come(&name, newest).await;
                 self.put(node, send, receive).await
             }
             op => {
@@ -260,31 +259,20 @@ impl Serving {
     }
 }
 
-/// A stream that is read to its end by somebody, if not by the call: a response that ends first would otherwise look like
-/// a host that stopped listening.
-pub(super) struct ReadToEnd(pub Option<RecvStream>);
-
-impl AsyncRead for ReadToEnd {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut self.0 {
-            Some(stream) => AsyncRead::poll_read(Pin::new(stream), context, buffer),
-            None => Poll::Ready(Ok(())),
-        }
-    }
-}
-
-impl Drop for ReadToEnd {
-    fn drop(&mut self) {
-        if let (Some(mut stream), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
-            runtime.spawn(async move {
-                let rest = async { while let Ok(Some(_)) = stream.read_chunk(REST_BYTES).await {} };
-                let _ = timeout(REST, rest).await;
-            });
-        }
+impl Serving {
+    /// Takes a put for a gateway.
+    async fn put(&self, via: NodeId, send: SendStream, receive: RecvStream) -> io::Result<()> {
+        let service = service_fn(|request: Request<Incoming>| async move {
+            // Cutting and sorting are no guest's work.
+            let (gateway, control) = (self.gateway.clone(), &self.control);
+            let put = control.spawn(async move { admin::put_for(&gateway, via, request).await });
+            Ok::<_, Infallible>(put.await.unwrap_or_else(|error| admin::failed(&error)))
+        });
+        let io = TokioIo::new(tokio::io::join(ReadToEnd(Some(receive)), send));
+        let served = http1::Builder::new()
+            .keep_alive(false)
+            .serve_connection(io, service);
+        served.await.map_err(io::Error::other)
     }
 }
 

@@ -3,12 +3,13 @@
 //! Linked by hand like `nearfield:data`, for the same reasons. Only what waits for the GPU is async: handles are made at once,
 //! and a submission is on its way while its guest goes on.
 
-mod access;
+pub(crate) mod access;
 mod wit;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use access::required;
 use bytes::Bytes;
 use nearfield_gpu::client::{Buffer, Outcome, Pending, Pipeline, Slice, Source, Step, Submission};
 use nearfield_gpu::resident::Piece;
@@ -18,14 +19,12 @@ use nearfield_protocol::cost;
 use nearfield_protocol::gpu::GpuUsage;
 use nearfield_store::{Shard, StoreError};
 use wasmtime::component::{Linker, Resource, ResourceType};
-
-use crate::data::{Context, ShardHandle, Sources};
-use crate::guest::Guest;
-use crate::meter::charge;
-
-pub(crate) use access::GpuAccess;
-use access::required;
 use wit::{WitBound, WitDescription, WitError, WitOptions, WitSlice, WitStep, WitUsage};
+
+use crate::data::access::Sources;
+use crate::data::{Context, ShardHandle};
+use crate::guest::Guest;
+use crate::pay::charge;
 
 const INTERFACE: &str = "nearfield:gpu/compute@0.1.0";
 

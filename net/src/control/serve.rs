@@ -18,9 +18,10 @@ use super::{
     Asked, HOLDINGS, MESSAGE_BYTES, MemberEvent, Opening, Question, Reply, Report, SILENCE, Welcome,
 };
 use crate::document::Document;
+use crate::endpoint::node_id;
 use crate::frame;
 use crate::network::Contact;
-use crate::peers::{Peers, node_id};
+use crate::peers::Peers;
 use crate::present::Present;
 
 /// How soon a record should have come by itself.

@@ -97,6 +97,11 @@ impl Invitations {
         let mut open = 0;
         for file in fs::read_dir(&self.dir)? {
             let path = file?.path();
+            // One that was half written when an earlier process ended: nobody writes now.
+            if path.extension().is_none_or(|extension| extension != "json") {
+                fs::remove_file(&path)?;
+                continue;
+            }
             match read(&path) {
                 Ok(invitation) if now_unix_ms > invitation.offer.expires_unix_ms => fs::remove_file(&path)?,
                 Ok(invitation) if invitation.used_by.is_none() => open += 1,

@@ -19,6 +19,7 @@ pub(crate) use serve::{Joining, Refusals};
 pub use ticket::Ticket;
 
 use crate::document::{Document, Granted};
+use crate::endpoint::{addresses, bind};
 use crate::error::NetError;
 use crate::identity::Identity;
 use crate::network::{Contact, Network};
@@ -59,7 +60,7 @@ pub async fn join(
     advertise: &[SocketAddr],
     ticket: &Ticket,
 ) -> Result<Network, NetError> {
-    let (endpoint, lookup) = crate::node::bind(identity, listen, advertise).await?;
+    let (endpoint, lookup) = bind(identity, listen, advertise).await?;
     let peers = Peers::new(endpoint.clone(), lookup);
     peers.learn(&Contact {
         id: ticket.issuer,
@@ -67,7 +68,7 @@ pub async fn join(
     });
     let request = Request {
         nonce: ticket.nonce,
-        addresses: crate::node::addresses(&endpoint, advertise),
+        addresses: addresses(&endpoint, advertise),
     };
     let asked = peers
         .ask(ticket.issuer, JOIN, &request, ANSWER_BYTES, PATIENCE)

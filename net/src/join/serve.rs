@@ -2,23 +2,24 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use iroh::TransportAddr;
 use iroh::endpoint::Connection;
 use iroh::protocol::{AcceptError, ProtocolHandler};
-use nearfield_protocol::NodeId;
 use nearfield_protocol::node::{NodeRecord, NodeVersion, Role};
 use nearfield_protocol::records::RecordKind;
+use nearfield_protocol::{NodeId, unix_ms};
 
 use super::invitations::Again;
 use super::rate::Rate;
 use super::{Answer, Invitations, QUESTION_BYTES, Request};
-use crate::document::{Document, unix_ms};
+use crate::document::Document;
+use crate::endpoint::node_id;
 use crate::error::NetError;
 use crate::frame;
 use crate::network::Contact;
-use crate::peers::{MAX_ADDRESSES, Peers, node_id};
+use crate::peers::{MAX_ADDRESSES, Peers};
 use crate::seldom::Seldom;
 
 /// A stranger has this long to say what it wants.
@@ -101,7 +102,7 @@ impl Joining {
         if records.is_expelled(&node) {
             return Err("this node was expelled: it can come back with another identity only".into());
         }
-        let now = unix_ms();
+        let now = unix_ms(SystemTime::now());
         let member = records.node(&node).map(|member| member.node.role);
         let again = may_ask_again(member, records.has_left(&node));
         let offer = self.invitations.redeem(&request.nonce, node, again, now);

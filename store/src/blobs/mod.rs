@@ -60,6 +60,9 @@ pub struct StoreOptions {
     pub max_cached_bytes: u64,
 }
 
+/// How long the underlying store may take to open: it mends its database after a crash.
+const LOADING: Duration = Duration::from_secs(120);
+
 impl Default for StoreOptions {
     fn default() -> Self {
         StoreOptions {
@@ -69,6 +72,38 @@ impl Default for StoreOptions {
             objects: None,
             max_cached_bytes: MAX_CACHED_BYTES,
         }
+    }
+}
+
+/// Opens the state, unless it or the underlying store's database is lost: begun anew, both would take the data that is there
+/// for nobody's, and a sweep would remove it.
+fn open_state(dir: &Path, root: &Path, data: &Path) -> Result<State, StoreError> {
+    let lost = |path: &Path| StoreError::Lost {
+        path: path.to_owned(),
+        blobs: root.to_owned(),
+    };
+    let (path, database) = (dir.join("state.redb"), root.join("blobs.db"));
+    let is_new = is_nothing(&path)?;
+    if is_new && fs::read_dir(data)?.next().is_some() {
+        return Err(lost(&path));
+    }
+    let state = State::open(&path)?;
+    if is_new {
+        // Its name is on disk before any blob is.
+        fs::File::open(dir)?.sync_all()?;
+    }
+    match is_nothing(&database)? && state.sealed_blobs()? > 0 {
+        true => Err(lost(&database)),
+        false => Ok(state),
+    }
+}
+
+/// Whether there is no file at `path`, or nothing in it.
+fn is_nothing(path: &Path) -> Result<bool, StoreError> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(found.len() == 0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -104,16 +139,16 @@ impl Store {
     /// Opens the store in `dir`, making it if it is not there.
     pub async fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         fs::create_dir_all(dir)?;
-        let state = Arc::new(State::open(&dir.join("state.redb"))?);
         let root = dir.join("blobs");
         let paths = PathOptions::new(&root);
         fs::create_dir_all(&paths.data_path)?;
+        let state = Arc::new(open_state(dir, &root, &paths.data_path)?);
         clear_folder(&paths.temp_path)?;
         let spill_dir = paths.temp_path.join("spill");
         fs::create_dir(&spill_dir)?;
 
         let sweeper = Arc::new(Sweeper::new());
-        let fs = FsStore::load_with_opts(
+        let loading = FsStore::load_with_opts(
             root.join("blobs.db"),
             Options {
                 path: paths.clone(),
@@ -122,9 +157,16 @@ impl Store {
                 batch: BatchOptions::default(),
                 gc: Some(sweep::config(options.sweep_interval, &state, &sweeper)),
             },
-        )
-        .await
-        .map_err(|error| StoreError::Blobs(error.to_string()))?;
+        );
+        let broken = |cause: String| StoreError::Broken {
+            path: root.join("blobs.db"),
+            cause,
+        };
+        // Over some broken files it never ends.
+        let fs = tokio::time::timeout(LOADING, loading)
+            .await
+            .map_err(|_| broken(format!("it is not open after {} s", LOADING.as_secs())))?
+            .map_err(|error| broken(error.to_string()))?;
 
         let outside = Outside::open(&state, options.max_cached_bytes)?;
         let inner = Inner {
@@ -172,6 +214,19 @@ impl Store {
 
     pub(crate) fn state(&self) -> &Arc<State> {
         &self.inner.state
+    }
+
+    /// When the latest of a network's records was written that were here, in milliseconds since 1970; 0 if none was noted. By this a
+    /// node tells records that are older than its blobs.
+    pub async fn records_unix_ms(&self, network: &str) -> Result<u64, StoreError> {
+        let (state, network) = (self.inner.state.clone(), network.to_owned());
+        blocking_store(move || state.records_unix_ms(&network)).await
+    }
+
+    /// Notes that. Durable when this returns.
+    pub async fn note_records(&self, network: &str, unix_ms: u64) -> Result<(), StoreError> {
+        let (state, network) = (self.inner.state.clone(), network.to_owned());
+        blocking_store(move || state.note_records(&network, unix_ms)).await
     }
 
     pub(crate) async fn in_place_shard(

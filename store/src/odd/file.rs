@@ -171,6 +171,8 @@ fn packed() -> impl Strategy<Value = Packed> {
 fn pack(plain: Vec<u8>, packed: Packed) -> (Vec<u8>, Vec<u8>) {
     let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
     let sent = match packed {
+        // Nothing but frames to be skipped is a zstd stream of no bytes (RFC 8878 §3.1.2).
+        Packed::No if !plain.is_empty() && is_skipped(&plain) => return (plain, Vec::new()),
         Packed::No => return (plain.clone(), plain),
         Packed::Gzip => gzip(&plain),
         Packed::GzipTwice => {
@@ -190,6 +192,18 @@ fn pack(plain: Vec<u8>, packed: Packed) -> (Vec<u8>, Vec<u8>) {
         }
     };
     (sent, plain)
+}
+
+/// Whether these are whole frames to be skipped and nothing else.
+fn is_skipped(bytes: &[u8]) -> bool {
+    match bytes {
+        [] => true,
+        [0x50..=0x5f, 0x2a, 0x4d, 0x18, a, b, c, d, rest @ ..] => {
+            let len = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
+            rest.get(len..).is_some_and(is_skipped)
+        }
+        _ => false,
+    }
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

@@ -16,7 +16,7 @@ pub struct PathIndex<B> {
 
 impl<B: AsRef<[u8]>> PathIndex<B> {
     /// Checks the header and that the parts fit; reads no entry. A malformed entry ends an iteration and is
-    /// not found by [`get`](Self::get): who must see all entries counts them against [`len`](Self::len).
+    /// not found by [`get`](Self::get): who must see all entries asks [`Entries::is_torn`] at the end.
     pub fn parse(bytes: B) -> Result<Self, PathIndexError> {
         let all = bytes.as_ref();
         let header = all
@@ -106,6 +106,7 @@ impl<B: AsRef<[u8]>> PathIndex<B> {
             until_block: 0,
             key: Vec::new(),
             prefix,
+            torn: false,
         }
     }
 
@@ -149,6 +150,7 @@ pub struct Entries<'a> {
     /// Of the last entry read.
     key: Vec<u8>,
     prefix: Vec<u8>,
+    torn: bool,
 }
 
 impl Iterator for Entries<'_> {
@@ -157,7 +159,10 @@ impl Iterator for Entries<'_> {
     fn next(&mut self) -> Option<Entry> {
         while self.left > 0 {
             self.left -= 1;
-            let Some(entry) = self.decode() else { break };
+            let Some(entry) = self.decode() else {
+                self.torn = true;
+                break;
+            };
             if self.key.starts_with(&self.prefix) {
                 return Some(entry);
             }
@@ -171,6 +176,11 @@ impl Iterator for Entries<'_> {
 }
 
 impl Entries<'_> {
+    /// Whether the entries ended at one that cannot be read.
+    pub fn is_torn(&self) -> bool {
+        self.torn
+    }
+
     fn decode(&mut self) -> Option<Entry> {
         let shared = usize::try_from(self.cursor.number()?).ok()?;
         if self.until_block == 0 {

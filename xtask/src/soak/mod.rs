@@ -15,6 +15,7 @@ mod keyed;
 mod memory;
 mod network;
 mod odd;
+mod overload;
 mod partition;
 mod simulation;
 mod sources;
@@ -101,6 +102,7 @@ const PARTS: &[Part] = &[
     ("simulation", simulation::run),
     ("gpu", gpu::run),
     ("hostile", hostile::run),
+    ("overload", overload::run),
 ];
 
 pub fn run(options: &Options) -> Result<()> {

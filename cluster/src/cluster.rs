@@ -1,0 +1,47 @@
+//! The network as this node uses it.
+
+use std::sync::Arc;
+
+use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
+
+use crate::catalog::Catalog;
+use crate::dispatch::Dispatch;
+use crate::hosts::Hosts;
+use crate::place::{Ask, Need, Standing, place};
+
+/// What it takes to have things done in the network. Made once, by the composition root.
+pub struct Cluster {
+    /// Data and the records that name it.
+    pub catalog: Catalog,
+    /// Who is there and holds what.
+    pub hosts: Arc<Hosts>,
+    /// The handle of each host.
+    pub dispatch: Dispatch,
+}
+
+impl Cluster {
+    /// A host that holds a blob, or else one that may fetch it.
+    pub fn host_for(&self, digest: &Digest) -> Result<NodeId, Problem> {
+        let needs = [Need::Blob {
+            digest: *digest,
+            size_bytes: 1,
+        }];
+        let ask = Ask {
+            key: *digest,
+            component: *digest,
+            component_bytes: 0,
+            located: None,
+            needs: &needs,
+            only: &[],
+            gpu: None,
+        };
+        let ranked = place(&ask, &self.hosts.table());
+        match ranked.first() {
+            Some(best) if matches!(best.standing, Standing::Costs { .. }) => Ok(best.host),
+            _ => Err(Problem::new(
+                ProblemKind::Overload,
+                "no host is there: start one, or invite one with `nearfield invite --role host`",
+            )),
+        }
+    }
+}

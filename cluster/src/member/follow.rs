@@ -1,0 +1,109 @@
+//! What changes: members come, go and report, this node's own host holds more or less, and records are written.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nearfield_net::control::{Load, MemberEvent, Residents, changed};
+use nearfield_protocol::{Digest, NodeId};
+use nearfield_store::Change;
+use tokio::sync::{broadcast, mpsc};
+
+use super::Member;
+
+/// How often this node's own host tells how busy it is.
+const BEAT: Duration = Duration::from_secs(1);
+
+impl Member {
+    /// Takes in what members report.
+    pub async fn follow_members(self, mut members: mpsc::Receiver<MemberEvent>) {
+        let node = &self.cluster.catalog.node;
+        while let Some(event) = self.next(members.recv()).await {
+            if let MemberEvent::Up(id, _) | MemberEvent::Gone(id) = &event {
+                let came = matches!(event, MemberEvent::Up(..));
+                tracing::info!(node = id.short(), came, "a member came or went");
+            }
+            self.cluster.hosts.take(event, &node.records());
+        }
+    }
+
+    /// Takes in what this node's own host holds, as if it had reported that.
+    pub async fn follow_own(self, load: Arc<dyn Fn() -> Load + Send + Sync>, mut residents: Residents) {
+        let (cluster, id) = (&self.cluster, self.cluster.hosts.local());
+        let mut beat = tokio::time::interval(BEAT);
+        loop {
+            // Listened to before what is there is read, so that no change falls between.
+            let mut changes = cluster.catalog.store.changes();
+            cluster.hosts.enter_local(load(), &cluster.catalog.node.records());
+            match cluster.catalog.store.live() {
+                Ok(held) => self.own(id, held.into(), [].into()),
+                Err(error) => tracing::error!(%error, "what this node holds cannot be listed"),
+            }
+            let mut told = Arc::default();
+            loop {
+                let change = tokio::select! {
+                    (added, removed) = changed(&mut residents, &mut told) => {
+                        let records = cluster.catalog.node.records();
+                        cluster.hosts.take(MemberEvent::Beat(id, load()), &records);
+                        let event = MemberEvent::Residents { node: id, added, removed };
+                        cluster.hosts.take(event, &records);
+                        continue;
+                    }
+                    () = self.stop.cancelled() => return,
+                    _ = beat.tick() => {
+                        let event = MemberEvent::Beat(id, load());
+                        cluster.hosts.take(event, &cluster.catalog.node.records());
+                        continue;
+                    }
+                    change = changes.recv() => change,
+                };
+                match change {
+                    Ok(Change::Added(added)) => self.own(id, added, [].into()),
+                    Ok(Change::Removed(removed)) => self.own(id, [].into(), removed),
+                    // Too many to follow: all is read again.
+                    Err(broadcast::error::RecvError::Lagged(_)) => break,
+                    Err(broadcast::error::RecvError::Closed) => return,
+                }
+            }
+        }
+    }
+
+    fn own(&self, node: NodeId, added: Arc<[Digest]>, removed: Arc<[Digest]>) {
+        let holds = MemberEvent::Holds {
+            node,
+            added: added.to_vec(),
+            removed: removed.to_vec(),
+        };
+        self.cluster
+            .hosts
+            .take(holds, &self.cluster.catalog.node.records());
+    }
+
+    /// Does what a change of the records asks for.
+    pub async fn follow_records(self) {
+        let catalog = &self.cluster.catalog;
+        let mut changes = catalog.node.changes();
+        let mut before = catalog.node.records();
+        loop {
+            changes.mark_unchanged();
+            let records = catalog.node.records();
+            self.cluster.hosts.refresh(&records);
+            catalog.node.shut_out().await;
+            let gone = records.ended_since(&before);
+            if !gone.is_empty()
+                && let Err(problem) = catalog.let_go(gone).await
+            {
+                tracing::warn!(%problem, "what nothing refers to any more cannot be let go of");
+            }
+            before = records;
+            if let Err(problem) = catalog.release_held_back().await {
+                tracing::warn!(%problem, "what nothing refers to any more cannot be let go of");
+            }
+            if let Err(problem) = catalog.forget_if_quarantined().await {
+                tracing::warn!(%problem, "what this node remembers cannot be forgotten");
+            }
+            if self.next(async { changes.changed().await.ok() }).await.is_none() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The gateway's end: other nodes' hosts.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use iroh::endpoint::{RecvStream, SendStream};
+use nearfield_net::{CALL, Peers, frame};
+use nearfield_protocol::call::{CallReport, CallSpec, OnReport};
+use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
+use nearfield_protocol::said::{SAID_BYTES, cut_string};
+use nearfield_protocol::{CallId, Digest, NodeId, Problem, ProblemKind, limits};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Sleep, sleep};
+
+use super::message::{Answer, HEADER_FIELDS, MESSAGE_BYTES, OUTPUT_BYTES, Op, PROBLEM};
+use crate::body::Body;
+use crate::host::{Boxed, Given, Host, LogQuery, Logged, Replayed, Runs, Surface};
+use crate::problem::{lost, unreachable};
+
+/// How long a host may take for what runs no guest.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long it may take to compile a component.
+const COMPILED: Duration = Duration::from_secs(600);
+/// How long an output may take from or to a host: the largest, at 1 MiB/s. A host that is gone is noticed sooner.
+const OUTPUT: Duration = Duration::from_secs((OUTPUT_BYTES >> 20) as u64);
+/// How long a host is asked why a response broke off.
+const WHY: Duration = Duration::from_millis(500);
+/// Longest problem that is read: its texts are cut, and JSON makes six bytes of one at most.
+const PROBLEM_BYTES: usize = 16 * SAID_BYTES;
+/// Log lines that may wait for a slow reader.
+const LOG_LINES: usize = 256;
+
+/// Another node's host. Each question has a stream of its own.
+pub struct Remote {
+    peers: Peers,
+    host: NodeId,
+}
+
+impl Remote {
+    pub fn new(peers: Peers, host: NodeId) -> Self {
+        Remote { peers, host }
+    }
+
+    async fn open(&self, op: &Op) -> Result<(SendStream, RecvStream), Problem> {
+        let (mut send, receive) = self.peers.open(self.host, CALL).await.map_err(unreachable)?;
+        frame::write(&mut send, op).await.map_err(unreachable)?;
+        Ok((send, receive))
+    }
+
+    /// One question with one answer. Dropped, it ends what the host does for it.
+    async fn ask(&self, op: &Op) -> Result<(Answer, RecvStream), Problem> {
+        let (mut send, mut receive) = self.open(op).await?;
+        let _ = send.finish();
+        let reading = frame::read(&mut receive, MESSAGE_BYTES);
+        let answer = match op {
+            // A guest runs, within its own limits, after those that it was queued behind.
+            Op::RunPure(spec) | Op::Replay(spec) => {
+                within(
+                    spec.setting
+                        .limits
+                        .timeout
+                        .saturating_mul(limits::RUNS_IN_FLIGHT as u32),
+                    reading,
+                )
+                .await?
+            }
+            Op::Check(_) => within(COMPILED, reading).await?,
+            // A call's own deadline ends it.
+            Op::Report(_) => reading.await.map_err(lost)?,
+            _ => within(ANSWER, reading).await?,
+        };
+        match answer {
+            Answer::Failed(problem) => Err(problem),
+            answer => Ok((answer, receive)),
+        }
+    }
+
+    async fn bytes(&self, op: &Op) -> Result<Option<Bytes>, Problem> {
+        match self.ask(op).await? {
+            (Answer::Bytes(false), _) => Ok(None),
+            (Answer::Bytes(true), mut receive) => {
+                let bytes = within(OUTPUT, frame::read_bytes(&mut receive, OUTPUT_BYTES)).await?;
+                Ok(Some(bytes))
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn call_there(
+        &self,
+        spec: CallSpec,
+        request: Request<Body>,
+        report: OnReport,
+    ) -> Result<Response<Body>, Problem> {
+        let id = spec.id;
+        let (send, receive) = self.open(&Op::Call(spec)).await?;
+        let io = TokioIo::new(tokio::io::join(receive, send));
+        let (mut sender, connection) = http1::Builder::new()
+            .max_headers(HEADER_FIELDS)
+            .max_buf_size(limits::RESPONSE_HEADER_BYTES.max(limits::REQUEST_HEADER_BYTES) * 2)
+            .handshake(io)
+            .await
+            .map_err(unreachable)?;
+        let driver = Driver(tokio::spawn(async move {
+            // What breaks it is told by the response or its body.
+            let _ = connection.await;
+        }));
+        let mut later = ReportLater {
+            peers: self.peers.clone(),
+            host: self.host,
+            id,
+            report: Some(report),
+        };
+        let response = match sender.send_request(request).await {
+            Ok(response) => response,
+            Err(error) => {
+                // There is nobody to ask.
+                later.report = None;
+                return Err(lost(error));
+            }
+        };
+        let problem = later.ask();
+        if let Some(told) = response.headers().get(PROBLEM) {
+            if let Ok(problem) = serde_json::from_slice::<Problem>(told.as_bytes()) {
+                return Err(problem);
+            }
+            let body = Limited::new(response.into_body(), PROBLEM_BYTES).collect().await;
+            let body = body.map_err(|error| lost(&*error))?.to_bytes();
+            let problem = serde_json::from_slice(&body);
+            return Err(problem.unwrap_or_else(|_| unexpected()));
+        }
+        Ok(response.map(|incoming| {
+            let body = RemoteBody {
+                incoming,
+                problem,
+                ended: None,
+                _driver: driver,
+            };
+            body.boxed_unsync()
+        }))
+    }
+}
+
+impl Host for Remote {
+    fn call(
+        &self,
+        spec: CallSpec,
+        request: Request<Body>,
+        report: OnReport,
+    ) -> Boxed<'_, Result<Response<Body>, Problem>> {
+        Box::pin(self.call_there(spec, request, report))
+    }
+
+    fn check(&self, component: Digest) -> Boxed<'_, Result<Surface, Problem>> {
+        Box::pin(async move {
+            match self.ask(&Op::Check(component)).await? {
+                (Answer::Surface(surface), _) => Ok(surface.cut()),
+                _ => Err(unexpected()),
+            }
+        })
+    }
+
+    fn logs(&self, query: LogQuery) -> Boxed<'_, Result<mpsc::Receiver<Logged>, Problem>> {
+        Box::pin(async move {
+            let runs = |runs: Arc<HashMap<CallId, _>>| runs.iter().map(|(id, run)| (*id, *run)).collect();
+            let op = Op::Logs {
+                function: query.function,
+                runs: query.runs.map(runs),
+                lines: query.lines,
+                follow: query.follow,
+            };
+            let (send, mut receive) = self.open(&op).await?;
+            let (lines, received) = mpsc::channel(LOG_LINES);
+            tokio::spawn(async move {
+                // Held so that the host goes on; whoever listened no more ends it.
+                let _send = send;
+                loop {
+                    let line = tokio::select! {
+                        line = frame::read(&mut receive, MESSAGE_BYTES) => line,
+                        () = lines.closed() => return,
+                    };
+                    match line {
+                        Ok(Answer::Line(line)) => {
+                            if lines.send(line.cut()).await.is_err() {
+                                return;
+                            }
+                        }
+                        _ => return,
+                    }
+                }
+            });
+            Ok(received)
+        })
+    }
+}
+
+impl Runs for Remote {
+    fn run_pure(&self, spec: PureSpec) -> Boxed<'_, Result<PureReport, PureFailure>> {
+        Box::pin(async move {
+            match self.ask(&Op::RunPure(spec)).await? {
+                (Answer::Ran(ended), _) => ended,
+                _ => Err(unexpected().into()),
+            }
+        })
+    }
+
+    fn replay(&self, spec: PureSpec) -> Boxed<'_, Result<Replayed, Problem>> {
+        Box::pin(async move {
+            let (answer, mut receive) = self.ask(&Op::Replay(spec)).await?;
+            let Answer::Replayed {
+                outcome,
+                remembered,
+                log,
+            } = answer
+            else {
+                return Err(unexpected());
+            };
+            let outcome = match *outcome {
+                Ok(report) => {
+                    let reading = frame::read_bytes(&mut receive, OUTPUT_BYTES);
+                    Ok((report, within(OUTPUT, reading).await?))
+                }
+                Err(failure) => Err(failure),
+            };
+            Ok(Replayed {
+                outcome,
+                remembered: remembered.map(|report| *report),
+                log: cut_lines(log),
+            })
+        })
+    }
+
+    fn recall<'a>(
+        &'a self,
+        keys: &'a [ResultKey],
+        origins: &'a [String],
+    ) -> Boxed<'a, Result<Vec<Option<PureReport>>, Problem>> {
+        Box::pin(async move {
+            let op = Op::Recall {
+                keys: keys.to_vec(),
+                origins: origins.to_vec(),
+            };
+            match self.ask(&op).await? {
+                (Answer::Recalled(found), _) if found.len() == keys.len() => Ok(found),
+                _ => Err(unexpected()),
+            }
+        })
+    }
+
+    fn output(&self, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
+        Box::pin(async move { self.bytes(&Op::Output(key)).await })
+    }
+
+    fn written(&self, key: ResultKey) -> Boxed<'_, Result<Option<Bytes>, Problem>> {
+        Box::pin(async move { self.bytes(&Op::Written(key)).await })
+    }
+
+    fn take(&self, key: ResultKey) -> Boxed<'_, Result<Option<Given>, Problem>> {
+        Box::pin(async move {
+            match self.ask(&Op::Take(key)).await? {
+                (Answer::Taken(None), _) => Ok(None),
+                (Answer::Taken(Some(report)), mut receive) => {
+                    let output = within(OUTPUT, frame::read_bytes(&mut receive, OUTPUT_BYTES)).await?;
+                    Ok(Some(Given { report, output }))
+                }
+                _ => Err(unexpected()),
+            }
+        })
+    }
+
+    fn give<'a>(&'a self, given: Given, origins: &'a [String]) -> Boxed<'a, Result<(), Problem>> {
+        Box::pin(async move {
+            let op = Op::Give {
+                report: given.report,
+                origins: origins.to_vec(),
+            };
+            let (mut send, mut receive) = self.open(&op).await?;
+            within(OUTPUT, frame::write_bytes(&mut send, &given.output)).await?;
+            let _ = send.finish();
+            match within(ANSWER, frame::read(&mut receive, MESSAGE_BYTES)).await? {
+                Answer::Done => Ok(()),
+                Answer::Failed(problem) => Err(problem),
+                _ => Err(unexpected()),
+            }
+        })
+    }
+}
+
+/// A host that is there and does not go on is as good as lost.
+async fn within<T>(
+    patience: Duration,
+    doing: impl Future<Output = std::io::Result<T>>,
+) -> Result<T, Problem> {
+    let done = tokio::time::timeout(patience, doing).await;
+    let done = done.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+    done.map_err(lost)
+}
+
+/// The lines of one run, as many bytes of them as a host keeps of one.
+fn cut_lines(lines: Vec<String>) -> Vec<String> {
+    let mut left = limits::LOG_BYTES_PER_CALL;
+    lines
+        .into_iter()
+        .map(|line| cut_string(limits::LOG_LINE_BYTES, line))
+        .take_while(|line| {
+            let fits = line.len() <= left;
+            left = left.saturating_sub(line.len());
+            fits
+        })
+        .take(limits::LOG_BYTES_PER_CALL / 2)
+        .collect()
+}
+
+fn unexpected() -> Problem {
+    Problem::new(
+        ProblemKind::Internal,
+        "the host answered something that this build does not know",
+    )
+}
+
+/// Asks for the report of a call that was sent, at the latest when nobody waits for its response any more.
+struct ReportLater {
+    peers: Peers,
+    host: NodeId,
+    id: CallId,
+    report: Option<OnReport>,
+}
+
+impl ReportLater {
+    /// Passes the report on when it comes. Returns the problem that it names.
+    fn ask(&mut self) -> oneshot::Receiver<Option<Problem>> {
+        let (told, problem) = oneshot::channel();
+        if let Some(report) = self.report.take() {
+            let remote = Remote::new(self.peers.clone(), self.host);
+            let id = self.id;
+            tokio::spawn(async move {
+                let ended: Option<CallReport> = match remote.ask(&Op::Report(id)).await {
+                    Ok((Answer::Report(ended), _)) => ended,
+                    _ => None,
+                };
+                if let Some(ended) = ended {
+                    let _ = told.send(ended.problem.clone());
+                    report(ended);
+                }
+            });
+        }
+        problem
+    }
+}
+
+impl Drop for ReportLater {
+    fn drop(&mut self) {
+        self.ask();
+    }
+}
+
+/// Drives a connection until nobody wants it.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A response's body as it comes from another node. If it breaks off, its end says why, as far as the host can tell.
+struct RemoteBody {
+    incoming: Incoming,
+    problem: oneshot::Receiver<Option<Problem>>,
+    /// Set once it has broken off: until then the host is asked why.
+    ended: Option<(hyper::Error, Pin<Box<Sleep>>)>,
+    _driver: Driver,
+}
+
+impl http_body::Body for RemoteBody {
+    type Data = Bytes;
+    type Error = Problem;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
+        let this = &mut *self;
+        if this.ended.is_none() {
+            match ready!(Pin::new(&mut this.incoming).poll_frame(context)) {
+                Some(Err(error)) => this.ended = Some((error, Box::pin(sleep(WHY)))),
+                frame => return Poll::Ready(frame.map(|frame| frame.map_err(lost))),
+            }
+        }
+        let Some((error, patience)) = &mut this.ended else {
+            return Poll::Ready(None);
+        };
+        let told = match Pin::new(&mut this.problem).poll(context) {
+            Poll::Ready(told) => told.ok().flatten(),
+            Poll::Pending => {
+                ready!(patience.as_mut().poll(context));
+                None
+            }
+        };
+        Poll::Ready(Some(Err(told.unwrap_or_else(|| lost(&*error)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended.is_none() && self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

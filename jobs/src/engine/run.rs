@@ -1,0 +1,484 @@
+//! One step on its way to an end: on the host where its data is, on another if that one fails, on two if the first lags.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use nearfield_net::control::BEAT;
+use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey, Work};
+use nearfield_protocol::problem::{Blame, Elsewhere};
+use nearfield_protocol::{NodeId, Problem, ProblemKind};
+
+use super::action::{Action, Ticket};
+use super::claims::Worth;
+use super::restart::{Leave, Restart};
+use super::sites::View;
+use super::state::Engine;
+use super::tasks::{Bringing, Moving, Part, Run, RunId, Second, Stage, Task};
+use crate::order::Step;
+use crate::plan::parts;
+
+/// Hosts that one run is tried on before the job fails for it.
+const MAX_HOSTS_TRIED: usize = 4;
+/// Results that are brought to the host of one run at once: enough that hosts far apart are not waited for once for each.
+const MOVED_AT_ONCE: usize = 8;
+/// How many beats a run waits for some host to be there.
+const MAX_WAITS: u32 = 10;
+/// A map lags that takes so many times as long as the others did on average, and so long at least.
+const LAGGING: u32 = 3;
+const LAGGING_MIN: Duration = Duration::from_secs(1);
+
+impl Engine {
+    pub(super) fn add(&mut self, task: Task, spec: PureSpec, size_bytes: u64) -> RunId {
+        self.last_run += 1;
+        let id = RunId(self.last_run);
+        let run = Run {
+            task,
+            key: spec.key(),
+            spec,
+            size_bytes,
+            tried: Vec::new(),
+            waits: MAX_WAITS,
+            stage: Stage::Idle,
+        };
+        self.runs.insert(id, run);
+        id
+    }
+
+    /// Looks at what was to be looked at by now.
+    pub(super) fn wake(&mut self, view: View<'_>, now: Duration) -> Result<(), Leave> {
+        while let Some((at, id)) = self.wakes.first().copied()
+            && at <= now
+        {
+            self.wakes.pop_first();
+            match self.runs.get(&id).map(|run| &run.stage) {
+                Some(Stage::Idle) => self.choose(id, view, now)?,
+                Some(Stage::Runs { .. }) => self.back_up(id, view, now),
+                Some(Stage::Brings(_)) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Chooses a host for a run, and begins there.
+    pub(super) fn choose(&mut self, id: RunId, view: View<'_>, now: Duration) -> Result<(), Leave> {
+        let Some(run) = self.runs.get(&id) else {
+            return Ok(());
+        };
+        if matches!(run.task, Task::Check(_)) {
+            return self.choose_for_check(id, view, now);
+        }
+        let host = match &run.spec.work {
+            Work::Map { subject, .. } => {
+                let (shard, with_files) = ((subject.shard, run.size_bytes), self.setting.may_write);
+                self.sites.for_map(view, &run.key, with_files, shard, &run.tried)
+            }
+            Work::Reduce { .. } | Work::Finish { .. } => {
+                let parts = parts(&run.spec);
+                Some(self.sites.for_parts(view, &run.key, parts, &run.tried)?)
+            }
+        };
+        if let Some(host) = host {
+            return self.begin_on(id, host, view, now);
+        }
+        let Some(run) = self.runs.get_mut(&id) else {
+            return Ok(());
+        };
+        if run.waits == 0 {
+            let text = "no host can run this now: none is there that holds the data or may fetch it";
+            let nobody = Problem::new(ProblemKind::HostUnreachable, text);
+            return self.run_ended(id, Err(nobody.into()), view, now);
+        }
+        // A host that was missed is heard of again with its next beat.
+        run.waits -= 1;
+        run.tried.clear();
+        run.stage = Stage::Idle;
+        self.wakes.insert((now + BEAT, id));
+        Ok(())
+    }
+
+    /// Begins a run on a host: what it is over is brought there first.
+    pub(super) fn begin_on(
+        &mut self,
+        id: RunId,
+        host: NodeId,
+        view: View<'_>,
+        now: Duration,
+    ) -> Result<(), Leave> {
+        let Some(run) = self.runs.get_mut(&id) else {
+            return Ok(());
+        };
+        self.sites.take(host);
+        let checks = matches!(run.task, Task::Check(_));
+        let remembered = !checks && self.sites.remembering(view, &run.key).contains(&host);
+        let missing = match remembered {
+            true => Vec::new(),
+            false => self.sites.missing(view, parts(&run.spec), host),
+        };
+        if missing.is_empty() {
+            self.run_on(id, host, now);
+            return Ok(());
+        }
+        let part = |(key, holders): (ResultKey, Vec<NodeId>)| Part {
+            key,
+            holders: holders.into(),
+        };
+        run.stage = Stage::Brings(Bringing {
+            host,
+            missing: missing.into_iter().map(part).collect(),
+            under_way: BTreeMap::new(),
+        });
+        self.bring(id, view, now)
+    }
+
+    /// Asks the next holders of the next results that are missing, or runs if none is.
+    fn bring(&mut self, id: RunId, view: View<'_>, now: Duration) -> Result<(), Leave> {
+        let trusted = self.is_still_trusted(view);
+        loop {
+            let ticket = self.ticket();
+            let Some(run) = self.runs.get_mut(&id) else {
+                return Ok(());
+            };
+            let Stage::Brings(bringing) = &mut run.stage else {
+                return Ok(());
+            };
+            if bringing.under_way.len() >= MOVED_AT_ONCE {
+                return Ok(());
+            }
+            let Some(mut part) = bringing.missing.pop_front() else {
+                if bringing.under_way.is_empty() {
+                    let host = bringing.host;
+                    self.run_on(id, host, now);
+                }
+                return Ok(());
+            };
+            let holder = trusted.and_then(|()| part.holders.pop_front().ok_or(Restart::PartsLost));
+            let from = match holder {
+                Ok(holder) => holder,
+                Err(why) => return self.cannot_begin(id, why, view, now),
+            };
+            let key = part.key;
+            let taken = None;
+            bringing.under_way.insert(ticket, Moving { part, from, taken });
+            self.tickets.insert(ticket, id);
+            self.actions.push(Action::Take {
+                ticket,
+                host: from,
+                key,
+            });
+        }
+    }
+
+    /// Ends what is under way to a run's host. The host, if something could be.
+    fn stop_bringing(&mut self, id: RunId) -> Option<NodeId> {
+        let run = self.runs.get_mut(&id)?;
+        let Stage::Brings(bringing) = &mut run.stage else {
+            return None;
+        };
+        let host = bringing.host;
+        for ticket in std::mem::take(&mut bringing.under_way).into_keys() {
+            self.tickets.remove(&ticket);
+            self.actions.push(Action::Stop(ticket));
+        }
+        run.stage = Stage::Idle;
+        Some(host)
+    }
+
+    /// What a run is over cannot be brought to its host.
+    fn cannot_begin(&mut self, id: RunId, why: Restart, view: View<'_>, now: Duration) -> Result<(), Leave> {
+        let Some(host) = self.stop_bringing(id) else {
+            return Ok(());
+        };
+        match self.runs.get(&id).map(|run| &run.task) {
+            Some(Task::Check(check)) => {
+                tracing::warn!(run = %check.what, host = host.short(), ?why, "what a run is over cannot be brought there");
+                self.sites.release(&host);
+                self.checked_on(id, host, None, view, now)
+            }
+            _ => Err(why.into()),
+        }
+    }
+
+    /// A holder gave a result, or did not.
+    pub(super) fn taken(
+        &mut self,
+        id: RunId,
+        ticket: Ticket,
+        given: Result<Option<(PureReport, u64)>, Problem>,
+        view: View<'_>,
+        now: Duration,
+    ) -> Result<(), Leave> {
+        let Some(run) = self.runs.get_mut(&id) else {
+            return Ok(());
+        };
+        let Stage::Brings(bringing) = &mut run.stage else {
+            return Ok(());
+        };
+        let host = bringing.host;
+        let Some(moving) = bringing.under_way.get_mut(&ticket) else {
+            return Ok(());
+        };
+        let (key, from) = (moving.part.key, moving.from);
+        match given {
+            Ok(Some((report, bytes))) => match self.sites.judge(view, &report, &key, from) {
+                Worth::Counts if report.made.is_some() => {
+                    moving.taken = Some((report, bytes));
+                    self.actions.push(Action::Give { ticket, host });
+                    return Ok(());
+                }
+                Worth::False if self.input.record.check.is_some() => {
+                    let what = self.what(&key);
+                    self.quarantine(from, &what);
+                    return Ok(());
+                }
+                Worth::False => self.sites.shun(from),
+                Worth::Counts | Worth::Unusable => {}
+            },
+            Ok(None) => {}
+            Err(problem) => {
+                tracing::warn!(host = from.short(), %problem, "a partial result cannot be had");
+                self.sites.lost(from);
+            }
+        }
+        // Somebody else may have it.
+        if let Some(moving) = bringing.under_way.remove(&ticket) {
+            bringing.missing.push_front(moving.part);
+        }
+        self.tickets.remove(&ticket);
+        self.actions.push(Action::Stop(ticket));
+        self.bring(id, view, now)
+    }
+
+    /// A run's host remembers what was brought, or does not.
+    pub(super) fn given(
+        &mut self,
+        id: RunId,
+        ticket: Ticket,
+        given: Result<(), Problem>,
+        view: View<'_>,
+        now: Duration,
+    ) -> Result<(), Leave> {
+        let Some(run) = self.runs.get_mut(&id) else {
+            return Ok(());
+        };
+        let Stage::Brings(bringing) = &mut run.stage else {
+            return Ok(());
+        };
+        let Some(moving) = bringing.under_way.remove(&ticket) else {
+            return Ok(());
+        };
+        let problem = match given {
+            Ok(()) => {
+                if let Some((report, bytes)) = moving.taken {
+                    self.partial_bytes_moved += bytes;
+                    self.sites.claims.made(&report, bringing.host);
+                }
+                return self.bring(id, view, now);
+            }
+            Err(problem) => problem,
+        };
+        let Some(host) = self.stop_bringing(id) else {
+            return Ok(());
+        };
+        match self.runs.get(&id).map(|run| &run.task) {
+            Some(Task::Check(check)) => {
+                tracing::warn!(run = %check.what, host = host.short(), %problem, "a run cannot be checked there");
+                self.sites.release(&host);
+                self.checked_on(id, host, None, view, now)
+            }
+            _ => self.ended_on(id, host, Err(problem.into()), view, now),
+        }
+    }
+
+    fn run_on(&mut self, id: RunId, host: NodeId, now: Duration) {
+        let ticket = self.ticket();
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let spec = run.spec.clone();
+        run.stage = Stage::Runs {
+            first: (ticket, host),
+            begun: now,
+            second: Second::None,
+        };
+        self.tickets.insert(ticket, id);
+        self.actions.push(match run.task {
+            Task::Check(_) => Action::Replay { ticket, host, spec },
+            Task::Step(_) | Task::Finish => Action::Run { ticket, host, spec },
+        });
+        // Two GPUs need not come to the same bits.
+        if matches!(run.task, Task::Step(Step::Map(_))) && run.spec.setting.gpu.is_none() {
+            self.wakes.insert((now + self.patience(), id));
+        }
+    }
+
+    /// How long a map may take.
+    fn patience(&self) -> Duration {
+        let (count, took) = self.maps;
+        match count {
+            0 => LAGGING_MIN,
+            count => (took / count * LAGGING).max(LAGGING_MIN),
+        }
+    }
+
+    /// Starts a map on a second host as well, if it lags: who ends first counts, and the other stops.
+    fn back_up(&mut self, id: RunId, view: View<'_>, now: Duration) {
+        let patience = self.patience();
+        let ticket = self.ticket();
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let Stage::Runs { first, begun, second } = &mut run.stage else {
+            return;
+        };
+        let (Second::None, Work::Map { subject, .. }) = (&second, &run.spec.work) else {
+            return;
+        };
+        let due = match self.maps.0 {
+            // Nobody knows yet how long a map takes.
+            0 => now + LAGGING_MIN,
+            _ => *begun + patience,
+        };
+        if due > now {
+            self.wakes.insert((due, id));
+            return;
+        }
+        let host = self
+            .sites
+            .for_shard(view, subject.shard, run.size_bytes, &[first.1])
+            .filter(|other| self.sites.is_busier(&first.1, other));
+        let Some(host) = host else {
+            *second = Second::Never;
+            return;
+        };
+        tracing::info!(
+            run = run.key.0.short(),
+            host = first.1.short(),
+            "a map that lags is started twice"
+        );
+        *second = Second::Runs(ticket, host);
+        let spec = run.spec.clone();
+        self.sites.take(host);
+        self.tickets.insert(ticket, id);
+        self.actions.push(Action::Run { ticket, host, spec });
+    }
+
+    /// A run has ended on a host.
+    pub(super) fn ran(
+        &mut self,
+        id: RunId,
+        ticket: Ticket,
+        ended: Result<PureReport, PureFailure>,
+        view: View<'_>,
+        now: Duration,
+    ) -> Result<(), Leave> {
+        let Some(run) = self.runs.get_mut(&id) else {
+            return Ok(());
+        };
+        let Stage::Runs { first, begun, second } = &mut run.stage else {
+            return Ok(());
+        };
+        let begun = *begun;
+        let (host, other) = match *second {
+            Second::Runs(of_second, host) if of_second == ticket => (host, Some(*first)),
+            Second::Runs(of_second, other) => (first.1, Some((of_second, other))),
+            Second::None | Second::Never => (first.1, None),
+        };
+        if let Some((other_ticket, other)) = other {
+            if ended.is_err() {
+                // The other one may do better.
+                (*first, *second) = ((other_ticket, other), Second::Never);
+                self.sites.release(&host);
+                return Ok(());
+            }
+            self.tickets.remove(&other_ticket);
+            self.actions.push(Action::Stop(other_ticket));
+            self.sites.release(&other);
+        }
+        if ended.is_ok() && matches!(run.task, Task::Step(Step::Map(_))) && run.spec.setting.gpu.is_none() {
+            self.maps = (self.maps.0 + 1, self.maps.1 + now.saturating_sub(begun));
+        }
+        self.ended_on(id, host, ended, view, now)
+    }
+
+    /// What a run came to on a host is judged: it counts, it goes to another host, or it failed.
+    fn ended_on(
+        &mut self,
+        id: RunId,
+        host: NodeId,
+        ended: Result<PureReport, PureFailure>,
+        view: View<'_>,
+        now: Duration,
+    ) -> Result<(), Leave> {
+        self.sites.release(&host);
+        let Some(run) = self.runs.get_mut(&id) else {
+            return Ok(());
+        };
+        run.stage = Stage::Idle;
+        match ended {
+            Ok(report) => match self.sites.judge(view, &report, &run.key, host) {
+                Worth::Counts => {
+                    self.sites.claims.made(&report, host);
+                    self.run_ended(id, Ok(report), view, now)
+                }
+                Worth::False if self.input.record.check.is_some() => {
+                    let what = self.what(&report.key);
+                    self.quarantine(host, &what);
+                    Ok(())
+                }
+                worth => {
+                    run.tried.push(host);
+                    if worth == Worth::False {
+                        self.sites.shun(host);
+                    }
+                    match run.tried.len() < MAX_HOSTS_TRIED {
+                        true => self.choose(id, view, now),
+                        false => Err(Restart::PartsLost.into()),
+                    }
+                }
+            },
+            Err(failure)
+                if failure.problem.kind.elsewhere() != Elsewhere::Never
+                    && run.tried.len() + 1 < MAX_HOSTS_TRIED =>
+            {
+                tracing::warn!(host = host.short(), problem = %failure.problem, "a run goes to another host");
+                run.tried.push(host);
+                if failure.problem.kind.blame() == Blame::LostHost {
+                    self.sites.lost(host);
+                }
+                self.choose(id, view, now)
+            }
+            Err(failure) => self.run_ended(id, Err(failure), view, now),
+        }
+    }
+
+    fn run_ended(
+        &mut self,
+        id: RunId,
+        ended: Result<PureReport, PureFailure>,
+        view: View<'_>,
+        now: Duration,
+    ) -> Result<(), Leave> {
+        match self.runs.remove(&id).map(|run| run.task) {
+            Some(Task::Step(step)) => self.step_ended(step, ended, now),
+            Some(Task::Finish) => self.finished(ended, view, now),
+            Some(Task::Check(_)) | None => Ok(()),
+        }
+    }
+
+    /// A run that is made once more has ended on its host.
+    pub(super) fn replayed(
+        &mut self,
+        id: RunId,
+        ended: Result<Result<PureReport, PureFailure>, Problem>,
+        view: View<'_>,
+        now: Duration,
+    ) -> Result<(), Leave> {
+        let Some(run) = self.runs.get_mut(&id) else {
+            return Ok(());
+        };
+        let (Task::Check(check), Stage::Runs { first, .. }) = (&run.task, &run.stage) else {
+            return Ok(());
+        };
+        let host = first.1;
+        let outcome = check.outcome(host, ended);
+        run.stage = Stage::Idle;
+        self.sites.release(&host);
+        self.checked_on(id, host, outcome, view, now)
+    }
+}
