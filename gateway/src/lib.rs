@@ -13,6 +13,7 @@ mod budget;
 mod calls;
 mod choose;
 mod client;
+mod connections;
 mod content;
 mod contentless;
 mod cors;

@@ -15,20 +15,19 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use nearfield_protocol::{Problem, ProblemKind, limits};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
 use crate::client::Peer;
+use crate::connections::{Connections, Proof};
 use crate::content::{self, Content, Named};
 use crate::contentless;
 use crate::first_bytes::FirstBytes;
 use crate::line_ends::LineEnds;
 use crate::origin::sharer;
 use crate::pace::{self, PacedStreams};
-use crate::shares::Shares;
 use crate::stall::StallGuard;
 use crate::state::Gateway;
 use crate::{admin, functions, reply};
@@ -61,9 +60,7 @@ pub async fn serve(
     tls: Option<TlsAcceptor>,
     stop: CancellationToken,
 ) {
-    let connections = Arc::new(Semaphore::new(limits::CONNECTIONS));
-    // By address, or by network of IPv6.
-    let addresses = Shares::new(limits::CONNECTIONS_PER_ADDRESS);
+    let connections = Arc::new(Connections::default());
     let tracker = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -80,24 +77,19 @@ pub async fn serve(
                 continue;
             }
         };
-        let Ok(place) = connections.clone().try_acquire_owned() else {
-            continue;
-        };
         // A trusted proxy brings many clients, whose shares are of calls.
         let is_proxy = gateway.proxies.trusts(address.ip());
-        let share = match is_proxy {
-            true => None,
-            false => match addresses.enter(sharer(address.ip())) {
-                Some(share) => Some(share),
-                None => continue,
-            },
+        let Some(place) = connections.enter((!is_proxy).then(|| sharer(address.ip()))) else {
+            continue;
         };
         let (gateway, tls, stop) = (gateway.clone(), tls.clone(), stop.clone());
         tracker.spawn(async move {
             gateway.metrics.connections.inc();
-            connection(&gateway, side, stream, address, tls, stop).await;
+            tokio::select! {
+                () = connection(&gateway, side, stream, place.proof.clone(), address, tls, stop) => {}
+                () = place.pushed_out.cancelled() => {}
+            }
             gateway.metrics.connections.dec();
-            drop((place, share));
         });
     }
     drop(listener);
@@ -114,6 +106,7 @@ async fn connection(
     gateway: &Arc<Gateway>,
     side: Side,
     stream: TcpStream,
+    proof: Arc<Proof>,
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
     stop: CancellationToken,
@@ -127,13 +120,13 @@ async fn connection(
     let peer = Arc::new(Peer::new(address, listener, tls.is_some()));
     match tls {
         None => match begun(speaks_http2(&stream), &stop).await {
-            Ok(http2) => speak(gateway, side, StallGuard::new(stream), http2, peer, stop).await,
+            Ok(http2) => speak(gateway, side, StallGuard::new(stream), http2, proof, peer, stop).await,
             Err(error) => tracing::debug!(%address, %error, "the connection said nothing"),
         },
         Some(acceptor) => match begun(acceptor.accept(StallGuard::new(stream)), &stop).await {
             Ok(stream) => {
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                speak(gateway, side, stream, http2, peer, stop).await;
+                speak(gateway, side, stream, http2, proof, peer, stop).await;
             }
             Err(error) => tracing::debug!(%address, %error, "the TLS handshake failed"),
         },
@@ -177,12 +170,22 @@ async fn speak(
     side: Side,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     http2: bool,
+    proof: Arc<Proof>,
     peer: Arc<Peer>,
     stop: CancellationToken,
 ) {
     let service = service_fn(|request: Request<Incoming>| {
-        let (gateway, peer) = (gateway.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(finished(&gateway, side, request, &peer).await) }
+        let (gateway, peer, proof) = (gateway.clone(), peer.clone(), proof.clone());
+        async move {
+            let path = request.uri().path();
+            let is_open = path == admin::HEALTH || (side == Side::Admin && admin::is_open(path));
+            let response = finished(&gateway, side, request, &peer).await;
+            // Whoever got what not everybody gets has shown that it is a client.
+            if !is_open && response.status().as_u16() < 400 {
+                proof.give();
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let ended = if http2 {
         let io = TokioIo::new(FirstBytes::new(stream, stop.clone()));
@@ -264,7 +267,7 @@ async fn answer(
     peer: &Peer,
 ) -> Response<Body> {
     let path = request.uri().path();
-    if path == "/healthz" {
+    if path == admin::HEALTH {
         return match *request.method() {
             Method::GET | Method::HEAD => {
                 let mut response = reply::text(StatusCode::OK, "ok\n");

@@ -343,6 +343,36 @@ fn half_a_preface_does_not_hold_up_a_stop() {
 }
 
 #[test]
+fn half_requests_keep_nobody_out() {
+    let node = Node::start();
+    node.deploy("hello", "hello", "public = true");
+    let function = node.functions_url.clone() + "/fn/hello";
+    for (url, sent) in [
+        (&node.admin_url, ""),
+        (&node.admin_url, "GET /v1/status HTTP/1.1\r\nhost: x\r\n"),
+        (&node.admin_url, "PRI * HTTP/2.0\r\n"),
+        // Whoever was refused, or got what all get, has shown nothing.
+        (&node.admin_url, "GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n"),
+        (&node.admin_url, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"),
+        (&node.functions_url, "GET /fn/hello HTTP/1.1\r\nhost: x\r\n"),
+    ] {
+        let address = url.strip_prefix("http://").unwrap();
+        let halves: Vec<_> = (0..300)
+            .map(|_| {
+                let mut stream = TcpStream::connect(address).unwrap();
+                // The oldest may be closed by now.
+                let _ = stream.write_all(sent.as_bytes());
+                stream
+            })
+            .collect();
+        assert_eq!(node.admin("GET", "/v1/status", &[]).status, 200, "{sent:?}");
+        let reply = node.request("GET", &function, &[], &[]);
+        assert_eq!(reply.status, 200, "{sent:?}");
+        drop(halves);
+    }
+}
+
+#[test]
 fn the_admin_api_is_no_stranger_s() {
     let node = Node::start_in(tempfile::tempdir().unwrap(), &["--admin-host", "node.example"]);
     let own = node.admin_url.strip_prefix("http://").unwrap().to_owned();

@@ -39,6 +39,14 @@ const OPENAPI: &str = include_str!("../../openapi.json");
 /// What needs no token.
 const OPEN: [&str; 3] = ["/readyz", "/metrics", "/v1/openapi.json"];
 
+/// What both listeners answer to everybody.
+pub const HEALTH: &str = "/healthz";
+
+/// Whether the admin listener answers whoever asks for this path.
+pub fn is_open(path: &str) -> bool {
+    OPEN.contains(&path)
+}
+
 /// Calls that one list gives at most.
 const MAX_LISTED_CALLS: usize = 1_000;
 
@@ -295,6 +303,15 @@ mod tests {
         assert_eq!(documented, SERVED, "a path is served but not documented");
         assert_eq!(methods(&["v1", "nothing"]), None);
         assert_eq!(methods(&["v2", "status"]), None);
+    }
+
+    #[test]
+    fn the_document_lists_every_problem_type() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let listed = &document["components"]["schemas"]["Problem"]["properties"]["type"]["description"];
+        let types: Vec<_> = ProblemKind::ALL.iter().map(|kind| kind.slug()).collect();
+        let types = format!("one of {}; more may be added", types.join(", "));
+        assert!(listed.as_str().unwrap().ends_with(&types), "{types}");
     }
 
     /// How many paths [`admitted`] and [`methods`] match.
