@@ -229,11 +229,7 @@ mod tests {
         let (tell, told) = oneshot::channel();
         let shared = Arc::new(Shared::default());
         let guests = StreamBody::new(futures_util::stream::poll_fn(move |cx| coming.poll_recv(cx)));
-        let length = length.map(|length| {
-            DeclaredLength::of([length.as_bytes()].into_iter())
-                .unwrap()
-                .unwrap()
-        });
+        let length = length.map(|length| DeclaredLength::of([length.as_bytes()]).unwrap().unwrap());
         Rig {
             body: GuestBody {
                 function: "f".parse().unwrap(),
