@@ -487,7 +487,7 @@ mod tests {
         assert_eq!(pool.state.lock().taken, 4);
         let wait = |number: u8| {
             let asked = pool.ask(&client(number), 4);
-            asked.map(|asked| asked.err().expect("no place is free"))
+            asked.map(|asked| asked.expect_err("no place is free"))
         };
         let greedy = limits::QUEUED_CALLS_PER_FUNCTION / limits::WAITING_PER_CLIENT;
         let many = (0..greedy).flat_map(|client| [9 + client as u8; limits::WAITING_PER_CLIENT]);

@@ -41,7 +41,7 @@ const SLOWEST: u64 = 1 << 20;
 const SERVED: usize = 64;
 const QUESTION_BYTES: usize = 1 << 10;
 /// Longest answer: a refusal is cut to [`SAID_BYTES`], of which JSON makes six bytes each at most.
-const ANSWER_BYTES: usize = 1 << 10 | 8 * SAID_BYTES;
+const ANSWER_BYTES: usize = (1 << 10) + 8 * SAID_BYTES;
 
 /// What is asked of a holder.
 #[derive(Debug, Serialize, Deserialize)]

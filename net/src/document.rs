@@ -1,5 +1,7 @@
 //! The record document: this node's replica of it, what it adds up to, and writing to it.
 
+mod damage;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
+use self::damage::RESTORE;
 use crate::endpoint::endpoint_id;
 use crate::error::NetError;
 use crate::identity::Identity;
@@ -103,9 +106,6 @@ impl Absent {
         }
     }
 }
-
-/// What helps where a part of the folder is lost.
-const RESTORE: &str = "restore the whole folder from a backup, or have the node join anew with `nearfield join TICKET --forget`";
 
 /// A record that was just written.
 #[derive(Debug, Clone)]
@@ -410,87 +410,6 @@ impl Document {
     pub fn wanted(&self) -> Vec<Absent> {
         let missing = self.missing.lock();
         missing.values().cloned().collect()
-    }
-
-    /// The store knows of what time the records were: older ones name less than the store has, and the rest would be let go of.
-    async fn check_not_older(&self) -> Result<(), NetError> {
-        let network = self.doc.id().to_string();
-        let (noted, latest) = (self.store.records_unix_ms(&network).await?, self.latest_unix_ms());
-        // Records that cannot be read may have been the latest.
-        if latest < noted && !self.lacks_values() {
-            return Err(NetError::Records(format!(
-                "records/ is of an earlier moment ({latest} ms) than state.redb ({noted} ms): restore the whole data folder from one \
-                 backup"
-            )));
-        }
-        self.note_latest().await
-    }
-
-    fn latest_unix_ms(&self) -> u64 {
-        self.records().last.map_or(0, |clock| clock.unix_ms)
-    }
-
-    /// Tells the store of what time the records are. As a node starts and stops: each note is a write of its own.
-    pub async fn note_latest(&self) -> Result<(), NetError> {
-        let (latest, network) = (self.latest_unix_ms(), self.doc.id().to_string());
-        match self.store.records_unix_ms(&network).await? < latest {
-            true => Ok(self.store.note_records(&network, latest).await?),
-            false => Ok(()),
-        }
-    }
-
-    /// Notes which of its own records this node cannot read any more: what it wrote was here. Whether there are some.
-    fn note_lost(&self) -> bool {
-        let mut lost = BTreeSet::new();
-        for absent in self.wanted() {
-            let (kind, name) = (absent.key.kind, &absent.key.name);
-            if absent.author != self.id {
-                tracing::info!(?kind, name, "the value of a record is not here yet");
-                continue;
-            }
-            tracing::error!(
-                ?kind,
-                name,
-                blob = %absent.digest,
-                "a record of this node cannot be read: its value is lost or broken. Nothing is let go of, and a token or node of this \
-                 name counts as ended, until the data folder is restored from a backup"
-            );
-            // Its own it can write anew.
-            let is_own = kind == RecordKind::Node && *name == self.id.to_string();
-            if matches!(kind, RecordKind::Token | RecordKind::Node) && !is_own {
-                lost.insert((kind, name.clone()));
-            }
-        }
-        let some = !lost.is_empty();
-        *self.lost.lock() = Arc::new(lost);
-        some
-    }
-
-    /// Whether the values of some records are not here: what these say is not known.
-    pub fn lacks_values(&self) -> bool {
-        !self.missing.lock().is_empty()
-    }
-
-    /// A record that this node wrote itself is written after its value is sealed. Where the store knows no such value, its files
-    /// are of another moment than the records, and it would remove what came between.
-    async fn check_own_values(&self) -> Result<(), NetError> {
-        let query = Query::author(self.author);
-        let entries = self.doc.get_many(query).await.map_err(NetError::records)?;
-        pin_mut!(entries);
-        while let Some(entry) = entries.next().await {
-            let entry = entry.map_err(NetError::records)?;
-            let Some(own) = Absent::of(&entry, entry.author(), None) else {
-                continue;
-            };
-            if let Err(StoreError::Missing(digest)) = self.store.size_of(&own.digest) {
-                return Err(NetError::Records(format!(
-                    "no blob {digest} in this store, though a record of `{}` names it: state.redb and blobs/ are of another moment \
-                     than records/: restore the whole data folder from one backup",
-                    own.key.name
-                )));
-            }
-        }
-        Ok(())
     }
 
     /// Reads the whole document: what came in out of order changes what later records count for.

@@ -40,7 +40,7 @@ mod tests {
         let half = whole[..whole.len() / 2].to_vec();
         for bytes in [vec![0; whole.len()], b"no database".to_vec(), half] {
             std::fs::write(&path, &bytes).unwrap();
-            let error = open(&path).err().expect("it is no database").to_string();
+            let error = open(&path).expect_err("it is no database").to_string();
             assert!(error.contains("some.redb"), "{error}");
         }
         std::fs::write(&path, whole).unwrap();

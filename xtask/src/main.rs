@@ -27,7 +27,8 @@ usage: cargo xtask demo [--keep] [--release]      the whole path on real data, w
        cargo xtask bench data [--json]            what put and get reach
        cargo xtask bench jobs [--json]            word count over our dependencies' sources, beside others
        cargo xtask bench gpu [--json]             the way to the GPU, beside plain wgpu
-       cargo xtask soak [--quick] [--debug] [PART…]    the long checks: crash memory bytes fsync startup jobs
+       cargo xtask soak [--quick] [--debug] [--only=ATTACK] [PART…]
+                                                  the long checks: crash memory bytes fsync startup jobs
                                                   differential keyed sources in-place writers network
                                                   partition corruption simulation gpu hostile overload
 

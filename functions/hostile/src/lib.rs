@@ -41,7 +41,7 @@ impl Guest for Hostile {
         match target.split('?').next().unwrap_or_default() {
             "/loop" => spin(),
             "/spin" => {
-                turn(400_000);
+                turn(4_000_000);
                 answer(out, "ok");
             }
             "/memory" => fill_memory(),

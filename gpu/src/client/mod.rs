@@ -30,7 +30,7 @@ use crate::resident::Piece;
 use crate::wire::{Choice, Description, Id, Shader};
 use crate::{GpuError, limits};
 use queue::Queue;
-use work::{BufferInner, Kind, PipelineInner};
+use work::{BufferInner, BufferState, Kind, PipelineInner};
 
 /// How a GPU is set up.
 #[derive(Debug, Clone)]
@@ -197,7 +197,7 @@ impl Gpu {
     pub fn zeroed(&self, size: u64) -> Buffer {
         let kind = Kind::Zeroed {
             id: self.inner.next.fetch_add(1, Ordering::Relaxed),
-            made: AtomicU64::new(0),
+            state: Mutex::new(BufferState::Unmade),
             shared: self.inner.shared.clone(),
             queue: self.inner.queue.clone(),
         };

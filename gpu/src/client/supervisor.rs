@@ -20,7 +20,7 @@ use super::owned::Owned;
 use super::process::Worker;
 use super::queue::{Next, Queue};
 use super::strikes::Strikes;
-use super::work::{Buffer, Kind, Outcome, Pipeline, PipelineInner, SPOILED, Slice, Step, Submission, UNMADE};
+use super::work::{Buffer, BufferState, Kind, Outcome, Pipeline, PipelineInner, Slice, Step, Submission};
 use super::{Account, Ask, GpuOptions, Shared, State};
 use crate::resident::{Piece, Resident};
 use crate::wire::frame::{READS_AT, read_offsets};
@@ -118,7 +118,7 @@ impl Supervisor {
             state,
             first: None,
             worker: None,
-            generation: UNMADE,
+            generation: 0,
             last_id: OWN_IDS,
             failed: None,
             look_again: limits::RESTART_WAIT,
@@ -303,10 +303,10 @@ impl Supervisor {
     /// What a submission was to write is unknown once it failed: nobody takes it for what it is not.
     fn spoil(&mut self, submission: &Submission) {
         for buffer in submission.written() {
-            let Kind::Zeroed { id, made, .. } = &buffer.0.kind else {
+            let Kind::Zeroed { id, state, .. } = &buffer.0.kind else {
                 continue;
             };
-            made.store(SPOILED, Ordering::Relaxed);
+            *state.lock() = BufferState::Spoiled;
             if let Some(held) = &mut self.worker {
                 held.free(*id);
             }
@@ -330,10 +330,10 @@ impl Supervisor {
         if reads.is_err() {
             // What was made for it alone is not there, or need not be.
             for buffer in &in_use.made {
-                let Kind::Zeroed { id, made, .. } = &buffer.0.kind else {
+                let Kind::Zeroed { id, state, .. } = &buffer.0.kind else {
                     continue;
                 };
-                made.store(UNMADE, Ordering::Relaxed);
+                *state.lock() = BufferState::Unmade;
                 if let Some(held) = &mut self.worker {
                     held.free(*id);
                 }
@@ -449,10 +449,11 @@ impl Supervisor {
     ) -> Result<(), Trouble> {
         let generation = self.generation;
         let (piece, source) = match &buffer.0.kind {
-            Kind::Zeroed { id, made, .. } => {
-                match made.load(Ordering::Relaxed) {
-                    there if there == generation => {}
-                    UNMADE => {
+            Kind::Zeroed { id, state, .. } => {
+                let now = *state.lock();
+                match now {
+                    BufferState::Made { generation: there } if there == generation => {}
+                    BufferState::Unmade => {
                         let size = buffer.0.size;
                         let budget_bytes = self.shared.budget_bytes.load(Ordering::Relaxed);
                         self.current()?
@@ -460,15 +461,15 @@ impl Supervisor {
                             .admit(&submission.account, size, budget_bytes)?;
                         self.claim(size)?;
                         self.current()?.owned.add(*id, &submission.account, size);
-                        made.store(generation, Ordering::Relaxed);
+                        *state.lock() = BufferState::Made { generation };
                         in_use.made.push(buffer.clone());
                         create.push((*id, size));
                     }
-                    SPOILED => {
+                    BufferState::Spoiled => {
                         let text = "what the buffer holds is unknown: a submission that writes it has failed";
                         return Err(GpuError::Invalid(text.to_owned()).into());
                     }
-                    _ => {
+                    BufferState::Made { .. } => {
                         let text = "what the buffer held was lost with the GPU's worker: begin again";
                         return Err(GpuError::DeviceLost(text.to_owned()).into());
                     }

@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nearfield_protocol::Digest;
+use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::queue::Queue;
@@ -37,8 +37,8 @@ pub(super) struct BufferInner {
 pub(super) enum Kind {
     Zeroed {
         id: Id,
-        /// The worker that has it; [`UNMADE`] before a submission used it, [`SPOILED`] once one failed that writes it.
-        made: AtomicU64,
+        /// The lock is held for one look-up.
+        state: Mutex<BufferState>,
         shared: Arc<Shared>,
         queue: Arc<Queue>,
     },
@@ -48,8 +48,16 @@ pub(super) enum Kind {
     },
 }
 
-pub(super) const UNMADE: u64 = 0;
-pub(super) const SPOILED: u64 = u64::MAX;
+/// Where a buffer of zeros is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BufferState {
+    /// No submission used it yet.
+    Unmade,
+    /// The worker of this generation has it.
+    Made { generation: u64 },
+    /// A submission that writes it has failed, so what it holds is unknown.
+    Spoiled,
+}
 
 /// Where a shard's bytes are to be had.
 #[derive(Clone)]
@@ -160,14 +168,14 @@ impl Drop for BufferInner {
     fn drop(&mut self) {
         let Kind::Zeroed {
             id,
-            made,
+            state,
             shared,
             queue,
         } = &self.kind
         else {
             return;
         };
-        if matches!(made.load(Ordering::Relaxed), UNMADE | SPOILED) {
+        if !matches!(*state.lock(), BufferState::Made { .. }) {
             return;
         }
         shared.dropped.lock().push(*id);

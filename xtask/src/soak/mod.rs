@@ -37,6 +37,7 @@ pub struct Options {
     profile: Profile,
     /// Empty: all.
     parts: Vec<Part>,
+    only: Option<String>,
 }
 
 impl Options {
@@ -45,17 +46,24 @@ impl Options {
             quick: false,
             profile: Profile::Release,
             parts: Vec::new(),
+            only: None,
         };
         for argument in arguments {
             match *argument {
                 "--quick" => options.quick = true,
                 "--debug" => options.profile = Profile::Debug,
+                only if only.starts_with("--only=") => {
+                    options.only = only.strip_prefix("--only=").map(str::to_owned);
+                }
                 name => {
                     let name = name.strip_prefix("--").unwrap_or(name);
                     let part = PARTS.iter().find(|part| part.0 == name);
                     options.parts.push(*part.with_context(|| {
                         let known: Vec<_> = PARTS.iter().map(|part| part.0).collect();
-                        format!("soak knows --quick, --debug and {}; not {name}", known.join(", "))
+                        format!(
+                            "soak knows --quick, --debug, --only=TEXT and {}; not {name}",
+                            known.join(", ")
+                        )
                     })?);
                 }
             }
@@ -71,6 +79,8 @@ impl Options {
 pub struct Setting {
     /// Fewer rounds and smaller inputs, for CI.
     pub quick: bool,
+    /// Of `hostile`: the attacks whose names hold this.
+    pub only: Option<String>,
     pub nearfield: PathBuf,
     /// Which build of ours runs.
     pub profile: Profile,
@@ -108,6 +118,7 @@ const PARTS: &[Part] = &[
 pub fn run(options: &Options) -> Result<()> {
     let setting = Setting {
         quick: options.quick,
+        only: options.only.clone(),
         profile: options.profile,
         components: guests::build()?,
         nearfield: match options.profile {

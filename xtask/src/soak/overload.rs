@@ -2,7 +2,8 @@
 //!
 //! First some clients call a function as fast as they are answered: that is the load that the node can take, and its rate the
 //! peak. Then calls come at three times that rate, whether or not earlier ones were answered, from many addresses. A call's
-//! time counts from when it was to be sent.
+//! time counts from when it was to be sent. The clients run on the node's cores, and three times the calls take three times
+//! their work: a rate counts per CPU that the clients leave to the node.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,8 +41,12 @@ struct Tally {
     good: Mutex<Vec<Duration>>,
     refused: AtomicU64,
     failed: AtomicU64,
+    /// Why the first of these did.
+    reason: Mutex<Option<String>>,
     /// Calls for which no connection was free when they were to be sent.
     unsent: AtomicU64,
+    /// The CPUs that the clients left to the node, on average.
+    left: f64,
 }
 
 pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
@@ -64,7 +69,8 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     let memory = node.memory("VmRSS")?;
     node.reset_peak()?;
     let over = runtime.block_on(flood(address, rate * f64::from(TIMES), seconds))?;
-    let (goodput, slowest) = (over.rate(seconds) / rate, over.slowest());
+    let goodput = (over.rate(seconds) / over.left) / (rate / peak.left);
+    let slowest = over.slowest();
     let most_memory = node.memory("VmHWM")?;
     let recovered = runtime.block_on(recovery(address, rate))?;
     node.stop()?;
@@ -77,7 +83,8 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
         (
             format!("{TIMES} times as many calls"),
             format!(
-                "{goodput:.2} of the peak answered, p99.9 of these {}; {} refused, {} failed, {} not sent",
+                "{goodput:.2} of the peak answered ({:.2} with the CPU that the clients took), p99.9 of these {}; {} refused, {} failed, {} not sent",
+                over.rate(seconds) / rate,
                 time(slowest),
                 count(over.refused.load(Ordering::Relaxed)),
                 count(over.failed.load(Ordering::Relaxed)),
@@ -92,6 +99,9 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     ];
     for (what, came) in &findings {
         eprintln!("{what}: {came}");
+    }
+    if let Some(reason) = &*locked(&over.reason) {
+        eprintln!("the first call that failed: {reason}");
     }
     ensure!(
         goodput >= LEAST_GOODPUT,
@@ -118,6 +128,13 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
 }
 
 impl Tally {
+    /// Complete, once no client adds to it.
+    fn measured(tally: Arc<Self>, begun: Instant, used: Duration) -> Result<Self> {
+        let left = left(begun, used)?;
+        let tally = Arc::into_inner(tally).context("a client still calls")?;
+        Ok(Tally { left, ..tally })
+    }
+
     fn rate(&self, seconds: Duration) -> f64 {
         locked(&self.good).len() as f64 / seconds.as_secs_f64()
     }
@@ -134,7 +151,14 @@ impl Tally {
         match came {
             Ok(200) => locked(&self.good).push(took),
             Ok(429 | 503) => drop(self.refused.fetch_add(1, Ordering::Relaxed)),
-            _ => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
+            other => {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                let reason = match other {
+                    Ok(status) => format!("status {status}"),
+                    Err(error) => format!("{error:#}"),
+                };
+                locked(&self.reason).get_or_insert(reason);
+            }
         }
     }
 }
@@ -142,6 +166,18 @@ impl Tally {
 /// No panic under these locks leaves anything half done.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What this process used of the CPUs since it began.
+fn own_cpu() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(used.tv_sec.unsigned_abs(), used.tv_nsec as u32)
+}
+
+/// How many CPUs this process left to others since then.
+fn left(begun: Instant, used: Duration) -> Result<f64> {
+    let own = (own_cpu() - used).as_secs_f64() / begun.elapsed().as_secs_f64();
+    Ok(std::thread::available_parallelism()?.get() as f64 - own)
 }
 
 /// A connection from the address of this number.
@@ -176,9 +212,10 @@ async fn call(stream: &mut TcpStream) -> Result<u16> {
 }
 
 /// So many clients, each with its next call as soon as the last one is answered.
-async fn steady(address: SocketAddr, clients: usize, seconds: Duration) -> Result<Arc<Tally>> {
+async fn steady(address: SocketAddr, clients: usize, seconds: Duration) -> Result<Tally> {
     let tally = Arc::new(Tally::default());
-    let over = Instant::now() + seconds;
+    let (begun, used) = (Instant::now(), own_cpu());
+    let over = begun + seconds;
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..clients {
         let tally = tally.clone();
@@ -195,18 +232,18 @@ async fn steady(address: SocketAddr, clients: usize, seconds: Duration) -> Resul
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
-    Ok(tally)
+    Tally::measured(tally, begun, used)
 }
 
 /// Calls at this rate, each by a connection that is free.
-async fn flood(address: SocketAddr, rate: f64, seconds: Duration) -> Result<Arc<Tally>> {
+async fn flood(address: SocketAddr, rate: f64, seconds: Duration) -> Result<Tally> {
     let tally = Arc::new(Tally::default());
     let free = Arc::new(Mutex::new(Vec::with_capacity(CONNECTIONS)));
     for number in 0..CONNECTIONS {
         let stream = connect(address, number).await?;
         locked(&free).push((number, stream));
     }
-    let begun = Instant::now();
+    let (begun, used) = (Instant::now(), own_cpu());
     let mut tasks = tokio::task::JoinSet::new();
     let mut sent = 0_u64;
     while begun.elapsed() < seconds {
@@ -238,8 +275,8 @@ async fn flood(address: SocketAddr, rate: f64, seconds: Duration) -> Result<Arc<
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     // What is under way no longer counts: it would be answered without the load.
-    tasks.abort_all();
-    Ok(tally)
+    tasks.shutdown().await;
+    Tally::measured(tally, begun, used)
 }
 
 /// How long it takes until as many clients as before get their rate again.

@@ -61,7 +61,13 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     let mut beyond = Vec::new();
     for (place, node) in [("alone", &alone), ("through a gateway", &gateway)] {
         let attacks = guests::attacks().into_iter().chain(clients::attacks());
-        for attack in attacks {
+        let is_asked = |attack: &Attack| {
+            setting
+                .only
+                .as_ref()
+                .is_none_or(|text| attack.name.contains(text))
+        };
+        for attack in attacks.filter(is_asked) {
             let (noticed, came) = beside(node, &attack, setting.quick)?;
             let told = format!(
                 "neighbour's p99 {} → {}; {came}",
