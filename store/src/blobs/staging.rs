@@ -25,7 +25,7 @@ pub(super) const FREE_FLOOR_BYTES: u64 = 64 << 20;
 pub struct Staged {
     pub digest: Digest,
     pub size_bytes: u64,
-    _tag: TempTag,
+    tag: TempTag,
     _held: Held,
     _room: Room,
 }
@@ -97,6 +97,7 @@ impl Store {
         blocking_store(move || {
             let rows: Vec<_> = staged.iter().map(|blob| (blob.digest, blob.size_bytes)).collect();
             let (new_blobs, new_bytes) = inner.state.seal(&rows, standing)?;
+            inner.sweeper.keep(staged.into_iter().map(|blob| blob.tag));
             Ok(SealReport { new_blobs, new_bytes })
         })
         .await
@@ -170,7 +171,7 @@ impl Store {
         Ok(Staged {
             digest,
             size_bytes,
-            _tag: tag,
+            tag,
             _held: held,
             _room: room,
         })

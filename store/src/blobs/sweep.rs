@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use iroh_blobs::Hash;
+use iroh_blobs::api::TempTag;
 use iroh_blobs::store::{GcConfig, ProtectCb, ProtectOutcome};
 use nearfield_protocol::Digest;
 use parking_lot::Mutex;
@@ -16,6 +17,9 @@ use crate::state::State;
 pub(super) struct Sweeper {
     /// Digests of writers under way: sealed or not, they stay.
     held: Mutex<HashMap<Digest, usize>>,
+    /// Tags of blobs that were sealed since the last sweep began. That sweep asked the state before it looked for tags: a blob
+    /// that was imported and sealed between the two is in neither answer, unless its tag stays until the next sweep begins.
+    sealed: Mutex<Vec<TempTag>>,
     /// Milliseconds from `started` to the last sweep's beginning.
     last_sweep_ms: AtomicU64,
     started: Instant,
@@ -25,12 +29,20 @@ impl Sweeper {
     pub(super) fn new() -> Self {
         Sweeper {
             held: Mutex::default(),
+            sealed: Mutex::default(),
             last_sweep_ms: AtomicU64::new(0),
             started: Instant::now(),
         }
     }
 
+    /// Keeps what was just sealed from a sweep that has begun.
+    pub(super) fn keep(&self, tags: impl IntoIterator<Item = TempTag>) {
+        self.sealed.lock().extend(tags);
+    }
+
     fn protect(&self, state: &State, live: &mut HashSet<Hash>) -> ProtectOutcome {
+        // The state knows all of them, and the sweep before this one has ended.
+        let _sealed_before = std::mem::take(&mut *self.sealed.lock());
         let elapsed = self.started.elapsed().as_millis() as u64;
         self.last_sweep_ms.store(elapsed, Ordering::Relaxed);
         let held = || self.held.lock();
@@ -109,4 +121,51 @@ fn protect(state: Weak<State>, sweeper: Arc<Sweeper>) -> ProtectCb {
         };
         Box::pin(std::future::ready(outcome))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::blobs::{Store, StoreOptions};
+
+    /// Sweeps that follow on each other at once, beside writers: what was sealed stays.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_sweep_takes_what_was_just_sealed() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            sweep_interval: Duration::ZERO,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(folder.path(), options).await.unwrap();
+        let writers = (0..8_u32).map(|writer| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let mut sealed = Vec::new();
+                for number in 0..200_u32 {
+                    let bytes = [writer.to_le_bytes(), number.to_le_bytes()].concat();
+                    sealed.push(store.add_sealed(Bytes::from(bytes)).await.unwrap());
+                }
+                sealed
+            })
+        });
+        let mut sealed = Vec::new();
+        for writer in writers.collect::<Vec<_>>() {
+            sealed.extend(writer.await.unwrap());
+        }
+        // The last sweep that began beside a writer has ended.
+        let begun = || store.inner.sweeper.last_sweep_ms.load(Ordering::Relaxed);
+        for _ in 0..2 {
+            let before = begun();
+            while begun() == before {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        let lost = sealed
+            .iter()
+            .filter(|digest| !store.inner.data_file(**digest).exists());
+        assert_eq!(lost.count(), 0, "of {}", sealed.len());
+        store.shutdown().await;
+    }
 }
