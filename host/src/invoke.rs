@@ -213,9 +213,8 @@ impl Invocation {
         }
         // A guest that failed or was stopped is dropped whole, and with it what its body still waits for.
         let reuse = matches!(ended, Ended::Well) && spec.function.manifest.instances == Instances::Reuse;
-        match instance {
-            Some(instance) if reuse => ready.pool.give_back(instance),
-            instance => ready.turns.drop_guest(instance),
+        if let Some(instance) = instance.take().filter(|_| reuse) {
+            ready.pool.give_back(instance);
         }
         // The engine's slot comes free before the place that stands for it.
         drop(place);

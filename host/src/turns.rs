@@ -16,7 +16,7 @@ use crate::meter::OutOfTime;
 /// sooner; this ends those that host calls make long.
 const TURN: Duration = Duration::from_millis(2);
 /// A turn that is so long was one long step.
-const LONG_TURN: Duration = Duration::from_millis(4);
+const LONG_TURN: Duration = Duration::from_millis(8);
 /// Turns of a component that are watched after a long one, by the thread's own clock.
 const TURNS_WATCHED: u32 = 100;
 /// Turns of a component that are apart after a long one.
@@ -75,17 +75,6 @@ impl Turns {
         } else {
             Turn::Usual
         }
-    }
-
-    /// Drops what a guest had, which takes long after it had much: a turn like another.
-    pub(crate) fn drop_guest<T>(&self, guest: T) {
-        let turn = self.begin();
-        let watch = Watch::start(turn, Instant::now());
-        match (turn, APART.try_acquire()) {
-            (Turn::Apart, Ok(_thread)) => tokio::task::block_in_place(|| drop(guest)),
-            _ => drop(guest),
-        }
-        self.end(turn, watch.took());
     }
 
     /// A turn has ended after so much time; of a turn that was not usual, its thread's own.

@@ -50,17 +50,12 @@ impl Threads {
     }
 }
 
-/// Turns of guests between two looks of a thread at its sockets and timers. A turn may last milliseconds, so with the runtime's
-/// usual 61 a request would lie there while guests compute.
-const TURNS_PER_LOOK: u32 = 4;
-
 /// Threads that run guests and nothing else, less urgent than ours.
 fn runtime(name: &str, threads: usize, nice: i32) -> io::Result<Runtime> {
     Builder::new_multi_thread()
         .enable_all()
         .worker_threads(threads)
         .thread_name(name)
-        .event_interval(TURNS_PER_LOOK)
         .on_thread_start(move || {
             // On Linux this concerns the calling thread alone. If it is refused, guests are as urgent.
             let _ = rustix::process::setpriority_process(None, nice);
