@@ -1,6 +1,6 @@
 //! What is read from elsewhere over HTTP: objects of S3, and files behind `https://`.
 //!
-//! A [`Source`](source::Source) is one kind of place: how its requests look, and how its listings read; `s3` and `web` are such.
+//! A `Source` (`source.rs`) is one kind of place: how its requests look, and how its listings read; `s3` and `web` are such.
 //! Another object store is one more file beside them, and its scheme in `url`. `site` asks a source for objects and pieces,
 //! `object` says whether pieces fit together, `ahead` makes one stream of them; `prefix` knows what below a prefix is a folder.
 //! `transport` asks until there is an answer, `stream` is for servers without ranges, `trouble` turns failures into messages.
