@@ -1,4 +1,4 @@
-//! What can be typed of data.
+//! Arguments of the verbs about datasets and blobs.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What can be typed of functions, their calls and their tokens.
+//! Arguments of the verbs about functions, their calls and their tokens.
 
 use std::path::PathBuf;
 use std::time::Duration;
