@@ -7,6 +7,7 @@
 //! A blob that may not rest on this node comes *in passing*: it stays in memory for those who asked, never touches the disk,
 //! and is given to no other node.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -281,20 +282,36 @@ impl Store {
 
     /// Fetches what of `digests` is not here, and keeps all of them from now on. Returns how many are kept.
     pub async fn keep(&self, digests: &[Digest]) -> Result<u64, StoreError> {
+        // Fetching takes minutes: a blob that is here stays until it is kept.
+        let _held = self.hold(digests);
         let mut here = Vec::new();
         for digest in digests {
             // It may have come in passing, and be kept now.
             self.outside().in_passing.invalidate(digest);
+            if self.state().get(digest)?.is_none() {
+                // Its map outlives a blob that was swept.
+                self.forget_open(&[*digest]);
+            }
             match self.open_shard(digest).await {
                 Ok(_) if self.has(digest) => here.push(*digest),
                 Ok(_) => tracing::warn!(%digest, "a blob that is to be kept here may not rest here"),
                 Err(error) => tracing::warn!(%digest, %error, "a blob that is to be kept here cannot be had"),
             }
         }
-        let state = self.state().clone();
+        let (state, in_place) = (self.state().clone(), self.in_place().clone());
         let kept = crate::blobs::blocking_store(move || {
-            state.change(&here, &[Standing::Cached, Standing::Evictable], Standing::Live)?;
-            Ok(here)
+            let stored = [Standing::Live, Standing::Cached, Standing::Evictable];
+            let stored: HashSet<_> = state
+                .change(&here, &stored, Standing::Live)?
+                .into_iter()
+                .collect();
+            let mut kept = Vec::with_capacity(here.len());
+            for digest in here {
+                if stored.contains(&digest) || in_place.size_of(&digest)?.is_some() {
+                    kept.push(digest);
+                }
+            }
+            Ok(kept)
         })
         .await?;
         for digest in &kept {
@@ -459,5 +476,92 @@ mod tests {
         assert_eq!(added(&mut changes), None);
         assert_eq!(store.keep(&[digest]).await.unwrap(), 1);
         assert_eq!(added(&mut changes), Some(digest));
+    }
+
+    /// Another node, which takes its time.
+    struct Slow {
+        bytes: Bytes,
+        release: Arc<tokio::sync::Semaphore>,
+    }
+
+    impl Elsewhere for Slow {
+        fn fetch(&self, digest: Digest) -> BoxFuture<'static, Result<Fetched, String>> {
+            let (bytes, release) = (self.bytes.clone(), self.release.clone());
+            Box::pin(async move {
+                let _come = release.acquire().await.unwrap();
+                match Digest::of(&bytes) == digest {
+                    true => Ok(Fetched {
+                        bytes,
+                        may_rest: true,
+                    }),
+                    false => Err("nobody has it".to_owned()),
+                }
+            })
+        }
+    }
+
+    async fn swept_at_once(dir: &std::path::Path) -> Store {
+        let options = StoreOptions {
+            sweep_interval: std::time::Duration::ZERO,
+            ..StoreOptions::default()
+        };
+        Store::open(dir, options).await.unwrap()
+    }
+
+    async fn until(is_so: impl Fn() -> bool) {
+        while !is_so() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_to_be_kept_outlives_the_sweeps_that_come_while_the_rest_is_fetched() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = swept_at_once(dir.path()).await;
+        let here = store.add_sealed(Bytes::from_static(b"evictable")).await.unwrap();
+        let until_it_is_kept = store.hold(&[here]);
+        store.release(vec![here]).await.unwrap();
+        let (bytes, release) = (
+            Bytes::from_static(b"far"),
+            Arc::new(tokio::sync::Semaphore::new(0)),
+        );
+        let far = Digest::of(&bytes);
+        store.connect(Arc::new(Slow {
+            bytes,
+            release: release.clone(),
+        }));
+        let keeping = tokio::spawn({
+            let store = store.clone();
+            async move { store.keep(&[here, far]).await.unwrap() }
+        });
+        until(|| store.mapped(&here).is_some()).await;
+        drop(until_it_is_kept);
+        store.until_swept().await;
+        release.add_permits(1);
+        assert_eq!(keeping.await.unwrap(), 2);
+        let standing = store.state().get(&here).unwrap().unwrap().standing;
+        assert_eq!(standing, Standing::Live);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_open_map_of_a_swept_blob_is_no_blob_that_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = swept_at_once(dir.path()).await;
+        let digest = store.add_sealed(Bytes::from_static(b"swept")).await.unwrap();
+        let open = store.stored(&digest).await.unwrap();
+        store
+            .state()
+            .set_standing(&[digest], Standing::Evictable)
+            .unwrap();
+        until(|| store.state().get(&digest).unwrap().is_none()).await;
+        assert!(store.mapped(&digest).is_some());
+        let mut changes = store.changes();
+        assert_eq!(store.keep(&[digest]).await.unwrap(), 0);
+        assert_eq!(added(&mut changes), None);
+        assert!(matches!(
+            store.revive(vec![digest]).await,
+            Err(StoreError::Missing(_))
+        ));
+        assert_eq!(&**open, b"swept");
     }
 }

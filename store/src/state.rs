@@ -168,41 +168,27 @@ impl State {
 
     /// Keeps blobs that were marked for collection and are not collected yet. Refused if one is not here or quarantined.
     pub fn revive(&self, digests: &[Digest]) -> Result<(), StoreError> {
-        let mut evictable = Vec::new();
+        let mut all_live = true;
         for digest in digests {
-            match self.get(digest)?.map(|sealed| sealed.standing) {
-                None => return Err(StoreError::Missing(*digest)),
-                Some(Standing::Live) => {}
-                Some(Standing::Evictable | Standing::Cached) => evictable.push(*digest),
-                Some(Standing::Quarantined) => return Err(StoreError::Corrupt(*digest)),
-            }
+            all_live &= self
+                .get(digest)?
+                .is_some_and(|sealed| sealed.standing == Standing::Live);
         }
-        match evictable.is_empty() {
-            true => Ok(()),
-            false => self.set_standing(&evictable, Standing::Live),
+        if all_live {
+            return Ok(());
         }
+        // Judged in the transaction that changes them: a sweep may come between two.
+        let evictable = |digest: &Digest, before| match before {
+            None => Err(StoreError::Missing(*digest)),
+            Some(Standing::Live) => Ok(false),
+            Some(Standing::Evictable | Standing::Cached) => Ok(true),
+            Some(Standing::Quarantined) => Err(StoreError::Corrupt(*digest)),
+        };
+        self.write(|tx| restand(tx, digests, Standing::Live, evictable).map(drop))
     }
 
     pub fn set_standing(&self, digests: &[Digest], standing: Standing) -> Result<(), StoreError> {
-        self.write(|tx| {
-            let (mut evictable, mut no_longer) = (0, 0);
-            let mut table = tx.open_table(BLOBS)?;
-            for digest in digests {
-                let row = table.get(digest.as_bytes())?.map(|row| row.value());
-                let Some((size, before)) = row else { continue };
-                table.insert(digest.as_bytes(), (size, standing as u8))?;
-                if Standing::from_byte(before) == Standing::Evictable {
-                    no_longer += size;
-                }
-                if standing == Standing::Evictable {
-                    evictable += size;
-                }
-            }
-            let mut meta = tx.open_table(META)?;
-            count(&mut meta, EVICTABLE_BYTES_KEY, |sum| {
-                (sum + evictable).saturating_sub(no_longer)
-            })
-        })
+        self.write(|tx| restand(tx, digests, standing, |_, before| Ok(before.is_some())).map(drop))
     }
 
     /// Of `digests` those that stand as one of `from` stand as `to` afterwards; they are returned.
@@ -212,31 +198,8 @@ impl State {
         from: &[Standing],
         to: Standing,
     ) -> Result<Vec<Digest>, StoreError> {
-        self.write(|tx| {
-            let (mut evictable, mut no_longer, mut changed) = (0, 0, Vec::new());
-            let mut table = tx.open_table(BLOBS)?;
-            for digest in digests {
-                let row = table.get(digest.as_bytes())?.map(|row| row.value());
-                let Some((size, before)) = row else { continue };
-                let before = Standing::from_byte(before);
-                if !from.contains(&before) {
-                    continue;
-                }
-                table.insert(digest.as_bytes(), (size, to as u8))?;
-                if before == Standing::Evictable {
-                    no_longer += size;
-                }
-                if to == Standing::Evictable {
-                    evictable += size;
-                }
-                changed.push(*digest);
-            }
-            let mut meta = tx.open_table(META)?;
-            count(&mut meta, EVICTABLE_BYTES_KEY, |sum| {
-                (sum + evictable).saturating_sub(no_longer)
-            })?;
-            Ok(changed)
-        })
+        let is_from = |before: Option<Standing>| before.is_some_and(|before| from.contains(&before));
+        self.write(|tx| restand(tx, digests, to, |_, before| Ok(is_from(before))))
     }
 
     /// Every cached blob and its size in bytes.
@@ -365,6 +328,38 @@ impl State {
         use redb::ReadableTableMetadata;
         Ok(self.db.begin_read()?.open_table(BLOBS)?.len()?)
     }
+}
+
+/// Lets those of `digests` stand as `to` that `changes` chooses by how they stood, if they are here. Returns them.
+fn restand(
+    tx: &WriteTransaction,
+    digests: &[Digest],
+    to: Standing,
+    changes: impl Fn(&Digest, Option<Standing>) -> Result<bool, StoreError>,
+) -> Result<Vec<Digest>, StoreError> {
+    let (mut evictable, mut no_longer, mut changed) = (0, 0, Vec::new());
+    let mut table = tx.open_table(BLOBS)?;
+    for digest in digests {
+        let row = table.get(digest.as_bytes())?.map(|row| row.value());
+        let before = row.map(|(_, before)| Standing::from_byte(before));
+        let is_chosen = changes(digest, before)?;
+        let Some((size, _)) = row.filter(|_| is_chosen) else {
+            continue;
+        };
+        table.insert(digest.as_bytes(), (size, to as u8))?;
+        if before == Some(Standing::Evictable) {
+            no_longer += size;
+        }
+        if to == Standing::Evictable {
+            evictable += size;
+        }
+        changed.push(*digest);
+    }
+    let mut meta = tx.open_table(META)?;
+    count(&mut meta, EVICTABLE_BYTES_KEY, |sum| {
+        (sum + evictable).saturating_sub(no_longer)
+    })?;
+    Ok(changed)
 }
 
 fn count(

@@ -76,7 +76,7 @@ impl Sweeper {
 }
 
 /// Keeps one digest from being swept.
-pub(super) struct Held {
+pub(crate) struct Held {
     sweeper: Arc<Sweeper>,
     digest: Digest,
 }
@@ -124,6 +124,20 @@ fn protect(state: Weak<State>, sweeper: Arc<Sweeper>) -> ProtectCb {
 }
 
 #[cfg(test)]
+impl super::Store {
+    /// Waits until every sweep has ended that began before this call.
+    pub(crate) async fn until_swept(&self) {
+        let begun = || self.inner.sweeper.last_sweep_ms.load(Ordering::Relaxed);
+        for _ in 0..2 {
+            let before = begun();
+            while begun() == before {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use bytes::Bytes;
 
@@ -154,14 +168,7 @@ mod tests {
         for writer in writers.collect::<Vec<_>>() {
             sealed.extend(writer.await.unwrap());
         }
-        // The last sweep that began beside a writer has ended.
-        let begun = || store.inner.sweeper.last_sweep_ms.load(Ordering::Relaxed);
-        for _ in 0..2 {
-            let before = begun();
-            while begun() == before {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        }
+        store.until_swept().await;
         let lost = sealed
             .iter()
             .filter(|digest| !store.inner.data_file(**digest).exists());
