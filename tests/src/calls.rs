@@ -12,11 +12,14 @@ fn the_same_answer_from_every_toolchain() {
             (200, "Hello, world!"),
             "{component}"
         );
-        assert_eq!(reply.header("content-length"), Some("13"));
+        // On a busy machine a response may take longer than it is held back for: then it streams, and its cost is in trailers.
+        if reply.header("trailer").is_none() {
+            assert_eq!(reply.header("content-length"), Some("13"));
+            assert!(reply.header("server-timing").unwrap().contains("run;dur="));
+        }
         assert!(reply.header("nearfield-id").is_some());
         assert!(reply.header("nearfield-host").is_some());
         assert_eq!(reply.header("nearfield-placement"), Some("local=0/0 moved=0"));
-        assert!(reply.header("server-timing").unwrap().contains("run;dur="));
     }
 }
 
