@@ -5,6 +5,7 @@ mod damage;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::{StreamExt, pin_mut};
@@ -67,6 +68,8 @@ pub(crate) struct Document {
     missing: Mutex<BTreeMap<RecordKey, Absent>>,
     /// Tokens and nodes of which this node cannot read what it wrote. The lock is held for one look-up.
     lost: Mutex<Arc<BTreeSet<(RecordKind, String)>>>,
+    /// Whether there were later records here once, and they were compared with no other node's since.
+    is_behind: AtomicBool,
     /// Writers one after another: a record's clock must follow the last one's.
     writing: AsyncMutex<()>,
 }
@@ -190,6 +193,7 @@ impl Document {
             changed: watch::Sender::new(0),
             missing: Mutex::default(),
             lost: Mutex::default(),
+            is_behind: AtomicBool::new(false),
             writing: AsyncMutex::new(()),
         };
         document.check_own_values().await?;
@@ -440,8 +444,13 @@ impl Document {
             tracing::warn!(kind = ?key.kind, name = key.name, %reason, "a record does not count");
         }
         *self.missing.lock() = missing;
+        let before = self.latest_unix_ms();
         self.replace(records);
         *self.values.lock() = values;
+        if self.latest_unix_ms() < before {
+            // What an expelled gateway wrote counts no more: the next start is not to take that for damage.
+            self.note_again().await?;
+        }
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! What goes wrong between nodes.
 
-use nearfield_protocol::NodeId;
+use nearfield_protocol::{NodeId, Problem};
 use nearfield_store::StoreError;
 
 /// Why the network part of a node failed.
@@ -26,6 +26,9 @@ pub enum NetError {
         "written here, but no other node has confirmed it within {seconds} s: it will spread once one can be reached"
     )]
     Unconfirmed { seconds: u64 },
+    /// What another node answered instead of doing what it was asked.
+    #[error("{0}")]
+    Failed(Problem),
     #[error("{0}")]
     Ticket(String),
     #[error("{0}")]

@@ -109,6 +109,7 @@ impl Node {
                 let last = some.len() < BATCH;
                 self.fetch_values(some).await;
                 if compared && self.document().wanted().is_empty() {
+                    self.document().caught_up().await?;
                     self.hear();
                 }
                 if last {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control::{Load, MemberEvent, Question, Reply, Reporter};
 use crate::endpoint::bind;
+use crate::network::Network;
 use crate::peers::{BYTES, CALL, CONTROL, Peers};
 use crate::{BLOB_BYTES, Contact, Identity, Inbox, Node, NodeOptions, Offer, Ticket};
 
@@ -448,6 +449,54 @@ async fn residency_is_kept_by_the_sender() {
     assert!(us.node.misplaced().is_empty());
     us.store.add_sealed("shard".into()).await.unwrap();
     assert_eq!(us.node.misplaced(), [shard]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_are_older_than_the_store_release_nothing_until_they_are_compared() {
+    let founder = Member::found().await;
+    let second = Member::joined(&founder.ticket(Role::Gateway, &[])).await;
+    founder.put("data", &[]).await;
+    let dir = second.stop().await;
+
+    // An expelled gateway wrote the latest record, whose time is noted; it counts no more.
+    let open_later = async |dir: &Path| {
+        let network = Network::load(dir).unwrap().unwrap().document.to_string();
+        let store = Store::open(dir, StoreOptions::default()).await.unwrap();
+        store.note_records(&network, u64::MAX).await.unwrap();
+        let options = NodeOptions {
+            listen: loopback(),
+            advertise: Vec::new(),
+        };
+        let opened = Node::open(dir, &identity(dir), store.clone(), &options).await;
+        (opened, store)
+    };
+    let (opened, store) = open_later(dir.path()).await;
+    let (second, inbox) = opened.unwrap();
+    assert!(second.lacks_records());
+    second.shutdown().await;
+    store.shutdown().await;
+    drop((second, inbox, store));
+    let second = Member::start(dir).await;
+    let begun = Instant::now();
+    while second.node.lacks_records() {
+        assert!(begun.elapsed() < PATIENCE, "it is compared with the founder's");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let dir = second.stop().await;
+    let again = Member::start(dir).await;
+    assert!(
+        !again.node.lacks_records(),
+        "the time that is noted is that of the records"
+    );
+    again.stop().await;
+
+    // Nobody else's records can be compared: the folder was restored in part.
+    founder.stop().await;
+    let alone = Member::found().await;
+    let dir = alone.stop().await;
+    let (opened, _store) = open_later(dir.path()).await;
+    let refused = opened.err().expect("it is refused").to_string();
+    assert!(refused.contains("of an earlier moment"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

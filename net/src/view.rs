@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use nearfield_protocol::manifest::Input;
 use nearfield_protocol::node::{Label, NodeRecord, NodeVersion, Role};
 use nearfield_protocol::records::{
     DatasetRecord, DatasetVersion, FunctionRecord, FunctionVersion, RecordClock, RecordKey, RecordKind,
@@ -237,6 +238,17 @@ impl Records {
     /// Every version of every function.
     pub fn all_function_versions(&self) -> impl Iterator<Item = &FunctionVersion> {
         self.functions.values().flat_map(|versions| versions.iter())
+    }
+
+    /// The datasets that functions name by their digest as inputs, once for each that does.
+    pub fn pinned_inputs(&self) -> impl Iterator<Item = Digest> {
+        let inputs = self
+            .all_function_versions()
+            .flat_map(|version| version.manifest.inputs.values());
+        inputs.filter_map(|input| match input {
+            Input::Pinned(digest) => Some(*digest),
+            Input::Newest(_) => None,
+        })
     }
 
     /// The same records, of which these cannot be read.

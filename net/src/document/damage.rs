@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures_util::{StreamExt, pin_mut};
 use iroh_docs::store::Query;
+use nearfield_protocol::node::Role;
 use nearfield_protocol::records::RecordKind;
 use nearfield_store::StoreError;
 
@@ -69,30 +71,57 @@ impl Document {
         let network = self.doc.id().to_string();
         let (noted, latest) = (self.store.records_unix_ms(&network).await?, self.latest_unix_ms());
         // Records that cannot be read may have been the latest.
-        if latest < noted && !self.lacks_values() {
+        if latest >= noted || self.lacks_values() {
+            return self.note_latest().await;
+        }
+        let records = self.records();
+        let mut others = records.nodes().map(|member| &member.node);
+        if !others.any(|node| node.role == Role::Gateway && node.id != self.id) {
             return Err(NetError::Records(format!(
                 "records/ is of an earlier moment ({latest} ms) than state.redb ({noted} ms): restore the whole data folder from one \
                  backup"
             )));
         }
-        self.note_latest().await
+        // It may be no damage: what a gateway wrote last counts no more once it is expelled.
+        tracing::warn!(
+            latest,
+            noted,
+            "records/ is of an earlier moment than state.redb: nothing is let go of until the records were compared with another node's"
+        );
+        self.is_behind.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
-    fn latest_unix_ms(&self) -> u64 {
+    /// All that another node has is here now.
+    pub async fn caught_up(&self) -> Result<(), NetError> {
+        match self.is_behind.swap(false, Ordering::Relaxed) {
+            true => self.note_again().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Tells the store of what time the records are, also if that is earlier than before.
+    pub(super) async fn note_again(&self) -> Result<(), NetError> {
+        let network = self.doc.id().to_string();
+        Ok(self.store.note_records(&network, self.latest_unix_ms()).await?)
+    }
+
+    pub(super) fn latest_unix_ms(&self) -> u64 {
         self.records().last.map_or(0, |clock| clock.unix_ms)
     }
 
     /// Tells the store of what time the records are. As a node starts and stops: each note is a write of its own.
     pub async fn note_latest(&self) -> Result<(), NetError> {
         let (latest, network) = (self.latest_unix_ms(), self.doc.id().to_string());
-        match self.store.records_unix_ms(&network).await? < latest {
+        let is_later = self.store.records_unix_ms(&network).await? < latest;
+        match is_later && !self.is_behind.load(Ordering::Relaxed) {
             true => Ok(self.store.note_records(&network, latest).await?),
             false => Ok(()),
         }
     }
 
-    /// Whether the values of some records are not here: what these say is not known.
+    /// Whether the values of some records are not here, or there may be records that are not: what these say is not known.
     pub fn lacks_values(&self) -> bool {
-        !self.missing.lock().is_empty()
+        !self.missing.lock().is_empty() || self.is_behind.load(Ordering::Relaxed)
     }
 }
