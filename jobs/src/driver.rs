@@ -12,9 +12,11 @@ use nearfield_cluster::host::Given;
 use nearfield_cluster::{Cluster, net_problem, store_problem};
 use nearfield_net::vouches;
 use nearfield_protocol::job::{MAPPER, ResultKey};
+use nearfield_protocol::node::Label;
 use nearfield_protocol::{Digest, Problem, ProblemKind};
 use tokio::sync::watch;
 
+use crate::aside::{Aside, set_aside};
 use crate::engine::{Action, Engine, Event, Input, Ticket, View, rule};
 use crate::record::{JobRecord, JobState, Progress};
 use crate::{into, plan};
@@ -56,7 +58,7 @@ pub async fn run(
             Some(done) = driver.work.next() => driver.done(done),
             () = wakes, if wakes_at.is_some() => {}
             else => {
-                let text = "the job waits for nothing and has not ended";
+                let text = "the job stands still: no step is under way and it has not ended; this is a bug of Nearfield";
                 return failed(Problem::new(ProblemKind::Internal, text));
             }
         }
@@ -73,7 +75,8 @@ enum Came {
     Event(Box<Event>),
     /// What is kept here, beside what the engine is told of it.
     Taken(Box<Given>),
-    Files(ResultKey, Bytes),
+    /// What a run wrote: its digest, and its bytes if they can be kept.
+    Files(ResultKey, Digest, Result<Bytes, Problem>),
 }
 
 impl Came {
@@ -94,8 +97,8 @@ struct Driver<'a> {
     stops: HashMap<Ticket, AbortHandle>,
     /// Results on their way from one host to another.
     taken: HashMap<Ticket, Given>,
-    /// Files that runs wrote.
-    files: HashMap<ResultKey, Bytes>,
+    /// What runs wrote, until it is put.
+    files: Aside,
 }
 
 impl<'a> Driver<'a> {
@@ -136,7 +139,7 @@ impl<'a> Driver<'a> {
             work: FuturesUnordered::new(),
             stops: HashMap::new(),
             taken: HashMap::new(),
-            files: HashMap::new(),
+            files: Aside::default(),
         })
     }
 
@@ -229,9 +232,14 @@ impl<'a> Driver<'a> {
                 )
             }
             Action::Files { ticket, host, key } => {
+                let (store, room) = (cluster.catalog.store.clone(), self.files.room());
+                let may_rest = cluster.catalog.may_keep(&self.rule());
                 let read = async move {
                     match cluster.dispatch.to(host).written(key).await {
-                        Ok(Some(files)) => Came::Files(key, files),
+                        Ok(Some(files)) => {
+                            let (digest, kept) = set_aside(store, room, may_rest, files).await;
+                            Came::Files(key, digest, kept)
+                        }
                         Ok(None) => Came::event(Event::Files(Ok(None))),
                         Err(problem) => Came::event(Event::Files(Err(problem))),
                     }
@@ -239,8 +247,7 @@ impl<'a> Driver<'a> {
                 (ticket, Box::pin(read))
             }
             Action::Put { ticket, keys } => {
-                let files = keys.iter().filter_map(|key| self.files.remove(key)).collect();
-                let only = rule(&cluster.catalog.node.records(), &self.record.datasets());
+                let (files, only) = (self.files.take(&keys), self.rule());
                 let name = self.record.into.clone();
                 let put = async move {
                     let Some(name) = name else {
@@ -249,7 +256,7 @@ impl<'a> Driver<'a> {
                             "files were put without a name for them",
                         ));
                     };
-                    into::put(cluster, &name, files, only).await
+                    into::put(cluster, &name, files?, only).await
                 };
                 (
                     ticket,
@@ -281,6 +288,11 @@ impl<'a> Driver<'a> {
         self.work.push(Abortable::new(done, stopped));
     }
 
+    /// The labels that whoever keeps what comes of the job's data must have.
+    fn rule(&self) -> Vec<Label> {
+        rule(&self.cluster.catalog.node.records(), &self.record.datasets())
+    }
+
     fn done(&mut self, done: Result<Done, futures_util::future::Aborted>) {
         // Nobody waits for what was stopped.
         let Ok(Done { ticket, came }) = done else { return };
@@ -294,9 +306,8 @@ impl<'a> Driver<'a> {
                 self.taken.insert(ticket, *given);
                 Event::Taken(Ok(Some((report, bytes))))
             }
-            Came::Files(key, files) => {
-                let digest = Digest::of(&files);
-                self.files.insert(key, files);
+            Came::Files(key, digest, kept) => {
+                self.files.insert(key, kept);
                 Event::Files(Ok(Some(digest)))
             }
         };
@@ -314,7 +325,7 @@ impl<'a> Driver<'a> {
 /// is over shards.
 async fn over_nothing(cluster: &Cluster, record: &JobRecord) -> Result<Problem, Problem> {
     let component = record.component;
-    let host = cluster.host_for(&component)?;
+    let host = cluster.host_for(&component, &[], None)?;
     let surface = cluster.dispatch.to(host).check(component).await?;
     if !surface.exports.iter().any(|export| export.starts_with(MAPPER)) {
         let detail = format!(

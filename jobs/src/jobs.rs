@@ -24,6 +24,8 @@ pub struct Jobs {
     /// Runs that this node's host works on at once.
     workers: usize,
     records: Records,
+    /// Held while a record is read and written: a job ends once.
+    ending: Mutex<()>,
     /// Those that run. The lock is held for one look-up.
     running: Mutex<HashMap<JobId, Arc<Running>>>,
     /// The node stops: jobs end, and their records go on saying that they run.
@@ -51,6 +53,7 @@ impl Jobs {
             cluster,
             workers,
             records: Records::open(dir)?,
+            ending: Mutex::default(),
             running: Mutex::default(),
             stopping,
             resumed: CancellationToken::new(),
@@ -76,6 +79,10 @@ impl Jobs {
 
     /// Starts a job. Its record is on disk when this returns.
     pub fn start(self: &Arc<Self>, record: JobRecord, held: Held) -> Result<(), Problem> {
+        self.start_among(MAX_RUNNING, record, held)
+    }
+
+    fn start_among(self: &Arc<Self>, most: usize, record: JobRecord, held: Held) -> Result<(), Problem> {
         let id = record.id().ok_or_else(|| unknown(&record.id))?;
         let running = Arc::new(Running {
             progress: watch::Sender::new(Progress::default()),
@@ -83,7 +90,7 @@ impl Jobs {
         });
         {
             let mut all = self.running.lock();
-            if all.len() >= MAX_RUNNING {
+            if all.len() >= most {
                 return Err(Problem::new(ProblemKind::Overload, "too many jobs run already")
                     .with_limit(format!("jobs at once = {MAX_RUNNING}")));
             }
@@ -97,11 +104,14 @@ impl Jobs {
             id,
         };
         // One that was interrupted may have been cancelled before it could go on.
-        let before = self.records.read(&id).map_err(record_problem)?;
-        if before.is_some_and(|before| before.state != JobState::Running) {
-            return Ok(());
+        {
+            let _ending = self.ending.lock();
+            let before = self.records.read(&id).map_err(record_problem)?;
+            if before.is_some_and(|before| before.state != JobState::Running) {
+                return Ok(());
+            }
+            self.records.write(&record).map_err(record_problem)?;
         }
-        self.records.write(&record).map_err(record_problem)?;
         if let Err(error) = self.records.prune() {
             tracing::warn!(%error, "old job records cannot be forgotten");
         }
@@ -122,9 +132,9 @@ impl Jobs {
                 }
             });
             if let Some(state) = state
-                && let Err(error) = jobs.records.write(&JobRecord { state, ..record })
+                && let Err(problem) = jobs.end(&id, state)
             {
-                tracing::error!(job = %id, %error, "a job's end cannot be written; it will be run again");
+                tracing::error!(job = %id, %problem, "a job's end cannot be written; the next start runs the job again");
             }
             drop(held);
             drop(under_way);
@@ -160,27 +170,37 @@ impl Jobs {
 
     /// Stops a job: no crash after this runs it again. Its guests end at once. Returns the job as it was.
     pub fn cancel(&self, id: &JobId) -> Result<JobRecord, Problem> {
-        let record = self.get(id)?;
-        if record.state != JobState::Running {
-            return Ok(record);
-        }
-        let cancelled = JobRecord {
-            state: JobState::Cancelled,
-            ..record.clone()
-        };
-        self.records.write(&cancelled).map_err(record_problem)?;
-        if let Some(running) = self.running(id) {
+        let before = self.end(id, JobState::Cancelled)?;
+        if before.state == JobState::Running
+            && let Some(running) = self.running(id)
+        {
             running.cancel.cancel();
         }
-        Ok(record)
+        Ok(before)
+    }
+
+    /// Writes down how a job ended, unless that is written down already. Returns the job as it was.
+    fn end(&self, id: &JobId, state: JobState) -> Result<JobRecord, Problem> {
+        let _ending = self.ending.lock();
+        let before = self.get(id)?;
+        if before.state == JobState::Running {
+            let ended = JobRecord {
+                state,
+                ..before.clone()
+            };
+            self.records.write(&ended).map_err(record_problem)?;
+        }
+        Ok(before)
     }
 
     /// Takes up what the last stop or a crash interrupted, each job with what it works on.
     pub fn resume(self: &Arc<Self>, interrupted: Vec<(JobRecord, Held)>) {
         for (record, held) in interrupted {
-            tracing::info!(job = record.id, "goes on");
-            if let Err(problem) = self.start(record, held) {
-                tracing::error!(%problem, "a job cannot be taken up again");
+            let id = record.id.clone();
+            tracing::info!(job = id, "an interrupted job runs again");
+            // They ran at once before: those that were started since do not keep them out.
+            if let Err(problem) = self.start_among(usize::MAX, record, held) {
+                tracing::error!(job = id, %problem, "an interrupted job cannot run again");
             }
         }
         self.resumed.cancel();
@@ -207,5 +227,6 @@ impl Drop for UnderWay {
 }
 
 fn record_problem(error: io::Error) -> Problem {
-    Problem::new(ProblemKind::Internal, format!("the record of a job: {error}"))
+    let text = format!("the job's record cannot be read or written: {error}");
+    Problem::new(ProblemKind::Internal, text)
 }

@@ -1,11 +1,12 @@
 //! Jobs: started, watched, cancelled, and taken up again after a restart.
 //!
 //! `record` is what is kept of a job, `plan` what it has to run, `order` what of that runs next. `engine` decides all that a job
-//! does, `driver` does it, `into` makes a dataset of what it wrote. `request` makes a job of what somebody asks for, `results`
+//! does, `driver` does it, `aside` keeps what its runs wrote and `into` makes a dataset of that. `request` makes a job of what somebody asks for, `results`
 //! finds what it came to. `replay` looks at one shard by itself, `parcel` packs it up for a native run. A job has no other state
 //! than its record and what hosts remember: recovery is running it again. Knows hosts and data by `nearfield_cluster`, and
 //! nothing of HTTP requests.
 
+mod aside;
 mod driver;
 mod engine;
 mod into;

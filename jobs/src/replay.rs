@@ -9,6 +9,7 @@ use nearfield_protocol::problem::Blame;
 use nearfield_protocol::{CallId, Problem, ProblemKind};
 use nearfield_store::{Dataset, StoreError};
 
+use crate::engine::rule;
 use crate::plan::{self, Leaf};
 use crate::record::{JobRecord, Selection};
 
@@ -49,7 +50,9 @@ impl JobShard {
 
     /// Maps it again. What its guest did is in the answer; an error is this node's.
     pub async fn replay(&self, cluster: &Cluster) -> Result<Replayed, Problem> {
-        let host = cluster.host_for(&self.leaf.shard)?;
+        let only = rule(&cluster.catalog.node.records(), &self.record.datasets());
+        let gpu = self.record.gpu.as_ref().map(|grant| grant.kind);
+        let host = cluster.host_for(&self.leaf.shard, &only, gpu)?;
         let replayed = cluster.dispatch.to(host).replay(self.leaf.spec.clone()).await?;
         match replayed.outcome {
             Err(failure) if failure.problem.kind.blame() != Blame::Guest => Err(failure.problem),

@@ -12,6 +12,11 @@ use crate::record::{JobRecord, JobState};
 
 /// A result and who remembers it, wherever that is.
 pub async fn find(cluster: &Cluster, key: ResultKey) -> Result<Option<(NodeId, PureReport)>, Problem> {
+    Ok(find_all(cluster, key).await?.into_iter().next())
+}
+
+/// All hosts that remember a result, and what they say of it.
+async fn find_all(cluster: &Cluster, key: ResultKey) -> Result<Vec<(NodeId, PureReport)>, Problem> {
     let records = cluster.catalog.node.records();
     let usable = |host: &NodeId| {
         let member = records.node(host);
@@ -31,6 +36,7 @@ pub async fn find(cluster: &Cluster, key: ResultKey) -> Result<Option<(NodeId, P
         distrusted: records.distrusted().clone(),
         vouches,
     };
+    let mut found = Vec::new();
     for (host, answer) in hosts.iter().zip(join_all(asked).await) {
         let answer = match answer {
             Ok(answer) => answer,
@@ -43,10 +49,10 @@ pub async fn find(cluster: &Cluster, key: ResultKey) -> Result<Option<(NodeId, P
         if let Some(Some(report)) = answer.into_iter().next()
             && terms.judge(&report, &key, *host, &records) == Worth::Counts
         {
-            return Ok(Some((*host, report)));
+            found.push((*host, report));
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// What the job came to, as its function gave it: JSON from the SDK, any bytes from others.
@@ -60,30 +66,35 @@ pub async fn output(cluster: &Cluster, record: &JobRecord) -> Result<Bytes, Prob
     let Some(key) = report.output_key else {
         return Ok(Bytes::from_static(b"null"));
     };
-    let output = match find(cluster, key).await? {
-        Some((host, _)) => {
-            let output = cluster.dispatch.to(host).output(key).await?;
-            if output
-                .as_ref()
-                .is_some_and(|output| Digest::of(output) != report.digest)
-            {
-                return Err(Problem::new(
+    let mut failed = Problem::new(
+        ProblemKind::UnknownBlob,
+        format!("the output of job {} was forgotten; run the job again", record.id),
+    );
+    // One host that is wrong, or gone since it answered, does not hide what others have.
+    for (host, found) in find_all(cluster, key).await? {
+        let given = match found.output == report.digest {
+            true => cluster.dispatch.to(host).output(key).await,
+            false => Ok(Some(Bytes::new())),
+        };
+        match given {
+            Ok(Some(output)) if Digest::of(&output) == report.digest => return Ok(output),
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                failed = Problem::new(
                     ProblemKind::Corrupt,
                     format!(
                         "host {} has other bytes than job {} came to: `nearfield run … --check 100%` finds out who is wrong",
                         host.short(),
                         record.id
                     ),
-                ));
+                );
+                tracing::error!(host = host.short(), problem = %failed, "a host does not give a job's output");
             }
-            output
+            Err(problem) => {
+                tracing::warn!(host = host.short(), %problem, "a host does not give a job's output");
+                failed = problem;
+            }
         }
-        None => None,
-    };
-    output.ok_or_else(|| {
-        Problem::new(
-            ProblemKind::UnknownBlob,
-            format!("the output of job {} was forgotten; run the job again", record.id),
-        )
-    })
+    }
+    Err(failed)
 }

@@ -76,15 +76,27 @@ impl Claims {
 
     /// A host was lost, and with it what only it remembers.
     pub fn lost(&mut self, host: &NodeId) {
-        self.0.retain(|_, claims| {
-            for claim in claims.iter_mut() {
-                claim.hosts.retain(|holder| holder != host);
-                claim.makers.retain(|maker| maker != host);
-            }
-            claims.retain(|claim| !claim.hosts.is_empty());
-            !claims.is_empty()
-        });
+        self.0.retain(|_, claims| lose(claims, host));
     }
+
+    /// A host does not have what it says that it remembers of one run.
+    pub fn lost_one(&mut self, host: &NodeId, key: &ResultKey) {
+        if let Some(claims) = self.0.get_mut(key)
+            && !lose(claims, host)
+        {
+            self.0.remove(key);
+        }
+    }
+}
+
+/// Takes a host out of what is said of one run. Whether others say something.
+fn lose(claims: &mut Vec<Claim>, host: &NodeId) -> bool {
+    for claim in claims.iter_mut() {
+        claim.hosts.retain(|holder| holder != host);
+        claim.makers.retain(|maker| maker != host);
+    }
+    claims.retain(|claim| !claim.hosts.is_empty());
+    !claims.is_empty()
 }
 
 /// What a result is good for.

@@ -85,12 +85,12 @@ impl Engine {
 
     /// What is remembered of another tree's leaves is known.
     pub(super) fn looked_again(&mut self, mut known: Known) {
-        for (leaf, known) in self.leaves.iter().zip(&mut known.leaves) {
+        for (at, (leaf, known)) in self.leaves.iter().zip(&mut known.leaves).enumerate() {
             *known |= self.sites.claims.first(&leaf.key).is_some();
             if !*known {
-                // It stood below a result that was remembered, and counted as done.
+                // It counted as done: it ran on a host that was lost since, or stood below a result that was remembered.
                 self.progress.done -= 1;
-                self.progress.remembered -= 1;
+                self.progress.remembered -= u64::from(self.remembered.remove(&at));
                 self.progress.bytes_done -= leaf.size_bytes;
             }
         }

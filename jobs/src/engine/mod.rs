@@ -57,6 +57,7 @@ impl Engine {
             input,
             setting,
             leaves: Vec::new(),
+            remembered: HashSet::new(),
             levels: Arc::default(),
             sites,
             phase: Phase::Start,
@@ -171,6 +172,7 @@ impl Engine {
         let before = std::mem::replace(&mut self.sites, sites);
         self.sites.do_without(before);
         self.failures.clear();
+        self.remembered.clear();
         (self.output, self.checked, self.into) = (None, None, None);
         self.progress = Progress {
             shards: self.leaves.len() as u64,
@@ -320,7 +322,9 @@ impl Engine {
     fn advance(&mut self, leaf: usize, remembered: bool, now: Duration) {
         let progress = &mut self.progress;
         progress.done += 1;
-        progress.remembered += u64::from(remembered);
+        if remembered && self.remembered.insert(leaf) {
+            progress.remembered += 1;
+        }
         progress.bytes_done += self.leaves[leaf].size_bytes;
         progress.fuel_spent = progress.fuel_spent.max(self.spent.fuel);
         progress.seconds = now.as_secs_f64();

@@ -66,11 +66,13 @@ impl Engine {
         let answer = match answer {
             Ok(answer) => answer,
             // What it remembers is made again where it is needed.
+            Err(problem) if problem.kind.blame() == Blame::LostHost => {
+                tracing::warn!(host = host.short(), %problem, "a host was lost before it said what it remembers");
+                self.sites.lost(host);
+                return Ok(());
+            }
             Err(problem) if recall.hosts > 1 => {
                 tracing::warn!(host = host.short(), %problem, "a host does not say what it remembers");
-                if problem.kind.blame() == Blame::LostHost {
-                    self.sites.lost(host);
-                }
                 return Ok(());
             }
             Err(problem) => return Err(problem.into()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nearfield_net::control::BEAT;
 use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey, Work};
-use nearfield_protocol::problem::{Blame, Elsewhere};
+use nearfield_protocol::problem::Elsewhere;
 use nearfield_protocol::{NodeId, Problem, ProblemKind};
 
 use super::action::{Action, Ticket};
@@ -17,7 +17,7 @@ use super::tasks::{Bringing, Moving, Part, Run, RunId, Second, Stage, Task};
 use crate::order::Step;
 use crate::plan::parts;
 
-/// Hosts that one run is tried on before the job fails for it.
+/// Hosts that one run is tried on before it waits for better ones.
 const MAX_HOSTS_TRIED: usize = 4;
 /// Results that are brought to the host of one run at once: enough that hosts far apart are not waited for once for each.
 const MOVED_AT_ONCE: usize = 8;
@@ -80,15 +80,26 @@ impl Engine {
         if let Some(host) = host {
             return self.begin_on(id, host, view, now);
         }
+        let text = "no host can run this now: none is there that holds the data or may fetch it";
+        let nobody = Problem::new(ProblemKind::HostUnreachable, text);
+        self.wait_for_hosts(id, nobody.into(), view, now)
+    }
+
+    /// Has a run look for a host again with the next beat, when a host that was missed is heard of; it fails with `failure` once it
+    /// has waited for long.
+    fn wait_for_hosts(
+        &mut self,
+        id: RunId,
+        failure: PureFailure,
+        view: View<'_>,
+        now: Duration,
+    ) -> Result<(), Leave> {
         let Some(run) = self.runs.get_mut(&id) else {
             return Ok(());
         };
         if run.waits == 0 {
-            let text = "no host can run this now: none is there that holds the data or may fetch it";
-            let nobody = Problem::new(ProblemKind::HostUnreachable, text);
-            return self.run_ended(id, Err(nobody.into()), view, now);
+            return self.run_ended(id, Err(failure), view, now);
         }
-        // A host that was missed is heard of again with its next beat.
         run.waits -= 1;
         run.tried.clear();
         run.stage = Stage::Idle;
@@ -235,8 +246,8 @@ impl Engine {
             },
             Ok(None) => {}
             Err(problem) => {
-                tracing::warn!(host = from.short(), %problem, "a partial result cannot be had");
-                self.sites.lost(from);
+                tracing::warn!(host = from.short(), %problem, "a host does not give a partial result that it remembers");
+                self.sites.failed(from, &key, &problem);
             }
         }
         // Somebody else may have it.
@@ -380,10 +391,11 @@ impl Engine {
             Second::None | Second::Never => (first.1, None),
         };
         if let Some((other_ticket, other)) = other {
-            if ended.is_err() {
+            if let Err(failure) = ended {
                 // The other one may do better.
                 (*first, *second) = ((other_ticket, other), Second::Never);
                 self.sites.release(&host);
+                self.sites.failed(host, &run.key, &failure.problem);
                 return Ok(());
             }
             self.tickets.remove(&other_ticket);
@@ -432,16 +444,15 @@ impl Engine {
                     }
                 }
             },
-            Err(failure)
-                if failure.problem.kind.elsewhere() != Elsewhere::Never
-                    && run.tried.len() + 1 < MAX_HOSTS_TRIED =>
-            {
+            Err(failure) if failure.problem.kind.elsewhere() != Elsewhere::Never => {
                 tracing::warn!(host = host.short(), problem = %failure.problem, "a run goes to another host");
                 run.tried.push(host);
-                if failure.problem.kind.blame() == Blame::LostHost {
-                    self.sites.lost(host);
+                let is_tried_enough = run.tried.len() >= MAX_HOSTS_TRIED;
+                self.sites.failed(host, &run.key, &failure.problem);
+                match is_tried_enough {
+                    true => self.wait_for_hosts(id, failure, view, now),
+                    false => self.choose(id, view, now),
                 }
-                self.choose(id, view, now)
             }
             Err(failure) => self.run_ended(id, Err(failure), view, now),
         }

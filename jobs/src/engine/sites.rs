@@ -9,7 +9,8 @@ use nearfield_net::Records;
 use nearfield_protocol::gpu::GpuKind;
 use nearfield_protocol::job::{PureReport, PureSetting, ResultKey};
 use nearfield_protocol::node::Label;
-use nearfield_protocol::{Digest, NodeId};
+use nearfield_protocol::problem::Blame;
+use nearfield_protocol::{Digest, NodeId, Problem};
 
 use super::claims::{Claims, Terms, Vouches, Worth};
 
@@ -87,6 +88,14 @@ impl Sites {
     pub fn lost(&mut self, host: NodeId) {
         self.claims.lost(&host);
         self.missed.insert(host);
+    }
+
+    /// A host could not do something with what it has under `key`: it is lost, or does not have that.
+    pub fn failed(&mut self, host: NodeId, key: &ResultKey, problem: &Problem) {
+        match problem.kind.blame() {
+            Blame::LostHost => self.lost(host),
+            _ => self.claims.lost_one(&host, key),
+        }
     }
 
     /// The hosts that were lost since this was asked last: who looks at the network is told.
@@ -221,7 +230,8 @@ impl Sites {
             let claim = self.claims.first(part).ok_or(PartsLost)?;
             for host in &claim.hosts {
                 // A part of no bytes counts, too.
-                *bytes.entry(*host).or_default() += claim.report.output_bytes + 1;
+                let sum = bytes.entry(*host).or_default();
+                *sum = sum.saturating_add(claim.report.output_bytes).saturating_add(1);
             }
         }
         let can = bytes

@@ -64,6 +64,8 @@ pub struct Engine {
     /// Anew with each restart: who is trusted may have changed, and what hosts said before with it.
     pub(super) setting: Arc<PureSetting>,
     pub(super) leaves: Vec<Leaf>,
+    /// Of these leaves those that count as remembered in `progress`.
+    pub(super) remembered: HashSet<usize>,
     pub(super) levels: Arc<[Vec<Node>]>,
     pub(super) sites: Sites,
     pub(super) phase: Phase,
@@ -112,12 +114,14 @@ pub struct Spent {
 
 impl Spent {
     pub fn count(&mut self, report: &PureReport) {
-        self.all_fuel += report.fuel;
+        // What hosts say is bounded for each run, and not for all of them.
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+        add(&mut self.all_fuel, report.fuel);
         if !report.remembered {
-            self.fuel += report.fuel;
-            self.bytes_read += report.data_bytes;
-            self.moved_bytes += report.moved_bytes;
-            self.run_us += report.run_us;
+            add(&mut self.fuel, report.fuel);
+            add(&mut self.bytes_read, report.data_bytes);
+            add(&mut self.moved_bytes, report.moved_bytes);
+            add(&mut self.run_us, report.run_us);
         }
     }
 }
