@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use nearfield_protocol::gpu::GpuKind;
+use nearfield_protocol::node::Label;
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
+use tokio::sync::Mutex;
 
 use crate::catalog::Catalog;
 use crate::dispatch::Dispatch;
@@ -17,11 +20,22 @@ pub struct Cluster {
     pub hosts: Arc<Hosts>,
     /// The handle of each host.
     pub dispatch: Dispatch,
+    /// Held while it is looked whether a node may leave, and written down that it does.
+    pub(crate) leaving: Mutex<()>,
 }
 
 impl Cluster {
-    /// A host that holds a blob, or else one that may fetch it.
-    pub fn host_for(&self, digest: &Digest) -> Result<NodeId, Problem> {
+    pub fn new(catalog: Catalog, hosts: Arc<Hosts>, dispatch: Dispatch) -> Self {
+        Cluster {
+            catalog,
+            hosts,
+            dispatch,
+            leaving: Mutex::default(),
+        }
+    }
+
+    /// A host that holds a blob, or else one that may fetch it. It has the labels of `only`, and the GPU that is asked for.
+    pub fn host_for(&self, digest: &Digest, only: &[Label], gpu: Option<GpuKind>) -> Result<NodeId, Problem> {
         let needs = [Need::Blob {
             digest: *digest,
             size_bytes: 1,
@@ -30,10 +44,10 @@ impl Cluster {
             key: *digest,
             component: *digest,
             component_bytes: 0,
-            located: None,
+            located: Some(*digest),
             needs: &needs,
-            only: &[],
-            gpu: None,
+            only,
+            gpu,
         };
         let ranked = place(&ask, &self.hosts.table());
         match ranked.first() {

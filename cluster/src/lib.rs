@@ -13,6 +13,7 @@ mod hosts;
 mod logs;
 mod member;
 mod names;
+pub mod node_places;
 pub mod peer;
 pub mod place;
 mod problem;

@@ -1,16 +1,22 @@
 //! The lines that guests printed, on whichever hosts they ran.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::{SelectAll, poll_fn};
 use nearfield_protocol::{NodeId, Problem};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 use crate::cluster::Cluster;
 use crate::host::{LogQuery, Logged};
 
 /// Lines that may wait for a slow reader.
 const LINES: usize = 256;
+/// How long hosts may take to give past lines. What came until then is shown.
+const PAST: Duration = Duration::from_secs(10);
 
 /// What `query` asks for, of all hosts together: the past in the order of its times, then what comes.
 pub async fn everywhere(cluster: &Cluster, query: LogQuery) -> Result<mpsc::Receiver<Logged>, Problem> {
@@ -44,19 +50,23 @@ pub async fn everywhere(cluster: &Cluster, query: LogQuery) -> Result<mpsc::Rece
         follow: false,
         ..query.clone()
     };
-    let mut past = Vec::new();
-    for mut lines in ask(cluster, &hosts, &past_query).await {
+    // All at once: each host may be slow, and what is kept of all of them is what was asked for.
+    let mut past = BTreeMap::new();
+    let mut coming_past = SelectAll::new();
+    for (host, mut lines) in ask(cluster, &hosts, &past_query).await.into_iter().enumerate() {
         // A host that tells more than it was asked for is not listened to.
-        let mut left = query.lines;
-        while left > 0
-            && let Some(line) = lines.recv().await
-        {
-            past.push(line);
-            left -= 1;
+        let lines = poll_fn(move |context| lines.poll_recv(context));
+        let lines = lines.take(query.lines).enumerate();
+        coming_past.push(lines.map(move |(at, line)| ((line.unix_ms, host, at), line)));
+    }
+    let until = Instant::now() + PAST;
+    while let Ok(Some((at, line))) = timeout_at(until, coming_past.next()).await {
+        past.insert(at, line);
+        if past.len() > query.lines {
+            past.pop_first();
         }
     }
-    past.sort_by_key(|line| line.unix_ms);
-    let past = past.split_off(past.len().saturating_sub(query.lines));
+    let past: Vec<Logged> = past.into_values().collect();
     let (send, received) = mpsc::channel(LINES);
     tokio::spawn(async move {
         let known: HashSet<(u64, String, String)> = past.iter().map(named).collect();

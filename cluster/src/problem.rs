@@ -28,6 +28,7 @@ pub fn store_problem(error: StoreError) -> Problem {
 pub fn net_problem(error: NetError) -> Problem {
     match error {
         NetError::Store(error) => store_problem(error),
+        NetError::Failed(problem) => problem,
         NetError::Conflict { .. } => Problem::new(ProblemKind::Conflict, error.to_string()),
         NetError::Unreachable { .. } => Problem::new(ProblemKind::HostUnreachable, error.to_string()),
         NetError::NotAGateway(_) | NetError::Membership(_) | NetError::Refused { .. } => {

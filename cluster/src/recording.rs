@@ -77,25 +77,40 @@ pub async fn record_by_gateway(
         match node.ask(gateway, question.clone(), RECORDING).await {
             Ok(Reply::Recorded(version)) => return Ok(*version),
             Ok(Reply::Failed(problem)) if problem.kind == ProblemKind::Conflict => {
-                return match lost {
-                    true => written_after_all(node, name, after, digest).await,
-                    false => None,
-                }
-                .ok_or_else(|| NetError::Conflict {
+                failed = NetError::Conflict {
                     name: name.to_string(),
                     found: node.records().dataset(name).map_or(0, |newest| newest.version),
                     expected: after,
-                });
+                };
+                break;
             }
-            Ok(Reply::Failed(problem)) => return Err(NetError::Membership(problem.to_string())),
-            Ok(_) => failed = NetError::Membership("a gateway answered something else".to_owned()),
+            Ok(Reply::Failed(problem)) => {
+                let is_final = matches!(problem.kind, ProblemKind::NotPermitted | ProblemKind::BadRequest);
+                failed = NetError::Failed(problem);
+                if is_final {
+                    break;
+                }
+                // It may have failed after it wrote: another gateway did not confirm it, say.
+                lost = true;
+            }
+            Ok(_) => {
+                let text = format!(
+                    "gateway {} answered a record with an unexpected reply",
+                    gateway.short()
+                );
+                failed = NetError::Membership(text);
+            }
             Err(error) => {
                 failed = error;
                 lost = true;
             }
         }
     }
-    Err(failed)
+    let written = match lost {
+        true => written_after_all(node, name, after, digest).await,
+        false => None,
+    };
+    written.ok_or(failed)
 }
 
 /// The version after `after` with this digest, if the records name it soon.

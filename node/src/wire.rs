@@ -61,15 +61,15 @@ impl Wired {
         if config.hosting {
             hosts.enter_local(load(), &node.records());
         }
-        let cluster = Arc::new(Cluster {
-            catalog: Catalog::new(store.clone(), node.clone(), opened.remembered.clone()),
+        let cluster = Arc::new(Cluster::new(
+            Catalog::new(store.clone(), node.clone(), opened.remembered.clone()),
             hosts,
-            dispatch: Dispatch::new(
+            Dispatch::new(
                 node.id(),
                 config.hosting.then(|| here.clone()),
                 node.peers().clone(),
             ),
-        });
+        ));
         let (stop, workers) = (CancellationToken::new(), opened.runtimes.job_workers);
         let jobs = Jobs::open(config.data_dir.jobs(), cluster.clone(), workers, stop.clone())?;
         let residents = match &opened.gpu {

@@ -25,15 +25,16 @@ usage: cargo xtask demo [--keep] [--release]      the whole path on real data, w
        cargo xtask readme                         runs the README's commands in their order
        cargo xtask bench http [--seconds 5] [--json]    calls, side by side with bare and other servers
        cargo xtask bench data [--json]            what put and get reach
-       cargo xtask bench jobs [--json]            word count over our dependencies' sources, beside others
+       cargo xtask bench jobs [--json]            word count over text that is made, beside others
+       cargo xtask bench foreign [--json]         components of other languages' toolchains, beside wasmtime serve
        cargo xtask bench gpu [--json]             the way to the GPU, beside plain wgpu
        cargo xtask soak [--quick] [--debug] [--only=ATTACK] [PART…]
                                                   the long checks: crash memory bytes fsync startup jobs
                                                   differential keyed sources in-place writers network
                                                   partition corruption simulation gpu hostile overload
 
-What was built before is taken from NEARFIELD_BIN, NEARFIELD_FUNCTIONS, NEARFIELD_BARE_SERVER and NEARFIELD_BARE_GPU, where
-those are set.";
+What was built before is taken from NEARFIELD_BIN, NEARFIELD_FUNCTIONS, NEARFIELD_FOREIGN, NEARFIELD_BARE_SERVER and
+NEARFIELD_BARE_GPU, where those are set.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -54,6 +55,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["readme"] => readme::run(),
         ["bench", "http", rest @ ..] => bench::http::run(&bench::http::Options::parse(rest)?),
         ["bench", "data", rest @ ..] => bench::data::run(bench::data::parse(rest)?),
+        ["bench", "foreign", rest @ ..] => bench::foreign::run(bench::foreign::parse(rest)?),
         ["bench", "gpu"] => bench::gpu::run(false),
         ["bench", "gpu", "--json"] => bench::gpu::run(true),
         ["bench", "jobs"] => bench::jobs::run(false),

@@ -8,7 +8,7 @@ use nearfield_net::NetError;
 use nearfield_protocol::node::{Label, Role};
 use nearfield_protocol::records::DatasetVersion;
 use nearfield_protocol::{DatasetName, Digest, NodeId, Problem, ProblemKind, unix_ms};
-use nearfield_store::{Placement, PutProgress, PutReport, PutRequest, StagedDataset};
+use nearfield_store::{Placement, PutProgress, PutReport, PutRequest, StagedDataset, StagedInput};
 
 use super::release::forget_named;
 use super::state::Catalog;
@@ -82,50 +82,12 @@ impl Catalog {
             PutInput::Stream(stream) => self.store.stage_input(stream, request, progress).await,
             PutInput::InPlace(place) => self.store.stage_in_place(place, request, progress).await,
         };
-        let mut input = staged.map_err(store_problem)?;
-        let placement = input.placement().clone();
+        let input = staged.map_err(store_problem)?;
         if grows {
-            // Alone: what is there must not change before it has grown.
+            // Exclusive: the version that grows stays the newest until the record is written.
             let _recording = self.recording.write().await;
             let mut for_nothing = Vec::new();
-            let grown = loop {
-                let newest = self.node.records().dataset(&name).cloned();
-                check_version(&name, if_version, newest.as_ref())?;
-                let after = newest.as_ref().map_or(0, |newest| newest.version);
-                // Another node may have given it a rule meanwhile.
-                keeping.only = self.rule_of(&name, &placement, &asked);
-                if !self.may_keep(&keeping.only) {
-                    return Err(self.may_not_keep(&name, &keeping.only));
-                }
-                let base = match newest {
-                    Some(newest) => Some(self.store.dataset(&newest.digest).await.map_err(store_problem)?),
-                    None => None,
-                };
-                let again = input.again();
-                let staged = self.store.stage_dataset(input, base).await;
-                let staged = staged.map_err(store_problem)?;
-                let target = Target {
-                    name: name.clone(),
-                    if_version: Some(after),
-                    via: target.via,
-                };
-                match self.record(&target, staged, &keeping).await? {
-                    Ok(done) => break Ok(done),
-                    Err((digest, problem)) => for_nothing.push((digest, problem)),
-                }
-                let problem = &for_nothing[for_nothing.len() - 1].1;
-                let theirs = problem.kind == ProblemKind::Conflict && if_version.is_none();
-                if !theirs || for_nothing.len() > GROWTH_TRIES || !self.newer_than(&name, after).await {
-                    break Err(problem.clone());
-                }
-                // Another node was faster: the same is laid over what it wrote.
-                input = again;
-            };
-            // Whether another node wrote it down is only known where it says so.
-            let refused = for_nothing
-                .into_iter()
-                .filter(|(_, problem)| problem.kind == ProblemKind::Conflict);
-            let for_nothing: Vec<_> = refused.map(|(digest, _)| digest).collect();
+            let grown = self.grow(&target, input, &asked, &mut for_nothing).await;
             if !for_nothing.is_empty() {
                 self.release_unreferenced(for_nothing, Vec::new()).await?;
             }
@@ -147,6 +109,62 @@ impl Catalog {
                 self.release_unreferenced(vec![digest], Vec::new()).await?;
                 Err(problem)
             }
+        }
+    }
+
+    /// Lays what was staged over the newest version, anew for each version that another node writes meanwhile. The digests of
+    /// what was sealed for nothing go to `for_nothing`.
+    async fn grow(
+        &self,
+        target: &Target,
+        mut input: StagedInput,
+        asked: &Keeping,
+        for_nothing: &mut Vec<Digest>,
+    ) -> Result<(DatasetVersion, PutReport), Problem> {
+        let name = &target.name;
+        let placement = input.placement().clone();
+        let mut tries = 0;
+        loop {
+            let newest = self.node.records().dataset(name).cloned();
+            check_version(name, target.if_version, newest.as_ref())?;
+            let after = newest.as_ref().map_or(0, |newest| newest.version);
+            // Another node may have given it a rule meanwhile.
+            let keeping = Keeping {
+                only: self.rule_of(name, &placement, asked),
+                ..asked.clone()
+            };
+            if !self.may_keep(&keeping.only) {
+                return Err(self.may_not_keep(name, &keeping.only));
+            }
+            let base = match newest {
+                Some(newest) => Some(self.store.dataset(&newest.digest).await.map_err(store_problem)?),
+                None => None,
+            };
+            let again = input.again();
+            let staged = self.store.stage_dataset(input, base).await;
+            let staged = staged.map_err(store_problem)?;
+            let follows = Target {
+                name: name.clone(),
+                if_version: Some(after),
+                via: target.via,
+            };
+            let problem = match self.record(&follows, staged, &keeping).await? {
+                Ok(done) => return Ok(done),
+                Err((digest, problem)) => {
+                    // Whether another node wrote it down is only known where it says so.
+                    if problem.kind == ProblemKind::Conflict {
+                        for_nothing.push(digest);
+                    }
+                    problem
+                }
+            };
+            tries += 1;
+            let theirs = problem.kind == ProblemKind::Conflict && target.if_version.is_none();
+            if !theirs || tries > GROWTH_TRIES || !self.newer_than(name, after).await {
+                return Err(problem);
+            }
+            // Another node was faster: the same is laid over what it wrote.
+            input = again;
         }
     }
 
@@ -174,15 +192,7 @@ impl Catalog {
             heads: dataset.heads().collect(),
             holder: None,
         };
-        let written = match (target.via, self.node.role()) {
-            // Otherwise a gateway that knows nothing of the put would refuse it.
-            (Some(via), Role::Host) => self.write_version_via(via, target, described, make).await,
-            _ => {
-                let written = self.write_version(&target.name, target.if_version, described, make);
-                written.await
-            }
-        };
-        Ok(match written {
+        Ok(match self.record_version(target, described, make).await {
             Ok(version) => Ok((version, report)),
             Err(error) => Err((report.digest, net_problem(error))),
         })
@@ -226,11 +236,32 @@ impl Catalog {
             heads: dataset.heads().collect(),
             holder: None,
         };
-        let written = self.write_version(name, Some(newest.version), described, make);
-        written.await.map_err(net_problem)
+        let target = Target {
+            name: name.clone(),
+            if_version: Some(newest.version),
+            via: None,
+        };
+        let written = self.record_version(&target, described, make).await;
+        written.map_err(net_problem)
     }
 
-    /// Writes a version's record, here or by the gateway that writes for all.
+    /// Writes a version's record, or has a gateway do so.
+    async fn record_version(
+        &self,
+        target: &Target,
+        described: Described,
+        make: impl Fn(u64) -> DatasetVersion,
+    ) -> Result<DatasetVersion, NetError> {
+        match self.node.role() {
+            Role::Host => self.write_version_at_gateway(target, described, make).await,
+            Role::Gateway => {
+                let written = self.write_version(&target.name, target.if_version, described, make);
+                written.await
+            }
+        }
+    }
+
+    /// Writes a version's record as a gateway: here, or at the gateway that writes for all.
     pub(crate) async fn write_version(
         &self,
         name: &DatasetName,
@@ -242,11 +273,8 @@ impl Catalog {
         // it, both versions are kept.
         let leader = self.node.leader().filter(|_| if_version.is_some());
         let after = if_version.unwrap_or(self.newest_number(name));
-        let written = match (self.node.role(), leader) {
-            (Role::Host, _) => {
-                recording::record_by_gateway(&self.node, None, name, after, make(after + 1), described).await
-            }
-            (Role::Gateway, Some(leader)) => {
+        let written = match leader {
+            Some(leader) => {
                 let version = make(after + 1);
                 let digest = version.digest;
                 let by_leader =
@@ -265,16 +293,20 @@ impl Catalog {
                     written => written,
                 }
             }
-            (Role::Gateway, None) => self.node.write_dataset(name, if_version, make).await,
+            None => self.node.write_dataset(name, if_version, make).await,
         };
         self.note_recorded(written)
     }
 
-    /// Has the gateway write a version down that this node took the put for.
-    async fn write_version_via(
+    /// Has a gateway write a version down that this host took: the one that it took the put for, since others know nothing of
+    /// that, or any.
+    async fn write_version_at_gateway(
         &self,
-        via: NodeId,
-        Target { name, if_version, .. }: &Target,
+        Target {
+            name,
+            if_version,
+            via,
+        }: &Target,
         described: Described,
         make: impl Fn(u64) -> DatasetVersion,
     ) -> Result<DatasetVersion, NetError> {
@@ -282,8 +314,7 @@ impl Catalog {
         loop {
             let after = if_version.unwrap_or(self.newest_number(name));
             let (version, described) = (make(after + 1), described.clone());
-            let written =
-                recording::record_by_gateway(&self.node, Some(via), name, after, version, described);
+            let written = recording::record_by_gateway(&self.node, *via, name, after, version, described);
             match written.await {
                 // Nobody asked that none should come before.
                 Err(NetError::Conflict { .. })

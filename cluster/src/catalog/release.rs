@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use nearfield_net::Records;
-use nearfield_protocol::manifest::Input;
 use nearfield_protocol::{Digest, Problem, ProblemKind};
 use nearfield_store::StoreError;
 
@@ -125,7 +124,8 @@ impl Catalog {
             forget_named(&mut recorded, &records);
             recorded.clone()
         };
-        for digest in versions.chain(pins).chain(held.datasets).chain(recorded) {
+        let datasets = versions.chain(pins).chain(held.datasets).chain(recorded);
+        for digest in datasets.chain(records.pinned_inputs()) {
             // Whoever keeps a shard has its dataset's list, so nothing here belongs to one whose list is elsewhere.
             if matches!(self.store.stored(&digest).await, Err(StoreError::Missing(_))) {
                 continue;
@@ -133,14 +133,6 @@ impl Catalog {
             // One whose shards cannot be named: nothing may be released until it is mended or removed.
             let dataset = self.store.dataset(&digest).await.map_err(store_problem)?;
             kept.extend(dataset.blobs());
-        }
-        let functions = records.all_function_versions();
-        for input in functions.flat_map(|version| version.manifest.inputs.values()) {
-            if let Input::Pinned(digest) = input
-                && let Ok(dataset) = self.store.dataset(digest).await
-            {
-                kept.extend(dataset.blobs());
-            }
         }
         Ok(kept)
     }

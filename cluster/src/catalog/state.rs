@@ -25,7 +25,8 @@ pub struct Catalog {
     pub(super) recorded: Mutex<Vec<Digest>>,
     /// For which quarantine hosts are known to have forgotten everything. The lock is held for one look-up.
     pub(super) settled: Mutex<HashMap<NodeId, RecordClock>>,
-    pub(super) recording: RwLock<()>,
+    /// Shared by those who write records of what they sealed, and held alone by those who let go of what no record names.
+    pub(crate) recording: RwLock<()>,
     /// What is to be released once it is known again what is still needed: datasets and plain blobs. The lock is held for one
     /// look-up.
     pub(super) held_back: Mutex<Vec<(Vec<Digest>, Vec<Digest>)>>,

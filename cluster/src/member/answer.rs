@@ -1,20 +1,24 @@
 //! What members ask of this node.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::time::Instant;
 
 use nearfield_net::Contact;
 use nearfield_net::control::{Asked, MAX_ASKED, MemberEvent, Question, Reply};
 use nearfield_protocol::records::DatasetVersion;
 use nearfield_protocol::{DatasetName, Digest, NodeId, Problem, ProblemKind};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::Member;
-use super::repair::REPLICAS_RANGE;
+use super::repair::{KEEPING, REPLICAS_RANGE};
+use crate::node_places::NodePlaces;
 use crate::problem::{net_problem, store_problem};
 use crate::recording::{Described, labels};
 
-/// Questions that are answered at once.
-const ANSWERING: usize = 64;
+/// Questions of one node that are answered at once. Its further ones wait, and keep nobody else waiting.
+const ANSWERING: usize = 16;
+/// Blobs that are fetched before it is looked whether the asker still waits.
+const KEPT_AT_ONCE: usize = 8;
 /// Blobs that say what one dataset is: list, meta, index.
 const MAX_HEADS: usize = 3;
 /// Holders that are named of one blob.
@@ -23,21 +27,21 @@ const MAX_HOLDERS: usize = 8;
 impl Member {
     /// Answers what members ask.
     pub async fn answer(self, mut questions: mpsc::Receiver<Asked>) {
-        let places = Arc::new(Semaphore::new(ANSWERING));
+        let mut places = NodePlaces::new(ANSWERING);
         while let Some(asked) = self.next(questions.recv()).await {
-            let Ok(place) = places.clone().acquire_owned().await else {
-                return;
-            };
+            let places = places.of(asked.node);
             let member = self.clone();
             tokio::spawn(async move {
+                let Some(_place) = member.next(async { places.acquire().await.ok() }).await else {
+                    return;
+                };
                 let reply = member.reply(asked.node, asked.question).await;
                 let reply = reply.unwrap_or_else(|problem| {
-                    tracing::warn!(node = asked.node.short(), %problem, "refused what a member asked");
+                    tracing::warn!(node = asked.node.short(), %problem, "a member's question was refused");
                     Reply::Failed(problem)
                 });
                 // Whoever asked may be gone.
                 let _ = asked.reply.send(reply);
-                drop(place);
             });
         }
     }
@@ -54,7 +58,9 @@ impl Member {
         match question {
             Question::Confirm { .. } => Ok(Reply::Confirmed(false)),
             Question::Holders { digests } if digests.len() <= MAX_ASKED => {
-                let holders = digests.iter().map(|digest| self.holders(&asker, digest));
+                let book = self.cluster.catalog.node.peers().book().into_iter();
+                let book: HashMap<_, _> = book.map(|contact| (contact.id, contact)).collect();
+                let holders = digests.iter().map(|digest| self.holders(&asker, digest, &book));
                 Ok(Reply::Holders(holders.collect()))
             }
             Question::Keep {
@@ -95,22 +101,7 @@ impl Member {
                 Ok(Reply::Recorded(Box::new(recorded)))
             }
             Question::Leave => {
-                let alone = {
-                    let table = self.cluster.hosts.table();
-                    table.slot(&asker).map_or(0, |slot| table.holders.only_at(slot))
-                };
-                if alone > 0 {
-                    return Err(Problem::new(
-                        ProblemKind::Conflict,
-                        format!(
-                            "{alone} blobs are kept by this node alone: `nearfield drain {}` at a gateway has others copy them, \
-                             then leave",
-                            asker.short()
-                        ),
-                    ));
-                }
-                let left = catalog.node.let_go(&asker).await;
-                left.map_err(net_problem)?;
+                self.cluster.let_go(&asker).await?;
                 Ok(Reply::Done)
             }
             Question::Forget(what) => {
@@ -130,7 +121,7 @@ impl Member {
     }
 
     /// Who holds a blob, this node included, but for the asker.
-    fn holders(&self, asker: &NodeId, digest: &Digest) -> Vec<Contact> {
+    fn holders(&self, asker: &NodeId, digest: &Digest, book: &HashMap<NodeId, Contact>) -> Vec<Contact> {
         let (cluster, node) = (&self.cluster, &self.cluster.catalog.node);
         let mut holders: Vec<NodeId> = {
             let table = cluster.hosts.table();
@@ -144,15 +135,16 @@ impl Member {
         if cluster.catalog.store.has(digest) && !holders.contains(&node.id()) {
             holders.push(node.id());
         }
-        let book = node.peers().book();
-        let contact = |id: NodeId| match book.iter().find(|contact| contact.id == id) {
-            Some(contact) => contact.clone(),
-            None => Contact {
-                id,
-                addresses: node.addresses(),
-            },
+        let here = |id: NodeId| Contact {
+            id,
+            addresses: node.addresses(),
         };
-        holders.into_iter().map(contact).collect()
+        // Of one that nobody has met since the start no address is known.
+        let contact = |id: NodeId| {
+            let known = book.get(&id).cloned();
+            known.or_else(|| (id == node.id()).then(|| here(id)))
+        };
+        holders.into_iter().filter_map(contact).collect()
     }
 
     /// Fetches blobs of a dataset and keeps them, after the dataset's own list of them: whoever holds a shard knows by
@@ -165,7 +157,15 @@ impl Member {
             store.keep(&heads).await.map_err(store_problem)?;
             self.cluster.catalog.node.refresh_residency().await;
         }
-        store.keep(digests).await.map_err(store_problem)
+        let (begun, mut kept) = (Instant::now(), 0);
+        for some in digests.chunks(KEPT_AT_ONCE) {
+            // Nobody waits for the rest any more: it is asked for again.
+            if begun.elapsed() > KEEPING {
+                break;
+            }
+            kept += store.keep(some).await.map_err(store_problem)?;
+        }
+        Ok(kept)
     }
 
     /// Takes a member's word for what it holds.
@@ -217,6 +217,8 @@ impl Member {
                 ),
             ));
         }
+        // What is kept for the version is not let go of before its record is written.
+        let _recording = catalog.recording.read().await;
         // Its report of what it holds may come later than this.
         self.claim(&holder, heads);
         // What is written down can be read: by this gateway, too. Until it is written down, no record says that it may not

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nearfield_net::control::{Load, MemberEvent, Residents, changed};
 use nearfield_protocol::{Digest, NodeId};
 use nearfield_store::Change;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use super::Member;
 
@@ -89,12 +89,10 @@ impl Member {
             self.cluster.hosts.refresh(&records);
             catalog.node.shut_out().await;
             let gone = records.ended_since(&before);
-            if !gone.is_empty()
-                && let Err(problem) = catalog.let_go(gone).await
-            {
-                tracing::warn!(%problem, "what nothing refers to any more cannot be let go of");
-            }
             before = records;
+            if !gone.is_empty() && self.next(self.let_go(gone, &mut changes)).await.is_none() {
+                return;
+            }
             if let Err(problem) = catalog.release_held_back().await {
                 tracing::warn!(%problem, "what nothing refers to any more cannot be let go of");
             }
@@ -105,5 +103,32 @@ impl Member {
                 return;
             }
         }
+    }
+
+    /// Lets go of versions that are no more. That may wait for puts under way; who was expelled meanwhile is shut out at once.
+    async fn let_go(&self, gone: Vec<Digest>, changes: &mut watch::Receiver<u64>) -> Option<()> {
+        let catalog = &self.cluster.catalog;
+        let letting_go = catalog.let_go(gone);
+        tokio::pin!(letting_go);
+        let mut is_changed = false;
+        let done = loop {
+            tokio::select! {
+                done = &mut letting_go => break done,
+                changed = changes.changed() => {
+                    changed.ok()?;
+                    is_changed = true;
+                    self.cluster.hosts.refresh(&catalog.node.records());
+                    catalog.node.shut_out().await;
+                }
+            }
+        };
+        if let Err(problem) = done {
+            tracing::warn!(%problem, "blobs that no record names any more cannot be let go of");
+        }
+        if is_changed {
+            // All else that the changes ask for is yet to be done.
+            changes.mark_changed();
+        }
+        Some(())
     }
 }

@@ -3,6 +3,7 @@
 
 mod answer;
 mod follow;
+mod leave;
 mod lists;
 mod patience;
 pub(crate) mod repair;

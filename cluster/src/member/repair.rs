@@ -33,7 +33,7 @@ pub const REPLICAS: u32 = 2;
 /// What may be asked for instead.
 pub const REPLICAS_RANGE: std::ops::RangeInclusive<u32> = 1..=16;
 /// How long a host may take to fetch what it is asked to keep at once. What came until then is there when it is asked again.
-const KEEPING: Duration = Duration::from_secs(60);
+pub(super) const KEEPING: Duration = Duration::from_secs(60);
 /// Blobs that one host is asked to keep in one question: few enough that a question ends soon.
 const BATCH: usize = 64;
 
@@ -81,7 +81,7 @@ struct Sight {
 }
 
 impl Member {
-    /// Sees to it until `stop`.
+    /// Runs rounds of repair until `stop`.
     pub async fn repair(self) {
         let mut round = interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -89,7 +89,7 @@ impl Member {
         while self.next(async { Some(round.tick().await) }).await.is_some() {
             let looked = self.next(async { Some(self.repair_once(&mut asking).await) });
             if let Some(Err(problem)) = looked.await {
-                tracing::warn!(%problem, "not everything could be looked at for how many hosts keep it");
+                tracing::warn!(%problem, "a round of repair could not count the replicas of every blob");
             }
         }
     }
@@ -267,33 +267,42 @@ impl Member {
             Reply::Failed(problem) => Err(problem),
             reply => Err(Problem::new(
                 ProblemKind::Internal,
-                format!("it answered {reply:?}"),
+                format!(
+                    "host {} answered an order with an unexpected reply: {reply:?}",
+                    host.short()
+                ),
             )),
         }
     }
 }
 
 /// Shows every blob that a record names, and who is to keep it. Whether all lists of shards were there.
-async fn look_at_all(
+pub(super) async fn look_at_all(
     cluster: &Cluster,
     records: &Records,
     lists: &mut Lists,
     mut look: impl FnMut(Kept<'_>),
 ) -> bool {
     let mut all = true;
-    for version in records.all_dataset_versions() {
+    let versions = records.all_dataset_versions();
+    let versions = versions.map(|version| (version.digest, version.replicas, version.only.as_slice()));
+    // An input that a function names by its digest outlives the name that it was put under.
+    let pinned = records
+        .pinned_inputs()
+        .filter(|digest| !records.has_version_of(digest));
+    for (dataset, replicas, only) in versions.chain(pinned.map(|digest| (digest, None, &[][..]))) {
         // A list that nobody gives now says nothing of its shards.
-        let Ok(listed) = lists.of(&cluster.catalog.store, &version.digest).await else {
-            tracing::debug!(name = %version.name, version = version.version, "its list of shards cannot be had");
+        let Ok(listed) = lists.of(&cluster.catalog.store, &dataset).await else {
+            tracing::debug!(%dataset, "the shard list of a dataset cannot be read, so its replicas are not counted in this round");
             all = false;
             continue;
         };
         for digests in [&listed.heads, &listed.shards] {
             look(Kept {
-                dataset: Some(version.digest),
+                dataset: Some(dataset),
                 digests,
-                replicas: version.replicas.unwrap_or(REPLICAS),
-                only: &version.only,
+                replicas: replicas.unwrap_or(REPLICAS),
+                only,
             });
         }
     }

@@ -1,6 +1,7 @@
 //! The gateway's end: other nodes' hosts.
 
 use std::collections::HashMap;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -34,6 +35,8 @@ const ANSWER: Duration = Duration::from_secs(30);
 const COMPILED: Duration = Duration::from_secs(600);
 /// How long an output may take from or to a host: the largest, at 1 MiB/s. A host that is gone is noticed sooner.
 const OUTPUT: Duration = Duration::from_secs((OUTPUT_BYTES >> 20) as u64);
+/// How much later than its call's time may be up a host may say so: the call may have waited for a place, and the word is on its way.
+const LATER: Duration = Duration::from_secs(30);
 /// How long a host is asked why a response broke off.
 const WHY: Duration = Duration::from_millis(500);
 /// Longest problem that is read: its texts are cut, and JSON makes six bytes of one at most.
@@ -53,34 +56,27 @@ impl Remote {
     }
 
     async fn open(&self, op: &Op) -> Result<(SendStream, RecvStream), Problem> {
-        let (mut send, receive) = self.peers.open(self.host, CALL).await.map_err(unreachable)?;
-        frame::write(&mut send, op).await.map_err(unreachable)?;
-        Ok((send, receive))
+        open(&self.peers, self.host, op).await
     }
 
     /// One question with one answer. Dropped, it ends what the host does for it.
     async fn ask(&self, op: &Op) -> Result<(Answer, RecvStream), Problem> {
-        let (mut send, mut receive) = self.open(op).await?;
-        let _ = send.finish();
-        let reading = frame::read(&mut receive, MESSAGE_BYTES);
-        let answer = match op {
+        let patience = match op {
             // A guest runs, within its own limits, after those that it was queued behind.
             Op::RunPure(spec) | Op::Replay(spec) => {
-                within(
-                    spec.setting
-                        .limits
-                        .timeout
-                        .saturating_mul(limits::RUNS_IN_FLIGHT as u32),
-                    reading,
-                )
-                .await?
+                let timeout = spec.setting.limits.timeout;
+                timeout.saturating_mul(limits::RUNS_IN_FLIGHT as u32)
             }
-            Op::Check(_) => within(COMPILED, reading).await?,
-            // A call's own deadline ends it.
-            Op::Report(_) => reading.await.map_err(lost)?,
-            _ => within(ANSWER, reading).await?,
+            Op::Check(_) => COMPILED,
+            _ => ANSWER,
         };
-        match answer {
+        self.ask_for(patience, op).await
+    }
+
+    async fn ask_for(&self, patience: Duration, op: &Op) -> Result<(Answer, RecvStream), Problem> {
+        let (mut send, mut receive) = self.open(op).await?;
+        let _ = send.finish();
+        match within(patience, frame::read(&mut receive, MESSAGE_BYTES)).await? {
             Answer::Failed(problem) => Err(problem),
             answer => Ok((answer, receive)),
         }
@@ -104,30 +100,24 @@ impl Remote {
         report: OnReport,
     ) -> Result<Response<Body>, Problem> {
         let id = spec.id;
-        let (send, receive) = self.open(&Op::Call(spec)).await?;
-        let io = TokioIo::new(tokio::io::join(receive, send));
-        let (mut sender, connection) = http1::Builder::new()
-            .max_headers(HEADER_FIELDS)
-            .max_buf_size(limits::RESPONSE_HEADER_BYTES.max(limits::REQUEST_HEADER_BYTES) * 2)
-            .handshake(io)
-            .await
-            .map_err(unreachable)?;
-        let driver = Driver(tokio::spawn(async move {
-            // What breaks it is told by the response or its body.
-            let _ = connection.await;
-        }));
+        // A host that is there and does not end a call in its time is as good as lost: nobody's place is held for it.
+        let patience = spec.function.manifest.limits.timeout.0 + LATER;
+        let stream = self.open(&Op::Call(spec)).await?;
+        let (mut sender, driver) = handshake(stream).await?;
         let mut later = ReportLater {
             peers: self.peers.clone(),
             host: self.host,
             id,
+            patience,
             report: Some(report),
         };
-        let response = match sender.send_request(request).await {
+        let sending = async { sender.send_request(request).await.map_err(io::Error::other) };
+        let response = match within(patience, sending).await {
             Ok(response) => response,
-            Err(error) => {
-                // There is nobody to ask.
+            Err(problem) => {
+                // What is not known to have come there is not asked for.
                 later.report = None;
-                return Err(lost(error));
+                return Err(problem);
             }
         };
         let problem = later.ask();
@@ -135,15 +125,17 @@ impl Remote {
             if let Ok(problem) = serde_json::from_slice::<Problem>(told.as_bytes()) {
                 return Err(problem);
             }
-            let body = Limited::new(response.into_body(), PROBLEM_BYTES).collect().await;
-            let body = body.map_err(|error| lost(&*error))?.to_bytes();
-            let problem = serde_json::from_slice(&body);
+            let body = Limited::new(response.into_body(), PROBLEM_BYTES).collect();
+            let body = within(ANSWER, async { body.await.map_err(io::Error::other) }).await?;
+            let problem = serde_json::from_slice(&body.to_bytes());
             return Err(problem.unwrap_or_else(|_| unexpected()));
         }
         Ok(response.map(|incoming| {
             let body = RemoteBody {
                 incoming,
                 problem,
+                patience,
+                silent: None,
                 ended: None,
                 _driver: driver,
             };
@@ -297,13 +289,41 @@ impl Runs for Remote {
     }
 }
 
+/// A stream to a host, on which what is asked for was said.
+pub(super) async fn open(peers: &Peers, host: NodeId, op: &Op) -> Result<(SendStream, RecvStream), Problem> {
+    let (mut send, receive) = peers.open(host, CALL).await.map_err(unreachable)?;
+    match tokio::time::timeout(ANSWER, frame::write(&mut send, op)).await {
+        Ok(Ok(())) => Ok((send, receive)),
+        Ok(Err(error)) => Err(unreachable(error)),
+        Err(_) => Err(unreachable(format!(
+            "it took no question within {} s",
+            ANSWER.as_secs()
+        ))),
+    }
+}
+
+/// HTTP/1.1 on such a stream, as long as the driver is there.
+pub(super) async fn handshake(
+    (send, receive): (SendStream, RecvStream),
+) -> Result<(http1::SendRequest<Body>, Driver), Problem> {
+    let io = TokioIo::new(tokio::io::join(receive, send));
+    let (sender, connection) = http1::Builder::new()
+        .max_headers(HEADER_FIELDS)
+        .max_buf_size(limits::RESPONSE_HEADER_BYTES.max(limits::REQUEST_HEADER_BYTES) * 2)
+        .handshake(io)
+        .await
+        .map_err(unreachable)?;
+    let driver = Driver(tokio::spawn(async move {
+        // What breaks it is told by the response or its body.
+        let _ = connection.await;
+    }));
+    Ok((sender, driver))
+}
+
 /// A host that is there and does not go on is as good as lost.
-async fn within<T>(
-    patience: Duration,
-    doing: impl Future<Output = std::io::Result<T>>,
-) -> Result<T, Problem> {
+async fn within<T>(patience: Duration, doing: impl Future<Output = io::Result<T>>) -> Result<T, Problem> {
     let done = tokio::time::timeout(patience, doing).await;
-    let done = done.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+    let done = done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     done.map_err(lost)
 }
 
@@ -334,6 +354,7 @@ struct ReportLater {
     peers: Peers,
     host: NodeId,
     id: CallId,
+    patience: Duration,
     report: Option<OnReport>,
 }
 
@@ -343,9 +364,9 @@ impl ReportLater {
         let (told, problem) = oneshot::channel();
         if let Some(report) = self.report.take() {
             let remote = Remote::new(self.peers.clone(), self.host);
-            let id = self.id;
+            let (id, patience) = (self.id, self.patience);
             tokio::spawn(async move {
-                let ended: Option<CallReport> = match remote.ask(&Op::Report(id)).await {
+                let ended: Option<CallReport> = match remote.ask_for(patience, &Op::Report(id)).await {
                     Ok((Answer::Report(ended), _)) => ended,
                     _ => None,
                 };
@@ -366,7 +387,7 @@ impl Drop for ReportLater {
 }
 
 /// Drives a connection until nobody wants it.
-struct Driver(JoinHandle<()>);
+pub(super) struct Driver(JoinHandle<()>);
 
 impl Drop for Driver {
     fn drop(&mut self) {
@@ -378,8 +399,12 @@ impl Drop for Driver {
 struct RemoteBody {
     incoming: Incoming,
     problem: oneshot::Receiver<Option<Problem>>,
-    /// Set once it has broken off: until then the host is asked why.
-    ended: Option<(hyper::Error, Pin<Box<Sleep>>)>,
+    /// How long the host may send nothing.
+    patience: Duration,
+    /// Runs while it sends nothing.
+    silent: Option<Pin<Box<Sleep>>>,
+    /// Set once it has broken off, with how: until then the host is asked why.
+    ended: Option<(io::Error, Pin<Box<Sleep>>)>,
     _driver: Driver,
 }
 
@@ -393,12 +418,23 @@ impl http_body::Body for RemoteBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
         let this = &mut *self;
         if this.ended.is_none() {
-            match ready!(Pin::new(&mut this.incoming).poll_frame(context)) {
-                Some(Err(error)) => this.ended = Some((error, Box::pin(sleep(WHY)))),
-                frame => return Poll::Ready(frame.map(|frame| frame.map_err(lost))),
-            }
+            let how = match Pin::new(&mut this.incoming).poll_frame(context) {
+                Poll::Ready(Some(Err(error))) => io::Error::other(error),
+                Poll::Ready(frame) => {
+                    this.silent = None;
+                    return Poll::Ready(frame.map(|frame| frame.map_err(lost)));
+                }
+                Poll::Pending => {
+                    let patience = this.patience;
+                    let silent = this.silent.get_or_insert_with(|| Box::pin(sleep(patience)));
+                    ready!(silent.as_mut().poll(context));
+                    let text = format!("it sent nothing for {} s", patience.as_secs());
+                    io::Error::new(io::ErrorKind::TimedOut, text)
+                }
+            };
+            this.ended = Some((how, Box::pin(sleep(WHY))));
         }
-        let Some((error, patience)) = &mut this.ended else {
+        let Some((how, patience)) = &mut this.ended else {
             return Poll::Ready(None);
         };
         let told = match Pin::new(&mut this.problem).poll(context) {
@@ -408,7 +444,7 @@ impl http_body::Body for RemoteBody {
                 None
             }
         };
-        Poll::Ready(Some(Err(told.unwrap_or_else(|| lost(&*error)))))
+        Poll::Ready(Some(Err(told.unwrap_or_else(|| lost(&*how)))))
     }
 
     fn is_end_stream(&self) -> bool {

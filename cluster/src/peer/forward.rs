@@ -9,13 +9,11 @@ use http::header::{ACCEPT, HeaderValue};
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use iroh::endpoint::{RecvStream, SendStream};
-use nearfield_net::{CALL, Peers, frame};
 use nearfield_protocol::node::Label;
 use nearfield_protocol::{DatasetName, Digest, NodeId, Problem, ProblemKind};
 
+use super::client::{Driver, handshake, open};
 use super::message::Op;
 use crate::body::Body;
 use crate::cluster::Cluster;
@@ -84,11 +82,11 @@ pub async fn forward(cluster: &Cluster, put: Forwarded<'_>, body: Body) -> Resul
         match open(catalog.node.peers(), host, &op).await {
             Ok(stream) => {
                 let granted = catalog.grant(host, put.name.clone());
-                let response = send(stream, &put, body).await?;
+                let (response, driver) = send(stream, &put, body).await?;
                 return Ok(response.map(|incoming| {
                     let failed = move |error: hyper::Error| {
                         // The put may be under way until its answer has ended.
-                        let _ = &granted;
+                        let _ = (&granted, &driver);
                         lost(error)
                     };
                     incoming.map_err(failed).boxed_unsync()
@@ -104,33 +102,24 @@ pub async fn forward(cluster: &Cluster, put: Forwarded<'_>, body: Body) -> Resul
     Err(failed.unwrap_or_else(|| catalog.may_not_keep(put.name, put.only)))
 }
 
-async fn open(peers: &Peers, host: NodeId, op: &Op) -> Result<(SendStream, RecvStream), Problem> {
-    let (mut send, receive) = peers.open(host, CALL).await.map_err(unreachable)?;
-    frame::write(&mut send, op).await.map_err(unreachable)?;
-    Ok((send, receive))
-}
-
+/// Sends a put. Dropped, the driver ends it.
 async fn send(
-    (send, receive): (SendStream, RecvStream),
+    stream: (SendStream, RecvStream),
     put: &Forwarded<'_>,
     body: Body,
-) -> Result<Response<Incoming>, Problem> {
-    let io = TokioIo::new(tokio::io::join(receive, send));
-    let (mut sender, connection) = http1::handshake(io).await.map_err(unreachable)?;
-    // It ends with the answer's body. What breaks it is told there.
-    tokio::spawn(async move {
-        let _ = connection.await;
-    });
+) -> Result<(Response<Incoming>, Driver), Problem> {
+    let (mut sender, driver) = handshake(stream).await?;
     let mut request = Request::new(body);
     *request.method_mut() = Method::POST;
     *request.uri_mut() = put.path().parse().map_err(|error| {
-        let text = format!("the parameters are no part of a path: {error}");
+        let text = format!("the put's parameters do not form a path: {error}");
         Problem::new(ProblemKind::BadRequest, text)
     })?;
     if let Some(accept) = &put.accept {
         request.headers_mut().insert(ACCEPT, accept.clone());
     }
-    sender.send_request(request).await.map_err(lost)
+    let response = sender.send_request(request).await.map_err(lost)?;
+    Ok((response, driver))
 }
 
 /// What a node put for this one answered, whole.

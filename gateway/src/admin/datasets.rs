@@ -299,10 +299,11 @@ pub async fn describe(gateway: &Gateway, name: &str, with_shards: bool) -> Resul
             })
         })
         .collect();
-    let least = shards
-        .iter()
-        .map(|shard| shard["holders"].as_array().map_or(0, Vec::len))
-        .min();
+    let least = {
+        let table = gateway.cluster.hosts.table();
+        let shards = dataset.shards.iter().filter(|digest| **digest != Digest::EMPTY);
+        shards.map(|digest| table.holders_of(digest).count()).min()
+    };
     let mut described = json!({
         "name": name,
         "versions": records.dataset_versions(&name).iter().rev().take(MAX_LISTED).rev().collect::<Vec<_>>(),

@@ -194,7 +194,7 @@ async fn check(
         .check()
         .map_err(|error| Problem::new(ProblemKind::BadManifest, format!("function `{name}`: {error}")))?;
     check_route(gateway, name, manifest.route.as_ref())?;
-    let host = gateway.cluster.host_for(&component)?;
+    let host = gateway.cluster.host_for(&component, &[], None)?;
     Ok((host, gateway.cluster.dispatch.to(host).check(component).await?))
 }
 

@@ -193,7 +193,7 @@ pub async fn leave(gateway: &Gateway) -> Result<Response<Body>, Problem> {
         return Err(Problem::new(ProblemKind::Conflict, text));
     }
     if node.role() == Role::Gateway {
-        node.let_go(&node.id()).await.map_err(net_problem)?;
+        gateway.cluster.let_go(&node.id()).await?;
         node.forget_network().map_err(net_problem)?;
         gateway.leaving.cancel();
         return Ok(reply::json(StatusCode::OK, &json!({ "left": node.id() })));

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use http::{Response, StatusCode};
-use nearfield_cluster::unknown_function;
+use nearfield_cluster::{net_problem, unknown_function};
 use nearfield_net::Records;
 use nearfield_protocol::records::TokenVersion;
 use nearfield_protocol::{FunctionName, Problem, ProblemKind, unix_ms};
@@ -66,7 +66,7 @@ pub async fn create(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, P
         issued_unix_ms,
     };
     let token = gateway.auth.issue(&grant).map_err(internal)?;
-    node.issue_token(grant.clone()).await.map_err(internal)?;
+    node.issue_token(grant.clone()).await.map_err(net_problem)?;
     let mut answer = serde_json::to_value(&grant).map_err(internal)?;
     answer["token"] = json!(token);
     Ok(reply::json(StatusCode::CREATED, &answer))
@@ -83,7 +83,7 @@ pub fn list(gateway: &Gateway) -> Response<Body> {
 pub async fn revoke(gateway: &Gateway, id: &str) -> Result<Response<Body>, Problem> {
     let node = &gateway.cluster.catalog.node;
     let id = find(&node.records(), id)?;
-    node.revoke_token(&id).await.map_err(internal)?;
+    node.revoke_token(&id).await.map_err(net_problem)?;
     Ok(reply::json(StatusCode::OK, &json!({ "revoked": id })))
 }
 

@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use iroh::endpoint::{RecvStream, SendStream};
 use nearfield_cluster::host::{Given, Host, LogQuery};
+use nearfield_cluster::node_places::NodePlaces;
 use nearfield_cluster::peer::message::{
     Answer, HEADER_FIELDS, MESSAGE_BYTES, OPENING, OUTPUT_BYTES, Op, PROBLEM,
 };
@@ -21,7 +22,7 @@ use nearfield_protocol::call::{CallReport, CallSpec};
 use nearfield_protocol::{CallId, NodeId, Problem, ProblemKind, limits};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +34,7 @@ use crate::contentless;
 use crate::heads;
 use crate::state::Gateway;
 
-/// Streams that are served at once, of all gateways together.
+/// Streams of one gateway that are served at once.
 const STREAMS: usize = 4_096;
 /// Calls whose reports are not asked for yet.
 const MAX_REPORTS: u64 = 16_384;
@@ -75,7 +76,7 @@ pub async fn serve_calls(
     guests: Handle,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(STREAMS));
+    let mut places = NodePlaces::new(STREAMS);
     loop {
         let stream = tokio::select! {
             () = stop.cancelled() => return,
@@ -84,16 +85,19 @@ pub async fn serve_calls(
                 None => return,
             },
         };
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
-        };
-        let serving = serving.clone();
+        let (places, serving, stop) = (places.of(stream.node), serving.clone(), stop.clone());
         guests.spawn(async move {
+            let _place = tokio::select! {
+                () = stop.cancelled() => return,
+                place = places.acquire() => match place {
+                    Ok(place) => place,
+                    Err(_) => return,
+                },
+            };
             let node = stream.node;
             if let Err(error) = serving.stream(stream).await {
                 tracing::debug!(node = node.short(), %error, "a stream of a gateway ended early");
             }
-            drop(place);
         });
     }
 }
@@ -178,7 +182,7 @@ impl Serving {
             Op::Call(_) | Op::Put { .. } => (
                 Answer::Failed(Problem::new(
                     ProblemKind::BadRequest,
-                    "calls and puts are no questions",
+                    "a call or a put was sent where a question belongs",
                 )),
                 None,
             ),

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use crate::cleanup::Process;
-use crate::node::until_ready;
+use crate::node::{memory_of, until_ready};
 use crate::workspace::{has, root, run, step};
 
 /// The core that servers have for themselves.
@@ -19,7 +19,14 @@ pub const CORE: usize = 0;
 pub struct Peer {
     pub url: String,
     /// Dropped, it ends.
-    _process: Process,
+    process: Process,
+}
+
+impl Peer {
+    /// A line of its `/proc/PID/status` in bytes.
+    pub fn memory(&self, field: &str) -> Result<u64> {
+        memory_of(self.process.id(), field)
+    }
 }
 
 /// One of our bare servers.
@@ -31,10 +38,7 @@ pub fn bare(binary: &Path, arguments: &[&str]) -> Result<Peer> {
     BufReader::new(stdout).read_line(&mut url)?;
     let url = url.trim().to_owned();
     until_ready(&url)?;
-    Ok(Peer {
-        url,
-        _process: process,
-    })
+    Ok(Peer { url, process })
 }
 
 /// `wasmtime serve` of a component.
@@ -51,10 +55,7 @@ pub fn wasmtime_serve(wasmtime: &Path, arguments: &[&str], component: &Path) -> 
     let process = Process::start(&mut command)?;
     let url = format!("http://{address}");
     until_ready(&url)?;
-    Ok(Peer {
-        url,
-        _process: process,
-    })
+    Ok(Peer { url, process })
 }
 
 /// A `wasmtime` that runs: of the path, else the one that the Python package carries.

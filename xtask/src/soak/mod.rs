@@ -9,7 +9,7 @@ mod fsync;
 mod gpu;
 mod hostile;
 mod in_place;
-mod inputs;
+pub mod inputs;
 mod jobs;
 mod keyed;
 mod memory;
