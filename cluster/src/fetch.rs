@@ -53,7 +53,7 @@ impl Elsewhere for PeerBlobs {
             };
             match tokio::time::timeout(FETCH, fetching).await {
                 Ok(fetched) => fetched,
-                Err(_) => Err(format!("it did not come within {} s", FETCH.as_secs())),
+                Err(_) => Err(format!("the blob did not arrive within {} s", FETCH.as_secs())),
             }
         })
     }

@@ -119,7 +119,7 @@ impl Hosts {
                 beyond,
                 most = MAX_HELD,
                 reports,
-                "a host reports more blobs than are taken down of one: the others are not found there"
+                "a host reports more blobs than a table of one host has room for: the others are not found there"
             );
         }
     }

@@ -2,26 +2,11 @@
 
 use nearfield_net::NetError;
 use nearfield_protocol::{Problem, ProblemKind};
-use nearfield_store::{ObjectError, SourceError, StoreError};
+use nearfield_store::StoreError;
 
 /// A store's failure as a client sees it.
 pub fn store_problem(error: StoreError) -> Problem {
-    let kind = match &error {
-        StoreError::Missing(_) => ProblemKind::UnknownBlob,
-        StoreError::Elsewhere { .. } => ProblemKind::SourceUnreachable,
-        StoreError::NotADataset { .. } => ProblemKind::UnknownDataset,
-        StoreError::Corrupt(_) => ProblemKind::Corrupt,
-        StoreError::SourceChanged { .. } => ProblemKind::SourceChanged,
-        StoreError::Source(SourceError::Object(ObjectError::Unreachable(_))) => {
-            ProblemKind::SourceUnreachable
-        }
-        StoreError::Source(_) => ProblemKind::BadRequest,
-        StoreError::Full { .. } | StoreError::DiskFull | StoreError::FileTooLarge => ProblemKind::StoreFull,
-        StoreError::Unlike(_) => ProblemKind::Conflict,
-        StoreError::Cut(_) => ProblemKind::BadInput,
-        _ => ProblemKind::Internal,
-    };
-    Problem::new(kind, error.to_string())
+    Problem::new(error.kind(), error.to_string())
 }
 
 /// A network's failure as a client sees it.

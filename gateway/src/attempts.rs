@@ -3,6 +3,7 @@
 //! What never reached a host goes to the next, whatever it is. What was lost on the way goes on only if running it twice does
 //! no harm: its method says so (RFC 9110 §9.2.2), its body is here to be sent again, and nothing has come back.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -120,17 +121,22 @@ pub async fn call(
     let report = Arc::new(Mutex::new(Some(report)));
     let mut ended = Err(Problem::new(ProblemKind::Overload, "no host takes calls now"));
     let mut host = hosts[0];
-    for next in hosts.iter().copied().take(MAX_ATTEMPTS) {
+    // The one whose report is the call's: a host that was given up may still tell what it burned.
+    let current = Arc::new(AtomicUsize::new(0));
+    for (number, next) in hosts.iter().copied().take(MAX_ATTEMPTS).enumerate() {
         let Some(body) = sent.body() else { break };
         host = next;
         let under_way = known.enter(host);
-        let (hosts, report) = (known.clone(), report.clone());
+        current.store(number, Ordering::Relaxed);
+        let (hosts, report, current) = (known.clone(), report.clone(), current.clone());
         let limit = spec.function.manifest.limits.fuel;
         let on_report: OnReport = Box::new(move |mut ended| {
             ended.fuel = hosts.believed(&next, ended.fuel, limit);
             hosts.burned(ended.fuel);
             drop(under_way);
-            if let Some(report) = report.lock().take() {
+            if current.load(Ordering::Relaxed) == number
+                && let Some(report) = report.lock().take()
+            {
                 report(ended);
             }
         });

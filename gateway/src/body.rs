@@ -42,7 +42,7 @@ fn too_slow(idle: Duration) -> Problem {
     .with_limit(format!("body idle = {} s", idle.as_secs()))
 }
 
-fn broken(error: &hyper::Error) -> Problem {
+pub(crate) fn broken(error: &hyper::Error) -> Problem {
     Problem::new(
         ProblemKind::BadRequest,
         format!("the request body broke off: {error}"),
@@ -213,13 +213,7 @@ impl DeclaredBody {
     }
 
     fn refuse(&mut self, fault: LengthFault) -> Problem {
-        let problem = Problem::new(
-            ProblemKind::BadResponse,
-            format!(
-                "function `{}` answered with a body that {fault}",
-                self.function.name
-            ),
-        );
+        let problem = fault.of_function(&self.function.name);
         // The first fault is the cause of any other.
         let _ = self.refused.set(problem.clone());
         self.inner = empty();
@@ -392,13 +386,17 @@ impl http_body::Body for Resumed {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held: u64 = self.frames.iter().map(|data| data.len() as u64).sum();
-        let rest = self.rest.size_hint();
-        let mut hint = SizeHint::new();
-        hint.set_lower(held + rest.lower());
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(held + upper);
-        }
-        hint
+        let held = self.frames.iter().map(|data| data.len() as u64).sum();
+        after(held, &self.rest.size_hint())
     }
+}
+
+/// The size of a body of which so many bytes come before the rest.
+pub(crate) fn after(held_bytes: u64, rest: &SizeHint) -> SizeHint {
+    let mut hint = SizeHint::new();
+    hint.set_lower(held_bytes + rest.lower());
+    if let Some(upper) = rest.upper() {
+        hint.set_upper(held_bytes + upper);
+    }
+    hint
 }

@@ -10,7 +10,7 @@ use nearfield_protocol::{CallId, Digest, NodeId};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-/// Calls remembered: about two megabytes.
+/// Calls remembered: about two megabytes, and twenty if each has a long problem.
 pub const MAX_CALLS: usize = 4_096;
 
 /// One finished call.

@@ -285,7 +285,12 @@ async fn read_frame(store: &Store, piece: Piece) -> Result<(Bytes, Option<Piece>
         Shard::Stored(_) => shard.read(range),
         Shard::InPlace(_) => tokio::task::spawn_blocking(move || shard.read(range))
             .await
-            .map_err(|error| Problem::new(ProblemKind::Internal, format!("a read: {error}")))?,
+            .map_err(|error| {
+                Problem::new(
+                    ProblemKind::Internal,
+                    format!("the task that reads a shard ended early: {error}"),
+                )
+            })?,
     };
     let rest = Piece {
         offset: piece.offset + now,

@@ -113,8 +113,7 @@ pub fn check_response<B>(
             .iter()
             .map(HeaderValue::as_bytes),
     );
-    let length = length
-        .map_err(|fault| refused(format!("function `{function}` answered with a body that {fault}")))?;
+    let length = length.map_err(|fault| fault.of_function(function))?;
     let headers = response.headers_mut();
     strip_hop_by_hop(headers);
     remove_where(headers, |name| is_order(name) || is_whole_origin(name));

@@ -17,7 +17,7 @@ use nearfield_protocol::{Problem, limits};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
-use crate::body::Body;
+use crate::body::{Body, after};
 
 /// Longest piece: what a client must take in [`limits::BODY_IDLE`], so that only one that means to hold its call is let go.
 const PIECE_BYTES: usize = 16 << 10;
@@ -153,14 +153,7 @@ impl http_body::Body for PacedBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let left = self.left.len() as u64;
-        let rest = self.body.size_hint();
-        let mut hint = SizeHint::new();
-        hint.set_lower(left + rest.lower());
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(left + upper);
-        }
-        hint
+        after(self.left.len() as u64, &self.body.size_hint())
     }
 }
 

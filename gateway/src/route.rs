@@ -31,7 +31,7 @@ pub struct Served {
     /// Its calls at once.
     pub pool: Arc<Pool>,
     pub metrics: Arc<FunctionMetrics>,
-    /// Where its calls go if it has no inputs. So far there is one host, which never changes.
+    /// Where its calls go if it has no inputs and there is one host alone, which is always the same then.
     pub placement: OnceLock<Arc<Placement>>,
 }
 

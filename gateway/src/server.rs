@@ -72,7 +72,7 @@ pub async fn serve(
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, mostly: wait for some connection to end.
-                tracing::warn!(%error, "accepting a connection");
+                tracing::warn!(%error, "a connection cannot be accepted now");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }

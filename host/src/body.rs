@@ -13,7 +13,6 @@ use tokio::sync::oneshot;
 use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
 use crate::closing::Closing;
-use crate::failure::wrong_length;
 use crate::instances::drop_reserved;
 use crate::shared::{ResponseOutcome, Shared};
 
@@ -158,7 +157,7 @@ impl GuestBody {
         match self.length.as_mut().map(|length| length.take(bytes)) {
             Some(Err(fault)) => {
                 // Whatever else the guest does, its response is none.
-                let _ = self.reader.0.broken.set(wrong_length(&self.function, fault));
+                let _ = self.reader.0.broken.set(fault.of_function(&self.function));
                 self.inner = None;
                 self.reader.0.settle(ResponseOutcome::Unwanted);
                 None
@@ -178,7 +177,7 @@ impl GuestBody {
     /// What is wrong with a body that ends here.
     fn too_short(&self) -> Option<Problem> {
         let fault = self.length?.end().err()?;
-        Some(wrong_length(&self.function, fault))
+        Some(fault.of_function(&self.function))
     }
 
     /// There is no more of the body. `fault` is what is wrong with it; the guest goes on, and may fail for a better reason.

@@ -1,21 +1,12 @@
 //! Why a call failed, in words that name what helps.
 
 use nearfield_protocol::call::CallSpec;
-use nearfield_protocol::http::LengthFault;
 use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{FunctionName, Problem, ProblemKind, said, units};
 use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap};
 
 use crate::memory::HostFull;
-
-/// A problem as a line of its function's log.
-pub(crate) fn told(problem: &Problem) -> String {
-    match &problem.limit {
-        Some(limit) => format!("{} ({limit})", problem.detail),
-        None => problem.detail.clone(),
-    }
-}
 
 /// The guest ended and said nothing.
 pub(crate) fn no_response(name: &FunctionName) -> Problem {
@@ -99,13 +90,6 @@ pub(crate) fn trap_problem(spec: &CallSpec, error: &wasmtime::Error, panic: Opti
     )
 }
 
-pub(crate) fn wrong_length(function: &FunctionName, fault: LengthFault) -> Problem {
-    Problem::new(
-        ProblemKind::BadResponse,
-        format!("function `{function}` answered with a body that {fault}"),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -154,15 +138,5 @@ mod tests {
         // What somebody wrapped is the same trap.
         let wrapped = wasmtime::Error::from(Trap::OutOfFuel).context("while it ran");
         assert_eq!(of(wrapped, None).kind, ProblemKind::OutOfFuel);
-    }
-
-    #[test]
-    fn a_problem_is_one_line_of_a_log() {
-        let problem = Problem::new(ProblemKind::OutOfFuel, "it stopped");
-        assert_eq!(told(&problem), "it stopped");
-        assert_eq!(
-            told(&problem.with_limit("limits.fuel = 5")),
-            "it stopped (limits.fuel = 5)"
-        );
     }
 }

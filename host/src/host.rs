@@ -169,10 +169,6 @@ impl Host {
         self.inner.fuel_per_ms.load(Ordering::Relaxed)
     }
 
-    pub fn gpu(&self) -> Option<&Gpu> {
-        self.inner.gpu.as_ref()
-    }
-
     pub fn logs(&self) -> &Logs {
         &self.inner.logs
     }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::engine::IDLE_PLACES;
 use crate::instances::Instance;
@@ -63,7 +63,7 @@ impl Idle {
             places,
             resting: Mutex::default(),
         });
-        let mut pools = lock(&self.pools);
+        let mut pools = self.pools.lock();
         pools.retain(|pool| pool.strong_count() > 0);
         pools.push(Arc::downgrade(&pool));
         pool
@@ -87,7 +87,7 @@ impl Idle {
         }
         loop {
             {
-                let mut held = lock(&self.held);
+                let mut held = self.held.lock();
                 if held.fits(more) {
                     held.places += more.places;
                     held.bytes += more.bytes;
@@ -107,8 +107,8 @@ impl Idle {
 
     /// Whose instance lies idle the longest, if it does so for `at_least`.
     fn longest(&self, at_least: Option<Duration>) -> Option<Arc<InstancePool>> {
-        let pools: Vec<_> = lock(&self.pools).iter().filter_map(Weak::upgrade).collect();
-        let since = |pool: &Arc<InstancePool>| Some(lock(&pool.resting).front()?.since);
+        let pools: Vec<_> = self.pools.lock().iter().filter_map(Weak::upgrade).collect();
+        let since = |pool: &Arc<InstancePool>| Some(pool.resting.lock().front()?.since);
         let (since, pool) = pools
             .into_iter()
             .filter_map(|pool| Some((since(&pool)?, pool)))
@@ -120,7 +120,7 @@ impl Idle {
     }
 
     fn let_go(&self, less: Held) {
-        let mut held = lock(&self.held);
+        let mut held = self.held.lock();
         held.places -= less.places;
         held.bytes -= less.bytes;
     }
@@ -129,11 +129,11 @@ impl Idle {
 impl InstancePool {
     /// Whether a call would find one. Another may take it first.
     pub fn has_idle(&self) -> bool {
-        !lock(&self.resting).is_empty()
+        !self.resting.lock().is_empty()
     }
 
     pub fn take(&self) -> Option<Instance> {
-        let rested = lock(&self.resting).pop_back()?;
+        let rested = self.resting.lock().pop_back()?;
         Some(self.leaves(rested))
     }
 
@@ -142,12 +142,12 @@ impl InstancePool {
         if !instance.is_reusable() {
             return;
         }
-        if lock(&self.resting).len() as u32 * self.places >= IDLE_PLACES_PER_VERSION {
+        if self.resting.lock().len() as u32 * self.places >= IDLE_PLACES_PER_VERSION {
             return;
         }
         let bytes = instance.memory_bytes();
         if self.idle.make_room(self.held(bytes)) {
-            lock(&self.resting).push_back(Resting {
+            self.resting.lock().push_back(Resting {
                 instance,
                 bytes,
                 since: Instant::now(),
@@ -156,7 +156,7 @@ impl InstancePool {
     }
 
     fn drop_longest(&self) {
-        let rested = lock(&self.resting).pop_front();
+        let rested = self.resting.lock().pop_front();
         // Unmaps memory: not under the lock, and before its place comes free.
         if let Some(Resting { instance, bytes, .. }) = rested {
             drop(instance);
@@ -179,12 +179,8 @@ impl InstancePool {
 
 impl Drop for InstancePool {
     fn drop(&mut self) {
-        while let Some(rested) = lock(&self.resting).pop_front() {
+        while let Some(rested) = self.resting.lock().pop_front() {
             self.leaves(rested);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
 }

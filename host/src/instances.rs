@@ -17,8 +17,11 @@ use crate::components::Loaded;
 use crate::guest::Guest;
 use crate::shared::Shared;
 
-/// Calls that one reused instance serves: bounds what it may leak.
-const CALLS_PER_INSTANCE: u32 = 10_000;
+/// Calls that one reused instance serves. A fresh one takes up to some milliseconds, so little of it falls on each call.
+const CALLS_PER_INSTANCE: u32 = 1_000;
+/// Handles that a guest may leak in each call and be reused: languages that collect garbage drop some late or never. A call has
+/// [`limits::GUEST_HANDLES`] in addition to what the calls before it may have leaked.
+const LEAKED_HANDLES: usize = 16;
 /// Handles that an instance may hold between calls: its streams and what it caches.
 const IDLE_HANDLES: usize = limits::GUEST_HANDLES / 4;
 
@@ -43,7 +46,7 @@ impl HeadSender {
                 response.status()
             }
             Err(code) => {
-                // Only here is it set.
+                // `refused` is set nowhere else, so that cannot fail.
                 let _ = self.shared.refused.set(code.clone());
                 http::StatusCode::BAD_GATEWAY
             }
@@ -69,6 +72,10 @@ pub(crate) struct Instance {
     pub store: Store<Guest>,
     exports: Option<Exports>,
     calls: u32,
+    /// Handles that its first call may have.
+    handles: usize,
+    /// Bytes of its memories after the first call.
+    first_bytes: u64,
 }
 
 enum Exports {
@@ -80,9 +87,11 @@ impl Instance {
     /// Not instantiated before its first call: a start function runs guest code, under that call's limits.
     pub fn new(store: Store<Guest>) -> Self {
         Instance {
+            handles: store.max_component_handles(),
             store,
             exports: None,
             calls: 0,
+            first_bytes: 0,
         }
     }
 
@@ -90,7 +99,10 @@ impl Instance {
     pub fn is_reusable(&mut self) -> bool {
         let guest = self.store.data_mut();
         // What lies idle must not keep others from the GPU's memory.
-        self.calls < CALLS_PER_INSTANCE && guest.handles() <= IDLE_HANDLES && !guest.gpu.holds_buffers()
+        self.calls < CALLS_PER_INSTANCE
+            && guest.handles() <= IDLE_HANDLES
+            && guest.limiter.has_room_after(self.first_bytes)
+            && !guest.gpu.holds_buffers()
     }
 
     /// Bytes of its memories.
@@ -105,6 +117,8 @@ impl Instance {
         request: http::Request<WasiBody>,
         head: HeadSender,
     ) -> wasmtime::Result<()> {
+        let leaked = LEAKED_HANDLES * self.calls as usize;
+        self.store.set_max_component_handles(self.handles + leaked);
         self.calls += 1;
         let store = &mut self.store;
         let exports = match &mut self.exports {
@@ -116,9 +130,13 @@ impl Instance {
             }),
         };
         match exports {
-            Exports::P2(proxy) => handle_p2(store, proxy, request, head).await,
-            Exports::P3(service) => Box::pin(handle_p3(store, service, request, head)).await,
+            Exports::P2(proxy) => handle_p2(store, proxy, request, head).await?,
+            Exports::P3(service) => Box::pin(handle_p3(store, service, request, head)).await?,
         }
+        if self.calls == 1 {
+            self.first_bytes = self.memory_bytes();
+        }
+        Ok(())
     }
 }
 

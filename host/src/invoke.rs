@@ -25,7 +25,7 @@ use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
 use crate::body::{End, GuestBody, Reader};
 use crate::closing::{Closing, Figures};
-use crate::failure::{no_response, refused, told, trap_problem, wrong_length};
+use crate::failure::{no_response, refused, trap_problem};
 use crate::guest::Guest;
 use crate::instances::{HeadSender, Instance};
 use crate::logs::Logs;
@@ -110,7 +110,7 @@ impl Invocation {
                 match declared {
                     Ok(declared) => body.length = declared.filter(|_| !body.contentless),
                     Err(fault) => {
-                        let problem = wrong_length(&body.function, fault);
+                        let problem = fault.of_function(&body.function);
                         let _ = body.reader.0.broken.set(problem.clone());
                         return Err(problem);
                     }
@@ -206,7 +206,7 @@ impl Invocation {
                 .as_ref()
                 .filter(|problem| problem.kind != ProblemKind::Trap)
             {
-                guest.log.note(&told(problem));
+                guest.log.note(&problem.to_string());
             }
         } else if let Ended::Trapped(error) = &ended {
             problem = Some(trap_problem(&spec, error, None));

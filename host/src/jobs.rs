@@ -72,8 +72,9 @@ impl Host {
         output: Bytes,
         origins: &[String],
     ) -> Result<(), Problem> {
-        let no_files = report.written_files > 0 || report.written == Digest::EMPTY;
-        if Digest::of(&output) != report.output || report.output_bytes != output.len() as u64 || !no_files {
+        let is_its_output =
+            Digest::of(&output) == report.output && report.output_bytes == output.len() as u64;
+        if !is_its_output || !report.files_are_consistent() {
             let text = "a result's output is not what its report says";
             return Err(Problem::new(ProblemKind::Corrupt, text));
         }
@@ -189,7 +190,10 @@ impl Inner {
                 let dataset = self.store.dataset(dataset).await.map_err(store_problem)?;
                 let (_, digest) = dataset.shard(*index).ok_or_else(|| {
                     let shards = dataset.shards.len();
-                    Problem::new(ProblemKind::BadRequest, format!("shard {index} of {shards}"))
+                    Problem::new(
+                        ProblemKind::BadRequest,
+                        format!("there is no shard {index}: the dataset has {shards}"),
+                    )
                 })?;
                 let opened = self.store.open_shard(&digest).await.map_err(store_problem)?;
                 let (shard, moved_bytes) = (opened.shard, opened.moved_bytes);

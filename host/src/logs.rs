@@ -33,7 +33,7 @@ const ROTATE_BYTES: u64 = 8 << 20;
 const WRITE_BYTES: usize = 64 << 10;
 
 /// One line that a function printed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LogLine {
     pub unix_ms: u64,
     pub function: String,
@@ -123,6 +123,7 @@ impl Logs {
     }
 
     /// Lines lost because the writer could not keep up.
+    #[cfg(test)]
     pub fn dropped(&self) -> u64 {
         self.inner.dropped.load(Ordering::Relaxed)
     }

@@ -4,9 +4,10 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use nearfield_protocol::{FunctionName, Problem, ProblemKind, limits, units};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
@@ -77,7 +78,7 @@ impl GuestMemory {
 
     /// What is `function`'s.
     pub fn share(self: &Arc<Self>, function: &FunctionName) -> Arc<Share> {
-        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shares = self.shares.lock();
         if let Some(share) = shares.get(function).and_then(Weak::upgrade) {
             return share;
         }
@@ -215,6 +216,13 @@ impl Limiter {
 
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes + self.held_bytes
+    }
+
+    /// Whether a guest that took `first` bytes in its first call has as much room left as it took since: one that leaks is let go of
+    /// while its next call has room.
+    pub fn has_room_after(&self, first: u64) -> bool {
+        let since = self.used_bytes().saturating_sub(first);
+        self.memory_bytes.saturating_sub(self.used_bytes()) >= since
     }
 
     /// Begins anew for the next call of a guest that is reused.

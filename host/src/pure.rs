@@ -23,7 +23,6 @@ use wasmtime_wasi_http::p2::types::{HostFutureIncomingResponse, HostOutgoingRequ
 
 use crate::data::ShardHandle;
 use crate::engine::memory_of;
-use crate::failure::told;
 use crate::guest::Guest;
 use crate::logs::CallLog;
 use crate::memory::{HostFull, Share};
@@ -79,7 +78,7 @@ impl JobComponent {
     }
 }
 
-/// Replaces what of WASI is not pure even with the context of [`wasi`].
+/// Replaces what of WASI is not pure even with the context of [`still::wasi`].
 pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     // Even a refused request would be answered by a task, at a moment that differs between runs.
@@ -164,7 +163,7 @@ impl PureRun {
             Ok(Err(error)) if !error.is::<OutOfTime>() => {
                 let problem = problem(&spec, guest, &error);
                 if problem.kind != ProblemKind::Trap {
-                    guest.log.note(&told(&problem));
+                    guest.log.note(&problem.to_string());
                 }
                 return Err((problem, fuel.min(limits.fuel)));
             }
@@ -184,7 +183,7 @@ impl PureRun {
             }
             _ => {
                 let problem = timed_out(&spec);
-                guest.log.note(&told(&problem));
+                guest.log.note(&problem.to_string());
                 return Err((problem, fuel));
             }
         };

@@ -3,8 +3,9 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::Poll;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -15,6 +16,8 @@ use crate::meter::OutOfTime;
 /// How long a guest's turn may last before another thread takes over what else waits for this one. Fuel ends most turns
 /// sooner; this ends those that host calls make long.
 const TURN: Duration = Duration::from_millis(2);
+/// The runtime need not look at its sockets after a turn that was shorter: that costs about a microsecond.
+const SHORT_TURN: Duration = Duration::from_micros(50);
 /// A turn that is so long was one long step.
 const LONG_TURN: Duration = Duration::from_millis(8);
 /// Turns of a component that are watched after a long one, by the thread's own clock.
@@ -33,7 +36,7 @@ thread_local! {
 pub(crate) fn share_thread(now: Instant) {
     if TURN_BEGAN.get().is_some_and(|began| now - began > TURN) {
         TURN_BEGAN.set(Some(now));
-        // Not to wait for anything: the runtime gives the tasks that wait for this thread to another one.
+        // Nothing blocks here: the runtime only hands the tasks that wait for this thread to another one.
         tokio::task::block_in_place(|| ());
     }
 }
@@ -48,6 +51,58 @@ pub(crate) fn share_thread(now: Instant) {
 pub(crate) struct Turns {
     watched: AtomicU32,
     apart: AtomicU32,
+}
+
+/// A guest that ends its turn because its fuel for one is burned wakes itself at once. A runtime that always has such a guest to
+/// run looks at its sockets and timers only after every 61st turn. So the turns of a call after its first have this waker: a
+/// guest that wakes itself within a turn goes on after the runtime has looked, unless the turn was short.
+struct TurnWaker {
+    task: Waker,
+    /// Whether the turn goes on.
+    in_turn: AtomicBool,
+    /// Whether the guest was woken in its turn.
+    is_woken: AtomicBool,
+}
+
+impl TurnWaker {
+    fn new(task: &Waker) -> Arc<Self> {
+        Arc::new(TurnWaker {
+            task: task.clone(),
+            in_turn: AtomicBool::new(false),
+            is_woken: AtomicBool::new(false),
+        })
+    }
+
+    /// Gives the guest a turn that begins now.
+    fn poll<G: Future>(self: &Arc<Self>, guest: Pin<&mut G>, now: Instant) -> Poll<G::Output> {
+        self.in_turn.store(true, Ordering::SeqCst);
+        let polled = guest.poll(&mut Context::from_waker(&Waker::from(self.clone())));
+        self.in_turn.store(false, Ordering::SeqCst);
+        if self.is_woken.swap(false, Ordering::SeqCst) && polled.is_pending() {
+            match now.elapsed() < SHORT_TURN {
+                true => self.task.wake_by_ref(),
+                // The runtime wakes it once it has looked.
+                false => {
+                    let _ = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&self.task));
+                }
+            }
+        }
+        polled
+    }
+}
+
+impl Wake for TurnWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.is_woken.store(true, Ordering::SeqCst);
+        if !self.in_turn.load(Ordering::SeqCst) {
+            self.is_woken.store(false, Ordering::SeqCst);
+            self.task.wake_by_ref();
+        }
+    }
 }
 
 /// How a turn runs.
@@ -124,6 +179,8 @@ pub(crate) async fn in_turns<G: Future>(
 ) -> Result<G::Output, OutOfTime> {
     let mut rest = pin!(tokio::time::sleep_until(deadline.into()));
     let mut waits = None;
+    let mut is_first = true;
+    let mut waker: Option<Arc<TurnWaker>> = None;
     poll_fn(|cx| {
         let now = Instant::now();
         // A busy runtime looks at its timers late.
@@ -135,10 +192,21 @@ pub(crate) async fn in_turns<G: Future>(
             None => turns.begin(),
         };
         let watch = Watch::start(turn, now);
+        // Most calls have one turn. A call goes on in another task than it began in at most once.
+        let is_known = waker
+            .as_ref()
+            .is_some_and(|waker| waker.task.will_wake(cx.waker()));
+        if !std::mem::take(&mut is_first) && !is_known {
+            waker = Some(TurnWaker::new(cx.waker()));
+        }
+        let mut take_turn = |cx: &mut Context<'_>| match &waker {
+            Some(waker) => waker.poll(guest.as_mut(), now),
+            None => guest.as_mut().poll(cx),
+        };
         let polled = match turn {
             Turn::Usual | Turn::Watched => {
                 TURN_BEGAN.set(Some(now));
-                let polled = guest.as_mut().poll(cx);
+                let polled = take_turn(cx);
                 TURN_BEGAN.set(None);
                 polled
             }
@@ -148,7 +216,7 @@ pub(crate) async fn in_turns<G: Future>(
                 match waiting.as_mut().poll(cx) {
                     Poll::Ready(thread) => {
                         waits = None;
-                        let polled = tokio::task::block_in_place(|| guest.as_mut().poll(cx));
+                        let polled = tokio::task::block_in_place(|| take_turn(cx));
                         drop(thread);
                         polled
                     }
@@ -307,6 +375,71 @@ mod tests {
         });
         let longest = guest.await.unwrap();
         assert!(longest < HELD / 2, "{longest:?}");
+    }
+
+    /// A guest that never waits, and others on its thread: the runtime looks at its sockets after each of the guest's turns.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn who_burns_fuel_keeps_no_socket_waiting() {
+        const TURN: Duration = Duration::from_millis(1);
+        const TIME: Duration = Duration::from_millis(400);
+        let guest = tokio::spawn(async {
+            let mut guest = Box::pin(poll_fn::<(), _>(|cx| {
+                while_busy(TURN);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }));
+            in_turns(Instant::now() + TIME, &Turns::default(), guest.as_mut()).await
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        // It accepts on the guest's thread, and the client is on none of the runtime's.
+        let served = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                drop(stream);
+            }
+        });
+        let waited = std::thread::spawn(move || {
+            let mut waited = Vec::new();
+            for _ in 0..20 {
+                let begun = Instant::now();
+                let mut stream = std::net::TcpStream::connect(address).unwrap();
+                // It ends once it was accepted.
+                std::io::Read::read_to_end(&mut stream, &mut Vec::new()).unwrap();
+                waited.push(begun.elapsed());
+            }
+            waited.sort();
+            waited[10]
+        });
+        assert!(matches!(guest.await.unwrap(), Err(OutOfTime)));
+        let middle = waited.join().unwrap();
+        served.abort();
+        assert!(middle < TURN * 20, "61 turns pass without a look: {middle:?}");
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_is_woken_goes_on_whoever_wakes_it() {
+        // By itself, in short turns and long ones, and by another task.
+        for length in [Duration::ZERO, SHORT_TURN * 2] {
+            let mut turns = 0;
+            let mut guest = Box::pin(poll_fn(|cx| {
+                while_busy(length);
+                turns += 1;
+                let waker = cx.waker().clone();
+                match turns % 3 {
+                    0 => waker.wake_by_ref(),
+                    1 => drop(tokio::spawn(async move { waker.wake() })),
+                    _ => drop(std::thread::spawn(move || waker.wake())),
+                }
+                if turns == 300 {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            }));
+            let until = Instant::now() + Duration::from_secs(20);
+            assert_eq!(in_turns(until, &Turns::default(), guest.as_mut()).await, Ok(()));
+        }
     }
 
     fn while_busy(time: Duration) {

@@ -33,7 +33,12 @@ pub async fn put(
     let counted = blobs.clone();
     let files = tokio::task::spawn_blocking(move || written::count(counted))
         .await
-        .map_err(|error| Problem::new(ProblemKind::Internal, format!("counting files: {error}")))?
+        .map_err(|error| {
+            Problem::new(
+                ProblemKind::Internal,
+                format!("the files of a job could not be counted: {error}"),
+            )
+        })?
         .map_err(|path| {
             Problem::new(
                 ProblemKind::Conflict,

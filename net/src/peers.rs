@@ -153,7 +153,7 @@ impl Peers {
             Ok(Err(error)) => Err(self.lost(node, alpn, error.to_string()).await),
             Err(_) => Err(NetError::Unreachable {
                 node,
-                cause: format!("it takes no more streams for {} s", CONNECT.as_secs()),
+                cause: format!("the node accepted no new stream within {} s", CONNECT.as_secs()),
             }),
         }
     }

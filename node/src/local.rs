@@ -1,5 +1,7 @@
 //! The handle of the host in this same process.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -130,14 +132,15 @@ async fn logs(logs: Logs, query: LogQuery) -> Result<mpsc::Receiver<Logged>, Pro
     })?;
     let (send, received) = mpsc::channel(LOG_LINES);
     tokio::spawn(async move {
-        let last = past.last().cloned();
+        // Lines that came between the two are in both.
+        let known: HashSet<LogLine> = past.iter().cloned().collect();
         for line in past {
             if send.send(logged(&query, line)).await.is_err() {
                 return;
             }
         }
         if let Some(coming) = coming {
-            forward(coming, query, last, send).await;
+            forward(coming, query, known, send).await;
         }
     });
     Ok(received)
@@ -147,7 +150,7 @@ async fn logs(logs: Logs, query: LogQuery) -> Result<mpsc::Receiver<Logged>, Pro
 async fn forward(
     mut coming: broadcast::Receiver<LogLine>,
     query: LogQuery,
-    last: Option<LogLine>,
+    known: HashSet<LogLine>,
     send: mpsc::Sender<Logged>,
 ) {
     loop {
@@ -156,7 +159,7 @@ async fn forward(
             () = send.closed() => return,
         };
         match line {
-            Ok(line) if wanted(&query, &line) && Some(&line) != last.as_ref() => {
+            Ok(line) if wanted(&query, &line) && !known.contains(&line) => {
                 if send.send(logged(&query, line)).await.is_err() {
                     return;
                 }

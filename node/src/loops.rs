@@ -30,7 +30,7 @@ pub async fn scrub(store: Store, stop: CancellationToken) {
         after = match store.scrub_next(after).await {
             Ok(next) => next.unwrap_or(start),
             Err(error) => {
-                tracing::error!(%error, "scrubbing");
+                tracing::error!(%error, "the scrub of stored blobs failed, and begins anew");
                 start
             }
         };
@@ -47,7 +47,7 @@ pub async fn evict(cluster: Arc<Cluster>, stop: CancellationToken) {
         match cluster.catalog.evict_remembered().await {
             Ok(0) => {}
             Ok(results) => tracing::info!(results, "forgot the least used remembered results"),
-            Err(problem) => tracing::warn!(%problem, "forgetting remembered results"),
+            Err(problem) => tracing::warn!(%problem, "the least used remembered results cannot be forgotten"),
         }
     }
 }

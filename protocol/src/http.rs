@@ -1,6 +1,7 @@
 //! HTTP as guests, hosts and gateways share it.
 
 use crate::units::parse_digits;
+use crate::{FunctionName, Problem, ProblemKind};
 
 /// What the names of fields begin with that only nodes write. Those of guests and clients are dropped.
 const RESERVED: &str = "nearfield-";
@@ -26,6 +27,14 @@ pub enum LengthFault {
     TooLong { declared: u64 },
     #[error("declares {declared} bytes and has {sent}")]
     TooShort { declared: u64, sent: u64 },
+}
+
+impl LengthFault {
+    /// What becomes of a function's response with this fault.
+    pub fn of_function(self, function: &FunctionName) -> Problem {
+        let detail = format!("function `{function}` answered with a body that {self}");
+        Problem::new(ProblemKind::BadResponse, detail)
+    }
 }
 
 impl DeclaredLength {

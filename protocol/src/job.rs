@@ -252,6 +252,11 @@ impl PureReport {
         hasher.finish()
     }
 
+    /// Whether it wrote files, or has the digest of none.
+    pub fn files_are_consistent(&self) -> bool {
+        self.written_files > 0 || self.written == Digest::EMPTY
+    }
+
     /// Whether another run of the same came to the same.
     pub fn agrees(&self, other: &PureReport) -> bool {
         let said = |report: &PureReport| {

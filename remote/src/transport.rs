@@ -26,7 +26,7 @@ const MOST_RETRYING: Duration = Duration::from_secs(120);
 /// Nobody listens: soon told, since most often the address is wrong.
 const CONNECT_RETRIES: u32 = 3;
 
-/// Servers that are asked to much say so for some seconds.
+/// Servers that are asked too much say so for some seconds.
 const RETRIES: u32 = 8;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -40,6 +40,8 @@ pub const MOST_BYTES: u64 = 16 << 20;
 
 /// Most bytes read of an answer that refuses.
 const REFUSAL_BYTES: usize = 64 << 10;
+/// How long such an answer may take beside its head.
+const REFUSAL: Duration = Duration::from_secs(5);
 
 /// Makes requests, and makes them again while that may help.
 pub struct Transport {
@@ -210,12 +212,15 @@ async fn refusal(mut response: Response) -> Refusal {
     let header = |name| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
     let region = header("x-amz-bucket-region");
     let mut body = Vec::new();
+    let reading = async {
+        while let Ok(Some(chunk)) = response.chunk().await
+            && body.len() < REFUSAL_BYTES
+        {
+            body.extend_from_slice(&chunk);
+        }
+    };
     // The status alone will do if the rest does not come.
-    while let Ok(Some(chunk)) = response.chunk().await
-        && body.len() < REFUSAL_BYTES
-    {
-        body.extend_from_slice(&chunk);
-    }
+    let _ = tokio::time::timeout(REFUSAL, reading).await;
     Refusal {
         status: response.status().as_u16(),
         code: code(&body),

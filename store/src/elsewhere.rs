@@ -223,7 +223,7 @@ impl Store {
                 ..came
             }),
             Err(error) => match (&*error, absent) {
-                // Here once, and gone: that is the more telling cause.
+                // The blob was stored here and is lost: that says more than the fetch that failed.
                 (StoreError::Elsewhere { .. }, corrupt @ StoreError::Corrupt(_)) => Err(corrupt),
                 (StoreError::Elsewhere { digest, cause }, _) => Err(StoreError::Elsewhere {
                     digest: *digest,

@@ -1,11 +1,11 @@
 use std::io;
 use std::path::PathBuf;
 
-use nearfield_protocol::Digest;
 use nearfield_protocol::meta::MetaError;
+use nearfield_protocol::{Digest, ProblemKind};
 
 use crate::cut::CutError;
-use crate::in_place::ObjectError;
+use crate::in_place::{ObjectError, SourceError};
 
 /// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +85,27 @@ impl From<CutError> for StoreError {
 }
 
 impl StoreError {
+    /// What it is to whoever asked for the data.
+    pub fn kind(&self) -> ProblemKind {
+        match self {
+            StoreError::Missing(_) => ProblemKind::UnknownBlob,
+            StoreError::NotADataset { .. } => ProblemKind::UnknownDataset,
+            StoreError::Corrupt(_) => ProblemKind::Corrupt,
+            StoreError::SourceChanged { .. } => ProblemKind::SourceChanged,
+            StoreError::Elsewhere { .. }
+            | StoreError::Source(SourceError::Object(ObjectError::Unreachable(_))) => {
+                ProblemKind::SourceUnreachable
+            }
+            StoreError::Source(_) => ProblemKind::BadRequest,
+            StoreError::Full { .. } | StoreError::DiskFull | StoreError::FileTooLarge => {
+                ProblemKind::StoreFull
+            }
+            StoreError::Unlike(_) => ProblemKind::Conflict,
+            StoreError::Cut(_) => ProblemKind::BadInput,
+            _ => ProblemKind::Internal,
+        }
+    }
+
     pub(crate) fn not_a_dataset(digest: Digest, error: MetaError) -> Self {
         StoreError::NotADataset {
             digest,

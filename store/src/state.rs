@@ -253,7 +253,7 @@ impl State {
         Ok(noted.map_or(0, |value| value.value()))
     }
 
-    /// Notes that. Durable when this returns.
+    /// Notes when the latest of a network's records was written. Durable when this returns.
     pub fn note_records(&self, network: &str, unix_ms: u64) -> Result<(), StoreError> {
         self.write(|tx| {
             let key = format!("{RECORDS_KEY}{network}");

@@ -91,6 +91,30 @@ fn reused_instances_answer_like_fresh_ones() {
 }
 
 #[test]
+fn instances_that_leak_fail_no_call() {
+    let node = Node::start();
+    for (name, component) in [("p2", "rude"), ("p3", "rude_p3")] {
+        node.deploy(
+            name,
+            component,
+            "public = true\ninstances = \"reuse\"\nlimits = { memory = \"16MiB\" }",
+        );
+        // More calls than there are handles, and far more bytes than there is memory.
+        for (calls, leaks) in [(1_100, "keeps=2"), (80, "leaves=1000000")] {
+            let url = format!("/fn/{name}?{leaks}&body=x");
+            for call in 0..calls {
+                let reply = node.get(&url);
+                assert_eq!(
+                    (reply.status, reply.text().as_str()),
+                    (200, "x"),
+                    "{name}, {leaks}, call {call}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn routes_prefixes_and_the_guest_s_path() {
     let node = Node::start();
     node.deploy("hello", "hello", "public = true\nroute = \"/greet\"");

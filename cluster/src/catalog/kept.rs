@@ -7,7 +7,6 @@ use nearfield_store::Placement;
 use super::guards::Granted;
 use super::put::Keeping;
 use super::state::Catalog;
-use crate::problem::store_problem;
 use crate::recording::labels;
 
 /// Nodes that a refusal names.
@@ -46,16 +45,6 @@ impl Catalog {
     pub fn has_granted(&self, node: &NodeId, name: &DatasetName) -> bool {
         let all = self.granted.lock();
         all.iter().any(|granted| granted == &(*node, name.clone()))
-    }
-
-    /// Forgets the results that were computed from `origin`. Returns how many.
-    pub async fn forget_results(&self, origin: &str) -> Result<u64, Problem> {
-        let forgotten = self.remembered.purge(origin).await.map_err(store_problem)?;
-        if !forgotten.blobs.is_empty() {
-            let _recording = self.recording.write().await;
-            self.release_unreferenced(Vec::new(), forgotten.blobs).await?;
-        }
-        Ok(forgotten.results)
     }
 
     /// Why a put is refused that no node takes which may keep it, and what helps.

@@ -58,7 +58,7 @@ impl Catalog {
     ) -> Result<(DatasetVersion, PutReport), Problem> {
         let Target { name, if_version, .. } = &target;
         let (name, if_version) = (name.clone(), *if_version);
-        // Told early where it can be; what counts is the check as the record is written.
+        // An early check; the one that counts is made as the record is written.
         let newest = self.node.records().dataset(&name).cloned();
         check_version(&name, if_version, newest.as_ref())?;
         let grows = request.placement != Placement::Whole;

@@ -70,19 +70,27 @@ impl Catalog {
         self.node.remove_dataset(name).await.map_err(net_problem)?;
         let mut forgotten_results = 0;
         let (mut results, mut origins) = (Vec::new(), Vec::new());
-        let mut remaining = Vec::new();
+        let mut remaining = Ok(Vec::new());
+        let mut purged = Ok(());
         if let Some(leaving) = leaving {
-            remaining = self.remaining(&leaving).await?;
+            remaining = self.remaining(&leaving).await;
             origins.push(name.to_string());
             // A version may have been gone over by its digest alone.
             origins.extend(removed.iter().map(Digest::to_string));
             for origin in &origins {
-                let forgotten = self.remembered.purge(origin).await.map_err(store_problem)?;
-                forgotten_results += forgotten.results;
-                results.extend(forgotten.blobs);
+                match self.remembered.purge(origin).await {
+                    Ok(forgotten) => {
+                        forgotten_results += forgotten.results;
+                        results.extend(forgotten.blobs);
+                    }
+                    Err(error) => purged = Err(store_problem(error)),
+                }
             }
         }
+        // The name is gone: what nothing refers to goes, whatever failed since.
         let released_bytes = self.release_unreferenced(removed, results).await?;
+        purged?;
+        let mut remaining = remaining?;
         // Others may be slow to answer: nobody who writes waits for them.
         drop(recording);
         if !origins.is_empty() {

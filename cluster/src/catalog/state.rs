@@ -68,7 +68,7 @@ impl Catalog {
         let _recording = self.recording.write().await;
         if pinned {
             let dataset = self.store.dataset(&digest).await.map_err(store_problem)?;
-            // It may be on its way out.
+            // The dataset may be marked for the sweep already.
             let blobs = dataset.blobs().collect();
             self.store.revive(blobs).await.map_err(store_problem)?;
             return self.store.pin(digest).map_err(store_problem);

@@ -18,9 +18,12 @@ impl Member {
     pub async fn follow_members(self, mut members: mpsc::Receiver<MemberEvent>) {
         let node = &self.cluster.catalog.node;
         while let Some(event) = self.next(members.recv()).await {
-            if let MemberEvent::Up(id, _) | MemberEvent::Gone(id) = &event {
-                let came = matches!(event, MemberEvent::Up(..));
-                tracing::info!(node = id.short(), came, "a member came or went");
+            match &event {
+                MemberEvent::Up(id, _) => tracing::info!(node = id.short(), "a member is connected"),
+                MemberEvent::Gone(id) => {
+                    tracing::info!(node = id.short(), "a member is not connected any more")
+                }
+                _ => {}
             }
             self.cluster.hosts.take(event, &node.records());
         }

@@ -4,7 +4,7 @@
 //! of the records, the lists of shards and the table of hosts (`wanted`); hosts are then asked to fetch and keep, each by
 //! itself, so that none waits for a slow one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use nearfield_net::Records;
@@ -101,7 +101,8 @@ impl Member {
             return Ok(());
         }
         let mut orders = Orders::new();
-        let (mut safe, mut misplaced_here) = (Vec::new(), Vec::new());
+        // Versions share blobs.
+        let (mut safe, mut misplaced_here) = (HashSet::new(), HashSet::new());
         let mut lost = Vec::new();
         while let Some(ended) = asking.tasks.try_join_next() {
             let in_vain = ended.unwrap_or_default().into_iter();
@@ -147,7 +148,7 @@ impl Member {
                     if !rule.is_empty() && is_settled(&table, digest, &kept, more.as_deref()) {
                         if !catalog.node.may_rest(digest) {
                             all_well = false;
-                            misplaced_here.push(*digest);
+                            misplaced_here.insert(*digest);
                         }
                         for host in misplaced(&table, digest, &rule) {
                             all_well = false;
@@ -158,7 +159,7 @@ impl Member {
                         }
                     }
                     let Some(more) = more else {
-                        safe.push(*digest);
+                        safe.insert(*digest);
                         continue;
                     };
                     all_well = false;
@@ -179,7 +180,7 @@ impl Member {
         };
         let all_read = look_at_all(&self.cluster, &records, &mut asking.lists, look).await;
         self.cluster.hosts.set_drains(drains.end());
-        self.erase(misplaced_here).await?;
+        self.erase(misplaced_here.into_iter().collect()).await?;
         // A gateway without a host keeps bytes only until hosts do.
         if self.cluster.hosts.table().find(&catalog.node.id()).is_none() {
             let stored = safe
@@ -201,8 +202,10 @@ impl Member {
 
     /// Asks a host to keep blobs and to let go of others, a batch at a time. Returns those of batches of which it got less
     /// than all, from whoever it asked.
-    async fn order(&self, host: NodeId, order: Order) -> Vec<Digest> {
+    async fn order(&self, host: NodeId, mut order: Order) -> Vec<Digest> {
         let mut in_vain = Vec::new();
+        order.erase.sort_unstable();
+        order.erase.dedup();
         for some in order.erase.chunks(MAX_ASKED) {
             if let Err(problem) = self.order_erased(host, some).await {
                 tracing::warn!(host = host.short(), %problem, "a host does not let go of what may not rest there");

@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use nearfield_net::control::Forget;
 use nearfield_protocol::{Digest, Problem};
 
 use super::Member;
@@ -17,7 +18,7 @@ use crate::problem::store_problem;
 const AGAIN: Duration = Duration::from_secs(2);
 
 impl Member {
-    /// Sees to it until `stop`.
+    /// Follows what may rest on this node until `stop`.
     pub async fn follow_residency(self) {
         let node = &self.cluster.catalog.node;
         let mut changes = node.changes();
@@ -25,7 +26,10 @@ impl Member {
         loop {
             changes.mark_unchanged();
             node.refresh_residency().await;
-            let known = self.learn_lists().await;
+            let learning = async { Some(self.learn_lists().await) };
+            let Some(known) = self.next(learning).await else {
+                return;
+            };
             if let Err(problem) = self.let_go_of_misplaced(&mut forgotten).await {
                 tracing::warn!(%problem, "what may not rest on this node cannot be let go of");
             }
@@ -71,7 +75,7 @@ impl Member {
             }
             // A job may have gone over it by its digest alone.
             for origin in [version.name.to_string(), version.digest.to_string()] {
-                let results = catalog.forget_results(&origin).await?;
+                let results = catalog.forget(&Forget::For(origin.clone())).await?;
                 if results > 0 {
                     tracing::info!(origin, results, "forgot results of data that may not rest here");
                 }

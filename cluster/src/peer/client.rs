@@ -296,7 +296,7 @@ pub(super) async fn open(peers: &Peers, host: NodeId, op: &Op) -> Result<(SendSt
         Ok(Ok(())) => Ok((send, receive)),
         Ok(Err(error)) => Err(unreachable(error)),
         Err(_) => Err(unreachable(format!(
-            "it took no question within {} s",
+            "the host read no question within {} s",
             ANSWER.as_secs()
         ))),
     }
@@ -345,7 +345,7 @@ fn cut_lines(lines: Vec<String>) -> Vec<String> {
 fn unexpected() -> Problem {
     Problem::new(
         ProblemKind::Internal,
-        "the host answered something that this build does not know",
+        "the host sent a message that this build cannot decode",
     )
 }
 

@@ -15,7 +15,7 @@ use roaring::RoaringBitmap;
 pub type Slot = u16;
 
 /// No holder.
-const NOBODY: Slot = Slot::MAX;
+pub(super) const NOBODY: Slot = Slot::MAX;
 
 /// The blobs of all hosts.
 #[derive(Default)]

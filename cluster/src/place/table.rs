@@ -7,7 +7,7 @@ use nearfield_net::control::{Hello, Load};
 use nearfield_protocol::node::Labels;
 use nearfield_protocol::{Digest, NodeId};
 
-use super::holders::{Holders, Slot};
+use super::holders::{Holders, NOBODY, Slot};
 
 /// Fuel that one core burns in a millisecond, until a host has measured its own.
 const FUEL_PER_MS: u64 = 3_000_000;
@@ -111,7 +111,9 @@ impl HostTable {
             self.hosts.push(None);
             self.hosts.len() - 1
         });
-        let Ok(slot) = Slot::try_from(slot) else { return };
+        let Some(slot) = Slot::try_from(slot).ok().filter(|slot| *slot != NOBODY) else {
+            return;
+        };
         self.hosts[slot as usize] = Some(Host {
             id,
             seed: seed(&id),

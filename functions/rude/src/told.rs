@@ -2,7 +2,8 @@
 //!
 //! `?status=200&field=name:value&body=text&times=3&trailer=name:value`: fields and trailers may come more than once, the
 //! body is written so many times, each time by itself. `error=5` answers with an error of so many bytes instead. `log=text`
-//! prints the text before.
+//! prints the text before. `leaves=1000` leaves so many bytes allocated, and `keeps=2` so many handles open, for as long as the
+//! instance lives.
 
 pub struct Told {
     pub status: u16,
@@ -11,6 +12,8 @@ pub struct Told {
     pub body: Vec<u8>,
     pub times: usize,
     pub error: Option<usize>,
+    /// Handles that are never dropped.
+    pub keeps: usize,
 }
 
 impl Told {
@@ -22,6 +25,7 @@ impl Told {
             body: Vec::new(),
             times: 1,
             error: None,
+            keeps: 0,
         };
         let query = target.split_once('?').map_or("", |(_, query)| query);
         for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
@@ -36,6 +40,10 @@ impl Told {
                 "body" => told.body = decoded(value),
                 "times" => told.times = value.parse().expect("times are a number"),
                 "log" => eprintln!("{}", String::from_utf8_lossy(&decoded(value))),
+                "leaves" => drop(Box::leak(
+                    vec![1_u8; value.parse().expect("a length is a number")].into_boxed_slice(),
+                )),
+                "keeps" => told.keeps = value.parse().expect("handles are a number"),
                 "error" => told.error = Some(value.parse().expect("a length is a number")),
                 _ => {}
             }

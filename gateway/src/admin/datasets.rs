@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -15,7 +16,9 @@ use nearfield_cluster::peer::forward::{Forwarded, accepted, forward};
 use nearfield_cluster::{Keeping, PutInput, REPLICAS, REPLICAS_RANGE, Target, store_problem};
 use nearfield_protocol::node::{Label, Role};
 use nearfield_protocol::records::DatasetVersion;
-use nearfield_protocol::{DatasetName, Digest, NodeId, PartName, Problem, ProblemKind, Split, unix_ms};
+use nearfield_protocol::{
+    DatasetName, Digest, InvalidName, NodeId, PartName, Problem, ProblemKind, Split, unix_ms,
+};
 use nearfield_store::{Dataset, Placement, PutProgress, PutReport, PutRequest, Shard, Store, pack};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -62,7 +65,7 @@ pub async fn put(
     asked: Asked,
     via: Option<NodeId>,
 ) -> Result<Response<Body>, Problem> {
-    let name = parse_name(name)?;
+    let name: DatasetName = parse_name(name)?;
     let split = match asked.parameter("split") {
         None | Some("auto") => None,
         Some(_) => asked.parsed::<Split>("split")?,
@@ -230,7 +233,12 @@ async fn followed(
     progress: Arc<PutProgress>,
 ) -> Result<Response<Body>, Problem> {
     let of = |ended: Result<_, JoinError>| {
-        ended.unwrap_or_else(|error| Err(Problem::new(ProblemKind::Internal, format!("a put: {error}"))))
+        ended.unwrap_or_else(|error| {
+            Err(Problem::new(
+                ProblemKind::Internal,
+                format!("the task of the put ended early: {error}"),
+            ))
+        })
     };
     if let Ok(ended) = tokio::time::timeout(PROGRESS_STEP, &mut put).await {
         return stored(of(ended)?);
@@ -261,7 +269,7 @@ fn far(progress: &PutProgress) -> Value {
 /// `?shards=true` lists the first shards, too.
 pub async fn describe(gateway: &Gateway, name: &str, with_shards: bool) -> Result<Response<Body>, Problem> {
     let records = gateway.cluster.catalog.node.records();
-    let name = parse_name(name)?;
+    let name: DatasetName = parse_name(name)?;
     let newest = gateway.cluster.newest(&name)?;
     let dataset = gateway
         .cluster
@@ -330,7 +338,7 @@ pub async fn describe(gateway: &Gateway, name: &str, with_shards: bool) -> Resul
 
 /// `?to=N`: makes an older version, or the one before, the newest once more.
 pub async fn rollback(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
-    let name = parse_name(name)?;
+    let name: DatasetName = parse_name(name)?;
     let version = gateway
         .cluster
         .catalog
@@ -340,7 +348,7 @@ pub async fn rollback(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Re
 }
 
 pub async fn remove(gateway: &Gateway, name: &str, purge: bool) -> Result<Response<Body>, Problem> {
-    let name = parse_name(name)?;
+    let name: DatasetName = parse_name(name)?;
     let removed = gateway.cluster.catalog.remove_dataset(&name, purge).await?;
     Ok(reply::json(
         StatusCode::OK,
@@ -355,7 +363,7 @@ pub async fn remove(gateway: &Gateway, name: &str, purge: bool) -> Result<Respon
 
 /// `?keep=N`: all versions but the newest N go.
 pub async fn prune(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
-    let name = parse_name(name)?;
+    let name: DatasetName = parse_name(name)?;
     let keep = asked.parsed::<NonZeroUsize>("keep")?.ok_or_else(|| {
         Problem::new(
             ProblemKind::BadRequest,
@@ -458,10 +466,10 @@ pub async fn pin(gateway: &Gateway, digest: &str, pinned: bool) -> Result<Respon
     ))
 }
 
-pub(super) fn parse_name(name: &str) -> Result<DatasetName, Problem> {
-    name.parse().map_err(|error: nearfield_protocol::InvalidName| {
-        Problem::new(ProblemKind::BadRequest, error.to_string())
-    })
+/// A name from a URL.
+pub(super) fn parse_name<N: FromStr<Err = InvalidName>>(name: &str) -> Result<N, Problem> {
+    name.parse()
+        .map_err(|error: InvalidName| Problem::new(ProblemKind::BadRequest, error.to_string()))
 }
 
 /// A folder as one tar stream. Another build may write another tar of the same files, so its ETag is weak, and it has no

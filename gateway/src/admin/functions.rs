@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::asked::Asked;
+use super::datasets::parse_name;
 use super::streamed;
 use crate::body::Body;
 use crate::reply;
@@ -322,10 +323,4 @@ fn route(function: &FunctionVersion) -> Route {
 
 fn url(gateway: &Gateway, function: &FunctionVersion) -> String {
     format!("{}{}", gateway.functions_url, route(function).as_str())
-}
-
-fn parse_name(name: &str) -> Result<FunctionName, Problem> {
-    name.parse().map_err(|error: nearfield_protocol::InvalidName| {
-        Problem::new(ProblemKind::BadRequest, error.to_string())
-    })
 }

@@ -121,7 +121,7 @@ pub async fn logs(gateway: &Gateway, id: &str, asked: &Asked) -> Result<Response
     let progress = running.map(|running| running.progress.subscribe());
     let ended = async move {
         let Some(mut progress) = progress else {
-            // What is there ends by itself.
+            // The job does not run: its past lines end the stream.
             return std::future::pending().await;
         };
         while progress.changed().await.is_ok() {}

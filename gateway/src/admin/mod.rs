@@ -140,7 +140,10 @@ pub async fn put_for(gateway: &Arc<Gateway>, via: NodeId, request: Request<Incom
 
 /// The answer to a change whose task ended early.
 pub fn failed(error: &JoinError) -> Response<Body> {
-    reply::problem(&Problem::new(ProblemKind::Internal, format!("a change: {error}")))
+    reply::problem(&Problem::new(
+        ProblemKind::Internal,
+        format!("the task that made the change ended early: {error}"),
+    ))
 }
 
 async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>, Problem> {
@@ -268,6 +271,17 @@ fn status(gateway: &Gateway) -> Result<Response<Body>, Problem> {
             "functions_url": gateway.functions_url,
         }),
     ))
+}
+
+/// The one of which `id` is the beginning, if it is that of one alone. `what` are several.
+fn only_one<T>(mut found: impl Iterator<Item = T>, what: &str, id: &str) -> Result<Option<T>, Problem> {
+    match (found.next(), found.next()) {
+        (found, None) => Ok(found),
+        _ => Err(Problem::new(
+            ProblemKind::BadRequest,
+            format!("several {what} begin with `{id}`: give more of it"),
+        )),
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::asked::Asked;
+use super::only_one;
 use crate::body::Body;
 use crate::reply;
 use crate::state::Gateway;
@@ -79,18 +80,11 @@ fn to_json(gateway: &Gateway, member: &Membership) -> Value {
 /// The node of which `id` is the beginning, if it is that of one alone.
 fn find(gateway: &Gateway, id: &str) -> Result<NodeId, Problem> {
     let records = gateway.cluster.catalog.node.records();
-    let mut found = records
+    let found = records
         .nodes()
         .map(|member| member.node.id)
         .filter(|node| node.to_string().starts_with(id));
-    match (found.next(), found.next()) {
-        (Some(found), None) => Ok(found),
-        (None, _) => Err(unknown(id)),
-        (Some(_), Some(_)) => Err(Problem::new(
-            ProblemKind::BadRequest,
-            format!("several nodes begin with `{id}`: give more of it"),
-        )),
-    }
+    only_one(found, "nodes", id)?.ok_or_else(|| unknown(id))
 }
 
 fn unknown(id: &str) -> Problem {
@@ -207,7 +201,7 @@ pub async fn leave(gateway: &Gateway) -> Result<Response<Body>, Problem> {
         _ => {
             return Err(Problem::new(
                 ProblemKind::Internal,
-                "a gateway answered something else",
+                "a gateway answered the leave with an unexpected reply",
             ));
         }
     }

@@ -37,7 +37,7 @@ pub async fn tar(
         if let Err(error) = written {
             let problem = match error.downcast::<StoreError>() {
                 Ok(error) => store_problem(error),
-                Err(error) => Problem::new(ProblemKind::Internal, format!("reading {what}: {error}")),
+                Err(error) => Problem::new(ProblemKind::Internal, format!("{what} cannot be read: {error}")),
             };
             // The client may be gone, which may well be the error.
             let _ = pieces.blocking_send(Err(problem));

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::asked::Asked;
+use super::only_one;
 use crate::body::Body;
 use crate::reply;
 use crate::state::Gateway;
@@ -89,21 +90,16 @@ pub async fn revoke(gateway: &Gateway, id: &str) -> Result<Response<Body>, Probl
 
 /// The id of which `id` is the beginning, if it is that of one token alone.
 fn find(records: &Records, id: &str) -> Result<String, Problem> {
-    let mut found = records
+    let found = records
         .tokens()
         .map(|token| &token.id)
         .filter(|token| token.starts_with(id));
-    match (found.next(), found.next()) {
-        (Some(found), None) => Ok(found.clone()),
-        (None, _) => Err(Problem::new(
+    only_one(found, "tokens", id)?.cloned().ok_or_else(|| {
+        Problem::new(
             ProblemKind::UnknownToken,
             format!("no token `{id}`; `nearfield ls tokens` lists them"),
-        )),
-        (Some(_), Some(_)) => Err(Problem::new(
-            ProblemKind::BadRequest,
-            format!("several tokens begin with `{id}`: give more of it"),
-        )),
-    }
+        )
+    })
 }
 
 fn internal(error: impl std::fmt::Display) -> Problem {

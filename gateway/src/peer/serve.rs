@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::head_first::HeadFirst;
 use super::read_to_end::ReadToEnd;
 use crate::admin;
-use crate::body::{self, Body};
+use crate::body::{self, Body, broken};
 use crate::contentless;
 use crate::heads;
 use crate::state::Gateway;
@@ -301,13 +301,6 @@ fn told(problem: &Problem) -> Response<Body> {
         .headers_mut()
         .insert(PROBLEM, header.unwrap_or(HeaderValue::from_static("1")));
     response
-}
-
-fn broken(error: &hyper::Error) -> Problem {
-    Problem::new(
-        ProblemKind::BadRequest,
-        format!("the request body broke off: {error}"),
-    )
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use nearfield_net::Records;
+use nearfield_protocol::NodeId;
 use nearfield_protocol::job::{PureReport, ResultKey};
 use nearfield_protocol::records::RecordClock;
-use nearfield_protocol::{Digest, NodeId};
 
 /// Whether a signature of a node is over these bytes.
 pub type Vouches = fn(&NodeId, &[u8], &[u8; 64]) -> bool;
@@ -138,15 +138,14 @@ impl Terms {
         if report.key != *key {
             tracing::error!(
                 host = host.short(),
-                "a host answered with another result than it was asked for"
+                "a host gave the result of another key than it was asked for"
             );
             return false;
         }
-        let files = report.written_files > 0 || report.written == Digest::EMPTY;
-        if report.fuel == 0 || report.total_fuel < report.fuel || !files {
+        if report.fuel == 0 || report.total_fuel < report.fuel || !report.files_are_consistent() {
             tracing::error!(
                 host = host.short(),
-                "a host has a result that cannot be: it is not used"
+                "a host has a result whose fuel or files cannot be: it is not used"
             );
             return false;
         }

@@ -223,7 +223,7 @@ impl Store {
         blocking_store(move || state.records_unix_ms(&network)).await
     }
 
-    /// Notes that. Durable when this returns.
+    /// Notes when the latest of a network's records was written. Durable when this returns.
     pub async fn note_records(&self, network: &str, unix_ms: u64) -> Result<(), StoreError> {
         let (state, network) = (self.inner.state.clone(), network.to_owned());
         blocking_store(move || state.note_records(&network, unix_ms)).await

@@ -1,14 +1,16 @@
 //! `cargo xtask bench foreign`: components from other languages' toolchains, on our node and under `wasmtime serve`.
 
+mod toolchains;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use ureq::http::Request;
 
+use self::toolchains::{Toolchain, Wasi};
 use super::peers::{self, Peer};
 use super::wrk;
 use crate::cleanup::Folder;
@@ -24,8 +26,14 @@ const CALLS: usize = 21;
 const ECHO_BYTES: usize = 1_000_000;
 const LOAD_SECONDS: u32 = 4;
 
-/// The folders of `benches/foreign`, each with a `build.sh`.
-const COMPONENTS: &[&str] = &["python", "python-p3", "javascript", "quickjs", "c"];
+/// The folders of `benches/foreign`.
+const COMPONENTS: &[(&str, Toolchain, Wasi)] = &[
+    ("python", Toolchain::Python, Wasi::P2),
+    ("python-p3", Toolchain::Python, Wasi::P3),
+    ("javascript", Toolchain::Node, Wasi::P2),
+    ("quickjs", Toolchain::Node, Wasi::P3),
+    ("c", Toolchain::C, Wasi::P2),
+];
 
 /// What was seen of one component.
 struct Seen {
@@ -56,8 +64,8 @@ pub fn run(as_json: bool) -> Result<()> {
     }
     let folder = Folder::new("foreign")?;
     let mut all = Vec::new();
-    for name in COMPONENTS {
-        let component = component(name)?;
+    for &(name, toolchain, wasi) in COMPONENTS {
+        let component = component(name, toolchain, wasi)?;
         step(&format!("{name}: on a node of ours"));
         let mut seen = ours(name, &component, &nearfield, folder.path())
             .with_context(|| format!("the component of {name}"))?;
@@ -78,23 +86,15 @@ pub fn run(as_json: bool) -> Result<()> {
 }
 
 /// Builds a component, or takes the one that `NEARFIELD_FOREIGN` has.
-fn component(name: &str) -> Result<PathBuf> {
+fn component(name: &str, toolchain: Toolchain, wasi: Wasi) -> Result<PathBuf> {
     let file = format!("{name}.wasm");
     if let Some(folder) = given("NEARFIELD_FOREIGN") {
         let path = folder.join(file);
         ensure!(path.is_file(), "there is no {}", path.display());
         return Ok(path.canonicalize()?);
     }
-    step(&format!("building benches/foreign/{name}"));
-    let out = root().join("target/foreign");
-    fs::create_dir_all(&out)?;
-    let path = out.join(file);
-    let script = root().join("benches/foreign").join(name).join("build.sh");
-    workspace::run(
-        Command::new(script)
-            .arg(&path)
-            .env("NEARFIELD_TOOLS", out.join("tools")),
-    )?;
+    let path = root().join("target/foreign").join(file);
+    toolchains::build(name, toolchain, wasi, &path)?;
     Ok(path)
 }
 
