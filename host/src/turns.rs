@@ -380,8 +380,9 @@ mod tests {
     /// A guest that never waits, and others on its thread: the runtime looks at its sockets after each of the guest's turns.
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn who_burns_fuel_keeps_no_socket_waiting() {
-        const TURN: Duration = Duration::from_millis(1);
-        const TIME: Duration = Duration::from_millis(400);
+        const TURN: Duration = Duration::from_millis(4);
+        const CONNECTIONS: u32 = 9;
+        const TIME: Duration = Duration::from_secs(60);
         let guest = tokio::spawn(async {
             let mut guest = Box::pin(poll_fn::<(), _>(|cx| {
                 while_busy(TURN);
@@ -399,22 +400,20 @@ mod tests {
                 drop(stream);
             }
         });
-        let waited = std::thread::spawn(move || {
-            let mut waited = Vec::new();
-            for _ in 0..20 {
-                let begun = Instant::now();
+        let waiting = tokio::task::spawn_blocking(move || {
+            let begun = Instant::now();
+            for _ in 0..CONNECTIONS {
                 let mut stream = std::net::TcpStream::connect(address).unwrap();
                 // It ends once it was accepted.
                 std::io::Read::read_to_end(&mut stream, &mut Vec::new()).unwrap();
-                waited.push(begun.elapsed());
             }
-            waited.sort();
-            waited[10]
+            begun.elapsed() / CONNECTIONS
         });
-        assert!(matches!(guest.await.unwrap(), Err(OutOfTime)));
-        let middle = waited.join().unwrap();
+        let waited = waiting.await.unwrap();
+        assert!(!guest.is_finished());
+        guest.abort();
         served.abort();
-        assert!(middle < TURN * 20, "61 turns pass without a look: {middle:?}");
+        assert!(waited < TURN * 6, "many turns pass without a look: {waited:?}");
     }
 
     #[tokio::test]
