@@ -6,7 +6,7 @@ use nearfield_net::Peers;
 use nearfield_protocol::NodeId;
 
 use crate::host::Host;
-use crate::peer::client::Remote;
+use crate::peer::client::RemoteHost;
 
 /// Gives the handle of each host.
 pub struct Dispatch {
@@ -25,7 +25,7 @@ impl Dispatch {
     pub fn to(&self, host: NodeId) -> Arc<dyn Host> {
         match &self.here {
             Some(here) if host == self.local => here.clone(),
-            _ => Arc::new(Remote::new(self.peers.clone(), host)),
+            _ => Arc::new(RemoteHost::new(self.peers.clone(), host)),
         }
     }
 }

@@ -19,7 +19,7 @@ pub mod place;
 mod problem;
 mod recording;
 
-pub use catalog::{Catalog, Granted, Held, Keeping, PutInput, Remaining, Removed, Target};
+pub use catalog::{Catalog, DataHold, Granted, Keeping, PutInput, Remaining, Removed, Target};
 pub use cluster::Cluster;
 pub use dispatch::Dispatch;
 pub use drains::Drain;

@@ -40,7 +40,7 @@ pub enum Caller {
 }
 
 /// What a call asks for.
-pub struct Asked<'a> {
+pub struct CallTarget<'a> {
     pub function: &'a FunctionVersion,
     pub method: &'a str,
     /// Below the function's route.
@@ -70,7 +70,7 @@ impl Auth {
     pub fn caller(
         &self,
         headers: &HeaderMap,
-        asked: &Asked<'_>,
+        asked: &CallTarget<'_>,
         records: &Records,
     ) -> Result<Caller, Problem> {
         if asked.function.manifest.public {
@@ -270,7 +270,7 @@ mod tests {
         };
         let token = tokens::narrow(&auth.issue(&grant("f")).unwrap(), &narrowing).unwrap();
         let (function, records) = (function("f"), records(&[("t2", auth.key())]));
-        let asked = Asked {
+        let asked = CallTarget {
             function: &function,
             method: "GET",
             path: "/",
@@ -307,7 +307,7 @@ mod tests {
     fn a_token_counts_by_the_key_that_its_record_names() {
         let (first, second) = (auth(), Auth::new("admin", [8; 32]).unwrap());
         let function = function("f");
-        let asked = Asked {
+        let asked = CallTarget {
             function: &function,
             method: "GET",
             path: "/",

@@ -259,7 +259,7 @@ impl http_body::Body for DeclaredBody {
 }
 
 /// The start of a body, read ahead.
-pub struct Held {
+pub struct HeldFrames {
     pub frames: VecDeque<Bytes>,
     /// How the reading ahead stopped.
     pub end: HeldEnd,
@@ -276,7 +276,7 @@ pub enum HeldEnd {
 
 /// Reads ahead up to [`limits::RESPONSE_HELD_BYTES`], and no longer than until `patience` has passed
 /// without a frame: a slow stream must not wait for its buffer to fill.
-pub async fn hold<B>(body: &mut B, patience: std::time::Duration) -> Held
+pub async fn hold<B>(body: &mut B, patience: std::time::Duration) -> HeldFrames
 where
     B: http_body::Body<Data = Bytes, Error = Problem> + Unpin,
 {
@@ -308,7 +308,7 @@ where
             },
         }
     };
-    Held { frames, end }
+    HeldFrames { frames, end }
 }
 
 /// A body of frames that are all there, its length known, with trailers if there are any.

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::admit::Places;
 use crate::body::BodyFault;
 use crate::budget::Allowance;
-use crate::calls::{CallRecord, Placement};
+use crate::calls::{CallPlacement, CallRecord};
 use crate::route::Served;
 use crate::state::Gateway;
 
@@ -25,7 +25,7 @@ pub struct Booking {
     pub id: CallId,
     /// The host that had it in the end.
     pub chosen: Arc<OnceLock<NodeId>>,
-    pub placement: Arc<Placement>,
+    pub placement: Arc<CallPlacement>,
     /// What the call may burn of its token's day.
     pub allowance: Option<Allowance>,
     /// What to say if it burns all of it and its function's limit is more.

@@ -21,13 +21,13 @@ pub struct CallRecord {
     pub host: Option<NodeId>,
     pub started_unix_ms: u64,
     pub status: u16,
-    pub placement: Arc<Placement>,
+    pub placement: Arc<CallPlacement>,
     pub report: CallReport,
 }
 
 /// How a call's host was chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placement {
+pub struct CallPlacement {
     pub candidates: Vec<Candidate>,
     /// Inputs, and of them those that the host held whole.
     pub inputs: usize,
@@ -99,7 +99,7 @@ fn ends_an_id(text: &str) -> bool {
     text.len() >= LEAST_DIGITS && text.bytes().all(is_digit)
 }
 
-impl Placement {
+impl CallPlacement {
     /// The hosts that may run the call, the best first.
     pub fn hosts(&self) -> impl Iterator<Item = NodeId> + '_ {
         let can = self

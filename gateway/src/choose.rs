@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 
 use nearfield_cluster::Cluster;
-use nearfield_cluster::place::table::Host;
+use nearfield_cluster::place::table::HostEntry;
 use nearfield_cluster::place::{self, Ask, Candidate, Need, Standing};
 use nearfield_net::Records;
 use nearfield_protocol::gpu::GpuKind;
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
 
-use crate::calls::Placement;
+use crate::calls::CallPlacement;
 use crate::locate::Located;
 use crate::route::Served;
 
 /// Why nobody takes a call.
-pub fn nobody(cluster: &Cluster, placement: &Placement, required: Option<GpuKind>) -> Problem {
-    let has = |host: &Host, kind: GpuKind| host.load.gpu.as_ref().is_some_and(|gpu| kind.takes(gpu.kind));
+pub fn nobody(cluster: &Cluster, placement: &CallPlacement, required: Option<GpuKind>) -> Problem {
+    let has =
+        |host: &HostEntry, kind: GpuKind| host.load.gpu.as_ref().is_some_and(|gpu| kind.takes(gpu.kind));
     if let Some(kind) = required
         && !cluster.hosts.table().iter().any(|(_, host)| has(host, kind))
     {
@@ -47,9 +48,9 @@ pub fn only(
     host: NodeId,
     located: Option<&Located>,
     inputs: &BTreeMap<String, Digest>,
-) -> Placement {
+) -> CallPlacement {
     let store = &cluster.catalog.store;
-    Placement {
+    CallPlacement {
         candidates: vec![Candidate {
             host,
             standing: Standing::Costs {
@@ -72,7 +73,7 @@ pub async fn choose(
     served: &Served,
     located: Option<&Located>,
     inputs: &BTreeMap<String, Digest>,
-) -> Result<Placement, Problem> {
+) -> Result<CallPlacement, Problem> {
     let (store, function) = (&cluster.catalog.store, &served.function);
     let located_in = function.manifest.locate.as_ref().map(|locate| &locate.input);
     let mut spreads = Vec::new();
@@ -124,7 +125,7 @@ pub async fn choose(
         _ => (0, 0),
     };
     drop(table);
-    Ok(Placement {
+    Ok(CallPlacement {
         candidates,
         inputs: inputs.len(),
         local,

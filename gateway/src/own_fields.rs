@@ -5,7 +5,7 @@ use nearfield_protocol::call::Stages;
 use nearfield_protocol::gpu::GpuUsage;
 
 use crate::booking::Cost;
-use crate::calls::Placement;
+use crate::calls::CallPlacement;
 
 pub const ID: HeaderName = HeaderName::from_static("nearfield-id");
 pub const HOST: HeaderName = HeaderName::from_static("nearfield-host");
@@ -24,8 +24,8 @@ pub fn set_cost(headers: &mut HeaderMap, cost: Cost) {
 }
 
 /// Says where a call ran, and whether its data was there. `host` is the host's name.
-pub fn set_placement(headers: &mut HeaderMap, host: HeaderValue, placement: &Placement) {
-    let Placement {
+pub fn set_placement(headers: &mut HeaderMap, host: HeaderValue, placement: &CallPlacement) {
+    let CallPlacement {
         local,
         inputs,
         moved_bytes,

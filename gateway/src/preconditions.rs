@@ -162,34 +162,34 @@ fn range_of(value: &[u8], size_bytes: u64) -> Answer {
 
 /// One range of a set (§14.1.2). Numbers beyond 64 bits lie behind any end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
+enum RangeSpec {
     From { first: u64, last: Option<u64> },
     Suffix(u64),
 }
 
-impl Asked {
+impl RangeSpec {
     fn satisfiable(self, size_bytes: u64) -> bool {
         match self {
-            Asked::From { first, .. } => first < size_bytes,
-            Asked::Suffix(bytes) => bytes > 0,
+            RangeSpec::From { first, .. } => first < size_bytes,
+            RangeSpec::Suffix(bytes) => bytes > 0,
         }
     }
 
     /// Of one that is satisfiable. The suffix of nothing is nothing, which no `Content-Range` can say: all of it then.
     fn within(self, size_bytes: u64) -> Answer {
         match self {
-            Asked::From { first, last } => {
+            RangeSpec::From { first, last } => {
                 let end = last.map_or(size_bytes, |last| last.saturating_add(1).min(size_bytes));
                 Answer::Part(first..end)
             }
-            Asked::Suffix(_) if size_bytes == 0 => Answer::Whole,
-            Asked::Suffix(bytes) => Answer::Part(size_bytes.saturating_sub(bytes)..size_bytes),
+            RangeSpec::Suffix(_) if size_bytes == 0 => Answer::Whole,
+            RangeSpec::Suffix(bytes) => Answer::Part(size_bytes.saturating_sub(bytes)..size_bytes),
         }
     }
 }
 
 /// The ranges of a `bytes` set; `None` if it is another unit's or breaks the grammar anywhere.
-fn ranges(value: &[u8]) -> Option<Vec<Asked>> {
+fn ranges(value: &[u8]) -> Option<Vec<RangeSpec>> {
     let value = std::str::from_utf8(value).ok()?;
     let (unit, set) = value.split_once('=')?;
     if !unit.eq_ignore_ascii_case("bytes") {
@@ -204,17 +204,17 @@ fn ranges(value: &[u8]) -> Option<Vec<Asked>> {
     asked.filter(|asked| !asked.is_empty())
 }
 
-fn range(text: &str) -> Option<Asked> {
+fn range(text: &str) -> Option<RangeSpec> {
     let (first, last) = text.split_once('-')?;
     if first.is_empty() {
-        return Some(Asked::Suffix(number(last)?));
+        return Some(RangeSpec::Suffix(number(last)?));
     }
     let first = number(first)?;
     let last = match last {
         "" => None,
         last => Some(number(last).filter(|last| *last >= first)?),
     };
-    Some(Asked::From { first, last })
+    Some(RangeSpec::From { first, last })
 }
 
 fn number(text: &str) -> Option<u64> {

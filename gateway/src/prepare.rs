@@ -16,7 +16,7 @@ use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::{CallId, NodeId, Problem, ProblemKind, limits};
 
 use crate::admit::Client;
-use crate::auth::{Asked, Caller};
+use crate::auth::{CallTarget, Caller};
 use crate::body::{self, Body, BodyFault, BoundedBody};
 use crate::booking::Booking;
 use crate::budget::{self, Allowance};
@@ -64,7 +64,7 @@ pub async fn prepare(
     let rest = routed.rest(path)?;
     let values = routed.values(path)?;
 
-    let asked = Asked {
+    let asked = CallTarget {
         function,
         method: parts.method.as_str(),
         path: &rest,

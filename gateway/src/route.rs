@@ -14,7 +14,7 @@ use nearfield_protocol::{Digest, FunctionName, Problem, ProblemKind};
 use parking_lot::RwLock;
 
 use crate::admit::{Admission, Pool};
-use crate::calls::Placement;
+use crate::calls::CallPlacement;
 use crate::metrics::{FunctionMetrics, Metrics};
 
 pub(crate) use tree::Tree;
@@ -32,7 +32,7 @@ pub struct Served {
     pub pool: Arc<Pool>,
     pub metrics: Arc<FunctionMetrics>,
     /// Where its calls go if it has no inputs and there is one host alone, which is always the same then.
-    pub placement: OnceLock<Arc<Placement>>,
+    pub placement: OnceLock<Arc<CallPlacement>>,
 }
 
 impl Served {

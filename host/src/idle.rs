@@ -24,18 +24,18 @@ const SWEEP: Duration = Duration::from_secs(10);
 pub(crate) struct Idle {
     /// Pools that may hold something.
     pools: Mutex<Vec<Weak<InstancePool>>>,
-    held: Mutex<Held>,
+    held: Mutex<IdleUsage>,
 }
 
 /// What idle instances hold.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Held {
+struct IdleUsage {
     places: u32,
     bytes: u64,
 }
 
-impl Held {
-    fn fits(self, more: Held) -> bool {
+impl IdleUsage {
+    fn fits(self, more: IdleUsage) -> bool {
         self.places + more.places <= IDLE_PLACES && self.bytes + more.bytes <= IDLE_BYTES
     }
 }
@@ -81,8 +81,8 @@ impl Idle {
     }
 
     /// Takes room for `more`, from the longest idle if there is none.
-    fn make_room(&self, more: Held) -> bool {
-        if !Held::default().fits(more) {
+    fn make_room(&self, more: IdleUsage) -> bool {
+        if !IdleUsage::default().fits(more) {
             return false;
         }
         loop {
@@ -119,7 +119,7 @@ impl Idle {
         }
     }
 
-    fn let_go(&self, less: Held) {
+    fn let_go(&self, less: IdleUsage) {
         let mut held = self.held.lock();
         held.places -= less.places;
         held.bytes -= less.bytes;
@@ -169,8 +169,8 @@ impl InstancePool {
         rested.instance
     }
 
-    fn held(&self, bytes: u64) -> Held {
-        Held {
+    fn held(&self, bytes: u64) -> IdleUsage {
+        IdleUsage {
             places: self.places,
             bytes,
         }

@@ -5,14 +5,14 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use nearfield_cluster::{Cluster, Held};
+use nearfield_cluster::{Cluster, DataHold};
 use nearfield_protocol::{JobId, Problem, ProblemKind};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::record::{JobRecord, JobState, Progress, Records, unknown};
+use crate::record::{JobRecord, JobRecords, JobState, Progress, unknown};
 use crate::{driver, engine};
 
 /// Jobs at once: they share the same workers, so more would only take longer each.
@@ -23,7 +23,7 @@ pub struct Jobs {
     cluster: Arc<Cluster>,
     /// Runs that this node's host works on at once.
     workers: usize,
-    records: Records,
+    records: JobRecords,
     /// Held while a record is read and written: a job ends once.
     ending: Mutex<()>,
     /// Those that run. The lock is held for one look-up.
@@ -52,7 +52,7 @@ impl Jobs {
         Ok(Jobs {
             cluster,
             workers,
-            records: Records::open(dir)?,
+            records: JobRecords::open(dir)?,
             ending: Mutex::default(),
             running: Mutex::default(),
             stopping,
@@ -70,7 +70,7 @@ impl Jobs {
     }
 
     /// Keeps what a job works on, whatever happens to its name.
-    pub async fn hold(&self, record: &JobRecord) -> Held {
+    pub async fn hold(&self, record: &JobRecord) -> DataHold {
         self.cluster
             .catalog
             .hold(record.datasets(), vec![record.component])
@@ -78,11 +78,11 @@ impl Jobs {
     }
 
     /// Starts a job. Its record is on disk when this returns.
-    pub fn start(self: &Arc<Self>, record: JobRecord, held: Held) -> Result<(), Problem> {
+    pub fn start(self: &Arc<Self>, record: JobRecord, held: DataHold) -> Result<(), Problem> {
         self.start_among(MAX_RUNNING, record, held)
     }
 
-    fn start_among(self: &Arc<Self>, most: usize, record: JobRecord, held: Held) -> Result<(), Problem> {
+    fn start_among(self: &Arc<Self>, most: usize, record: JobRecord, held: DataHold) -> Result<(), Problem> {
         let id = record.id().ok_or_else(|| unknown(&record.id))?;
         let running = Arc::new(Running {
             progress: watch::Sender::new(Progress::default()),
@@ -194,7 +194,7 @@ impl Jobs {
     }
 
     /// Takes up what the last stop or a crash interrupted, each job with what it works on.
-    pub fn resume(self: &Arc<Self>, interrupted: Vec<(JobRecord, Held)>) {
+    pub fn resume(self: &Arc<Self>, interrupted: Vec<(JobRecord, DataHold)>) {
         for (record, held) in interrupted {
             let id = record.id.clone();
             tracing::info!(job = id, "an interrupted job runs again");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::plan::Node;
+use crate::plan::PlanNode;
 
 /// Which leaves and nodes, by level, need not run: they are remembered, or stand below one that is.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ pub enum Step {
 
 /// Runs each leaf, and each node once all of its parts are done.
 pub struct Order {
-    levels: Arc<[Vec<Node>]>,
+    levels: Arc<[Vec<PlanNode>]>,
     leaves: std::vec::IntoIter<usize>,
     /// Parts of each node that are not done.
     waiting: Vec<Vec<usize>>,
@@ -27,7 +27,7 @@ pub struct Order {
 }
 
 impl Order {
-    pub fn new(levels: Arc<[Vec<Node>]>, known: &Known) -> Self {
+    pub fn new(levels: Arc<[Vec<PlanNode>]>, known: &Known) -> Self {
         let unknown = |known: &[bool]| known.iter().map(|known| !known).collect::<Vec<_>>();
         let mut open_below = unknown(&known.leaves);
         let leaves: Vec<_> = (0..open_below.len()).filter(|&leaf| open_below[leaf]).collect();
@@ -39,7 +39,7 @@ impl Order {
         };
         let mut settled = Vec::new();
         for (level, (nodes, known)) in levels.iter().zip(&known.nodes).enumerate() {
-            let open = |node: &Node| {
+            let open = |node: &PlanNode| {
                 open_below[node.parts.clone()]
                     .iter()
                     .filter(|&&open| open)
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     /// A tree over `leaves`, whose groups have the sizes that `sizes` goes on saying.
-    fn tree(leaves: usize, sizes: &[usize]) -> Vec<Vec<Node>> {
+    fn tree(leaves: usize, sizes: &[usize]) -> Vec<Vec<PlanNode>> {
         let mut sizes = sizes.iter().cycle();
         let (mut levels, mut below) = (
             Vec::new(),
@@ -114,7 +114,7 @@ mod tests {
                 // A level of groups of one would never end.
                 let least = if level.is_empty() { 2 } else { 1 };
                 let end = below.len().min(at + *sizes.next().unwrap().max(&least));
-                level.push(Node {
+                level.push(PlanNode {
                     key: ResultKey(Digest::EMPTY),
                     leaves: below[at].start..below[end - 1].end,
                     parts: at..end,
@@ -156,7 +156,7 @@ mod tests {
                 }
             }
 
-            let levels: Arc<[Vec<Node>]> = levels.into();
+            let levels: Arc<[Vec<PlanNode>]> = levels.into();
             let mut order = Order::new(levels.clone(), &known);
             let (mut running, mut ran) = (Vec::new(), HashSet::new());
             let mut picks = picks.iter().cycle();

@@ -52,7 +52,7 @@ pub struct Leaf {
 
 /// One reduction, or a part that stands alone and moves up as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
+pub struct PlanNode {
     pub key: ResultKey,
     /// Its parts among the level below.
     pub parts: Range<usize>,
@@ -170,7 +170,7 @@ fn spread(count: u32, wanted: usize) -> Vec<u32> {
 /// The levels of the tree over `leaves`, the root's last. None for fewer than two leaves. Its shape follows from the
 /// digests of the shards alone: a function that ignores an argument sums the same numbers in the same order whatever it
 /// is given.
-pub fn tree(setting: &Arc<PureSetting>, leaves: &[Leaf]) -> Vec<Vec<Node>> {
+pub fn tree(setting: &Arc<PureSetting>, leaves: &[Leaf]) -> Vec<Vec<PlanNode>> {
     let parts = leaves.iter().map(|leaf| (leaf.key, Shape::of_shard(leaf.shard)));
     tree_of(setting, parts)
 }
@@ -179,15 +179,15 @@ pub fn tree(setting: &Arc<PureSetting>, leaves: &[Leaf]) -> Vec<Vec<Node>> {
 pub fn tree_of(
     setting: &Arc<PureSetting>,
     leaves: impl IntoIterator<Item = (ResultKey, Shape)>,
-) -> Vec<Vec<Node>> {
-    let mut levels: Vec<Vec<Node>> = Vec::new();
+) -> Vec<Vec<PlanNode>> {
+    let mut levels: Vec<Vec<PlanNode>> = Vec::new();
     let (mut keys, mut shapes): (Vec<ResultKey>, Vec<Shape>) = leaves.into_iter().unzip();
     let mut spans: Vec<Range<usize>> = (0..keys.len()).map(|leaf| leaf..leaf + 1).collect();
     while keys.len() > 1 {
         let groups = groups(&shapes);
-        let level: Vec<Node> = groups
+        let level: Vec<PlanNode> = groups
             .iter()
-            .map(|parts| Node {
+            .map(|parts| PlanNode {
                 key: match &keys[parts.clone()] {
                     [alone] => *alone,
                     several => reduce(setting, several).key(),

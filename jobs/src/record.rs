@@ -218,14 +218,14 @@ pub fn unknown(id: &str) -> Problem {
 }
 
 /// The folder of job records.
-pub struct Records {
+pub struct JobRecords {
     dir: PathBuf,
 }
 
-impl Records {
+impl JobRecords {
     pub fn open(dir: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&dir)?;
-        Ok(Records { dir })
+        Ok(JobRecords { dir })
     }
 
     fn path(&self, id: &str) -> PathBuf {

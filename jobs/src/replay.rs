@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use nearfield_cluster::host::{Replayed, RunOf};
-use nearfield_cluster::{Cluster, Held, store_problem};
+use nearfield_cluster::{Cluster, DataHold, store_problem};
 use nearfield_protocol::problem::Blame;
 use nearfield_protocol::{CallId, Problem, ProblemKind};
 use nearfield_store::{Dataset, StoreError};
@@ -18,7 +18,7 @@ pub struct JobShard {
     pub record: JobRecord,
     pub dataset: Arc<Dataset>,
     pub leaf: Leaf,
-    _held: Held,
+    _held: DataHold,
 }
 
 impl JobShard {

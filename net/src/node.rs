@@ -21,7 +21,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
 use crate::bytes::Giving;
-use crate::control::{Asked, Control, MemberEvent, Question, Reply};
+use crate::control::{Control, MemberEvent, PendingQuestion, Question, Reply};
 use crate::document::Document;
 use crate::endpoint::{addresses, bind, node_id};
 use crate::error::NetError;
@@ -74,7 +74,7 @@ struct Inner {
 /// What other nodes bring, to be taken up by who composes this one.
 pub struct Inbox {
     pub members: mpsc::Receiver<MemberEvent>,
-    pub questions: mpsc::Receiver<Asked>,
+    pub questions: mpsc::Receiver<PendingQuestion>,
     pub calls: mpsc::Receiver<CallStream>,
 }
 

@@ -13,12 +13,12 @@ pub(super) struct HeldDigests {
 }
 
 /// Digests that a running job needs.
-pub struct Held {
+pub struct DataHold {
     pub(super) digests: HeldDigests,
     pub(super) held: Arc<Mutex<HeldDigests>>,
 }
 
-impl Drop for Held {
+impl Drop for DataHold {
     fn drop(&mut self) {
         let mut held = self.held.lock();
         let HeldDigests { datasets, blobs } = &mut *held;

@@ -2,15 +2,15 @@
 
 use nearfield_protocol::Digest;
 
-use super::guards::{Held, HeldDigests};
+use super::guards::{DataHold, HeldDigests};
 use super::state::Catalog;
 
 impl Catalog {
     /// Keeps what is still here of datasets and blobs from being let go of until the guard is dropped. What is gone is
     /// missed by who opens it.
-    pub async fn hold(&self, datasets: Vec<Digest>, blobs: Vec<Digest>) -> Held {
+    pub async fn hold(&self, datasets: Vec<Digest>, blobs: Vec<Digest>) -> DataHold {
         let _recording = self.recording.read().await;
-        let mut guard = Held {
+        let mut guard = DataHold {
             digests: HeldDigests::default(),
             held: self.held.clone(),
         };

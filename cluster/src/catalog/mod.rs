@@ -14,7 +14,7 @@ mod remaining;
 mod removed;
 mod state;
 
-pub use guards::{Granted, Held};
+pub use guards::{DataHold, Granted};
 pub use put::{Keeping, PutInput, Target};
 pub use remaining::Remaining;
 pub use removed::Removed;

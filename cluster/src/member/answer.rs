@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use nearfield_net::Contact;
-use nearfield_net::control::{Asked, MAX_ASKED, MemberEvent, Question, Reply};
+use nearfield_net::control::{MAX_ASKED, MemberEvent, PendingQuestion, Question, Reply};
 use nearfield_protocol::records::DatasetVersion;
 use nearfield_protocol::{DatasetName, Digest, NodeId, Problem, ProblemKind};
 use tokio::sync::mpsc;
@@ -26,7 +26,7 @@ const MAX_HOLDERS: usize = 8;
 
 impl Member {
     /// Answers what members ask.
-    pub async fn answer(self, mut questions: mpsc::Receiver<Asked>) {
+    pub async fn answer(self, mut questions: mpsc::Receiver<PendingQuestion>) {
         let mut places = NodePlaces::new(ANSWERING);
         while let Some(asked) = self.next(questions.recv()).await {
             let places = places.of(asked.node);

@@ -20,7 +20,7 @@ use super::patience::Patience;
 use crate::cluster::Cluster;
 use crate::drains::Drains;
 use crate::place::holders::Slot;
-use crate::place::table::{Host, HostTable};
+use crate::place::table::{HostEntry, HostTable};
 use crate::place::{Ask, best};
 use crate::problem::{net_problem, store_problem};
 
@@ -342,7 +342,7 @@ pub fn wanted(table: &HostTable, digest: &Digest, kept: &Kept<'_>) -> Option<Vec
         only: kept.only,
         gpu: None,
     };
-    let takes = |slot| !holders.contains(&slot) && table.get(slot).is_some_and(Host::has_room);
+    let takes = |slot| !holders.contains(&slot) && table.get(slot).is_some_and(HostEntry::has_room);
     let ids = best(&ask, table, missing, takes);
     let ids = ids.into_iter().filter_map(|slot| Some(table.get(slot)?.id));
     Some(ids.collect())

@@ -45,14 +45,14 @@ const PROBLEM_BYTES: usize = 16 * SAID_BYTES;
 const LOG_LINES: usize = 256;
 
 /// Another node's host. Each question has a stream of its own.
-pub struct Remote {
+pub struct RemoteHost {
     peers: Peers,
     host: NodeId,
 }
 
-impl Remote {
+impl RemoteHost {
     pub fn new(peers: Peers, host: NodeId) -> Self {
-        Remote { peers, host }
+        RemoteHost { peers, host }
     }
 
     async fn open(&self, op: &Op) -> Result<(SendStream, RecvStream), Problem> {
@@ -144,7 +144,7 @@ impl Remote {
     }
 }
 
-impl Host for Remote {
+impl Host for RemoteHost {
     fn call(
         &self,
         spec: CallSpec,
@@ -197,7 +197,7 @@ impl Host for Remote {
     }
 }
 
-impl Runs for Remote {
+impl Runs for RemoteHost {
     fn run_pure(&self, spec: PureSpec) -> Boxed<'_, Result<PureReport, PureFailure>> {
         Box::pin(async move {
             match self.ask(&Op::RunPure(spec)).await? {
@@ -363,7 +363,7 @@ impl ReportLater {
     fn ask(&mut self) -> oneshot::Receiver<Option<Problem>> {
         let (told, problem) = oneshot::channel();
         if let Some(report) = self.report.take() {
-            let remote = Remote::new(self.peers.clone(), self.host);
+            let remote = RemoteHost::new(self.peers.clone(), self.host);
             let (id, patience) = (self.id, self.patience);
             tokio::spawn(async move {
                 let ended: Option<CallReport> = match remote.ask_for(patience, &Op::Report(id)).await {

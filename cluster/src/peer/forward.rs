@@ -17,7 +17,7 @@ use super::client::{Driver, handshake, open};
 use super::message::Op;
 use crate::body::Body;
 use crate::cluster::Cluster;
-use crate::place::table::{Host, HostTable};
+use crate::place::table::{HostEntry, HostTable};
 use crate::place::{Ask, best};
 use crate::problem::{lost, unreachable};
 
@@ -59,7 +59,7 @@ fn takers(name: &DatasetName, only: &[Label], table: &HostTable) -> Vec<NodeId> 
         only,
         gpu: None,
     };
-    let takes = |slot| table.get(slot).is_some_and(Host::has_room);
+    let takes = |slot| table.get(slot).is_some_and(HostEntry::has_room);
     let slots = best(&ask, table, TRIED, takes);
     let ids = slots.into_iter().filter_map(|slot| Some(table.get(slot)?.id));
     ids.collect()

@@ -14,7 +14,7 @@ use nearfield_protocol::node::Label;
 use nearfield_protocol::{Digest, NodeId};
 
 use self::holders::Slot;
-use self::table::{Host, HostTable};
+use self::table::{HostEntry, HostTable};
 
 /// Component bytes that a host without the code compiles in a millisecond: an estimate, not yet measured.
 const COMPILE_BYTES_PER_MS: u64 = 1_000;
@@ -198,7 +198,7 @@ pub fn place(ask: &Ask<'_>, table: &HostTable) -> Vec<Candidate> {
 }
 
 /// Whether a call that was located belongs here.
-fn holds_located(ask: &Ask<'_>, table: &HostTable, slot: Slot, host: &Host) -> bool {
+fn holds_located(ask: &Ask<'_>, table: &HostTable, slot: Slot, host: &HostEntry) -> bool {
     ask.located.is_none_or(|located| {
         table.holders.holds(slot, &located) && host.waiting_ms(table.fuel_per_call) < LOCATED_PATIENCE_MS
     })
@@ -206,12 +206,12 @@ fn holds_located(ask: &Ask<'_>, table: &HostTable, slot: Slot, host: &Host) -> b
 
 /// Why each host that is not among `considered` is none.
 pub fn others(considered: &[Candidate], table: &HostTable) -> Vec<Candidate> {
-    let known = |host: &Host| considered.iter().any(|candidate| candidate.host == host.id);
-    let other = |host: &Host| Candidate {
+    let known = |host: &HostEntry| considered.iter().any(|candidate| candidate.host == host.id);
+    let other = |host: &HostEntry| Candidate {
         host: host.id,
         standing: match host {
-            Host { there: false, .. } => Standing::Silent,
-            Host { draining: true, .. } => Standing::Draining,
+            HostEntry { there: false, .. } => Standing::Silent,
+            HostEntry { draining: true, .. } => Standing::Draining,
             _ => Standing::NotConsidered,
         },
     };
@@ -241,7 +241,7 @@ pub fn best(ask: &Ask<'_>, table: &HostTable, count: usize, among: impl Fn(Slot)
 }
 
 /// Why a host cannot take the call, whatever it would cost.
-fn refusal(ask: &Ask<'_>, host: &Host) -> Option<Standing> {
+fn refusal(ask: &Ask<'_>, host: &HostEntry) -> Option<Standing> {
     if !host.there {
         return Some(Standing::Silent);
     }
@@ -256,7 +256,7 @@ fn refusal(ask: &Ask<'_>, host: &Host) -> Option<Standing> {
     ask.gpu.filter(|kind| !has(kind)).map(Standing::Gpu)
 }
 
-fn standing(ask: &Ask<'_>, table: &HostTable, slot: Slot, host: &Host) -> Standing {
+fn standing(ask: &Ask<'_>, table: &HostTable, slot: Slot, host: &HostEntry) -> Standing {
     if let Some(refusal) = refusal(ask, host) {
         return refusal;
     }

@@ -20,7 +20,7 @@ const FUEL_PER_CALL: u64 = 1_000_000;
 
 /// One host.
 #[derive(Debug, Clone)]
-pub struct Host {
+pub struct HostEntry {
     pub id: NodeId,
     /// What it is mixed with in rendezvous hashing.
     pub(super) seed: u64,
@@ -34,7 +34,7 @@ pub struct Host {
     pub in_flight: u32,
 }
 
-impl Host {
+impl HostEntry {
     /// Whether it has room for more blobs.
     pub fn has_room(&self) -> bool {
         self.load.free_bytes.is_none_or(|free| free >= ROOM_BYTES)
@@ -69,7 +69,7 @@ pub const MAX_HELD: usize = 4 << 20;
 /// All hosts, and what they hold.
 pub struct HostTable {
     /// By slot; `None` where a host is gone.
-    hosts: Vec<Option<Host>>,
+    hosts: Vec<Option<HostEntry>>,
     slots: HashMap<NodeId, Slot>,
     pub holders: Holders,
     /// Of which blobs something is in the memory of whose GPU.
@@ -114,7 +114,7 @@ impl HostTable {
         let Some(slot) = Slot::try_from(slot).ok().filter(|slot| *slot != NOBODY) else {
             return;
         };
-        self.hosts[slot as usize] = Some(Host {
+        self.hosts[slot as usize] = Some(HostEntry {
             id,
             seed: seed(&id),
             labels: Labels::new(),
@@ -199,11 +199,11 @@ impl HostTable {
         }
     }
 
-    pub fn get(&self, slot: Slot) -> Option<&Host> {
+    pub fn get(&self, slot: Slot) -> Option<&HostEntry> {
         self.hosts.get(slot as usize)?.as_ref()
     }
 
-    pub fn find(&self, id: &NodeId) -> Option<&Host> {
+    pub fn find(&self, id: &NodeId) -> Option<&HostEntry> {
         self.get(*self.slots.get(id)?)
     }
 
@@ -211,13 +211,13 @@ impl HostTable {
         self.slots.get(id).copied()
     }
 
-    pub fn get_mut(&mut self, id: &NodeId) -> Option<&mut Host> {
+    pub fn get_mut(&mut self, id: &NodeId) -> Option<&mut HostEntry> {
         let slot = *self.slots.get(id)?;
         self.hosts[slot as usize].as_mut()
     }
 
     /// All hosts with their slots.
-    pub fn iter(&self) -> impl Iterator<Item = (Slot, &Host)> {
+    pub fn iter(&self) -> impl Iterator<Item = (Slot, &HostEntry)> {
         let hosts = self.hosts.iter().enumerate();
         hosts.filter_map(|(slot, host)| Some((slot as Slot, host.as_ref()?)))
     }
@@ -231,7 +231,7 @@ impl HostTable {
     }
 
     /// Who holds `digest`, of those that are there.
-    pub fn holders_of(&self, digest: &Digest) -> impl Iterator<Item = &Host> {
+    pub fn holders_of(&self, digest: &Digest) -> impl Iterator<Item = &HostEntry> {
         self.holders
             .of(digest)
             .filter_map(|slot| self.get(slot))

@@ -24,8 +24,8 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
 
-use super::asked::Asked;
 use super::events::{self, PROGRESS_STEP, event};
+use super::request::AdminRequest;
 use super::streamed;
 use crate::body::{Body, BodyFault, BoundedBody};
 use crate::content::{self, Content, Named};
@@ -62,7 +62,7 @@ pub fn list(gateway: &Gateway) -> Response<Body> {
 pub async fn put(
     gateway: &Arc<Gateway>,
     name: &str,
-    asked: Asked,
+    asked: AdminRequest,
     via: Option<NodeId>,
 ) -> Result<Response<Body>, Problem> {
     let name: DatasetName = parse_name(name)?;
@@ -161,7 +161,7 @@ async fn put_elsewhere(
     gateway: &Gateway,
     name: &DatasetName,
     only: &[Label],
-    asked: Asked,
+    asked: AdminRequest,
 ) -> Result<Response<Body>, Problem> {
     if let Some(place) = asked.parameter("in-place")
         && !place.contains("://")
@@ -188,7 +188,7 @@ async fn put_elsewhere(
 }
 
 /// `replicas` and any number of `only`.
-fn keeping(asked: &Asked) -> Result<Keeping, Problem> {
+fn keeping(asked: &AdminRequest) -> Result<Keeping, Problem> {
     let bad = |error: &dyn std::fmt::Display| Problem::new(ProblemKind::BadRequest, error.to_string());
     let replicas = asked.parsed::<u32>("replicas")?;
     if replicas.is_some_and(|replicas| !REPLICAS_RANGE.contains(&replicas)) {
@@ -337,7 +337,11 @@ pub async fn describe(gateway: &Gateway, name: &str, with_shards: bool) -> Resul
 }
 
 /// `?to=N`: makes an older version, or the one before, the newest once more.
-pub async fn rollback(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
+pub async fn rollback(
+    gateway: &Gateway,
+    name: &str,
+    asked: &AdminRequest,
+) -> Result<Response<Body>, Problem> {
     let name: DatasetName = parse_name(name)?;
     let version = gateway
         .cluster
@@ -362,7 +366,7 @@ pub async fn remove(gateway: &Gateway, name: &str, purge: bool) -> Result<Respon
 }
 
 /// `?keep=N`: all versions but the newest N go.
-pub async fn prune(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
+pub async fn prune(gateway: &Gateway, name: &str, asked: &AdminRequest) -> Result<Response<Body>, Problem> {
     let name: DatasetName = parse_name(name)?;
     let keep = asked.parsed::<NonZeroUsize>("keep")?.ok_or_else(|| {
         Problem::new(
@@ -378,7 +382,7 @@ pub async fn prune(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Respo
 }
 
 /// `?of=NAME|b3:…&path=P`: a file, a blob, a stream, or a folder as a tar.
-pub async fn content(gateway: &Gateway, asked: &Asked) -> Result<Response<Body>, Problem> {
+pub async fn content(gateway: &Gateway, asked: &AdminRequest) -> Result<Response<Body>, Problem> {
     let of = asked.parameter("of").ok_or_else(|| {
         Problem::new(
             ProblemKind::BadRequest,

@@ -6,8 +6,8 @@ use nearfield_protocol::Problem;
 use nearfield_store::path_index::{Entry, EntryKind};
 use serde_json::{Value, json};
 
-use super::asked::Asked;
 use super::datasets::parse_name;
+use super::request::AdminRequest;
 use crate::body::Body;
 use crate::reply;
 use crate::state::Gateway;
@@ -16,7 +16,7 @@ use crate::state::Gateway;
 const PAGE: usize = 1_000;
 
 /// `?after=KEY&limit=N`: the files behind a page, in order of their keys, and the key of the last of them if there are more.
-pub async fn list(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
+pub async fn list(gateway: &Gateway, name: &str, asked: &AdminRequest) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
     let newest = gateway.cluster.newest(&name)?;
     let dataset = gateway

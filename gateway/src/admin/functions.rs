@@ -14,8 +14,8 @@ use nearfield_protocol::{Digest, FunctionName, NodeId, Problem, ProblemKind, lim
 use serde::Deserialize;
 use serde_json::json;
 
-use super::asked::Asked;
 use super::datasets::parse_name;
+use super::request::AdminRequest;
 use super::streamed;
 use crate::body::Body;
 use crate::reply;
@@ -39,7 +39,7 @@ struct Deploy {
 }
 
 /// Takes a component's bytes in.
-pub async fn upload(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, Problem> {
+pub async fn upload(gateway: &Gateway, asked: AdminRequest) -> Result<Response<Body>, Problem> {
     let bytes = asked.bytes(limits::COMPONENT_BYTES).await?;
     let size_bytes = bytes.len();
     let digest = gateway
@@ -55,7 +55,11 @@ pub async fn upload(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, P
     ))
 }
 
-pub async fn deploy(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<Response<Body>, Problem> {
+pub async fn deploy(
+    gateway: &Arc<Gateway>,
+    name: &str,
+    asked: AdminRequest,
+) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
     let Deploy {
         component,
@@ -82,7 +86,11 @@ pub async fn deploy(gateway: &Arc<Gateway>, name: &str, asked: Asked) -> Result<
     Ok(deployed(gateway, &version, previous.as_ref(), &surface))
 }
 
-pub async fn rollback(gateway: &Arc<Gateway>, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
+pub async fn rollback(
+    gateway: &Arc<Gateway>,
+    name: &str,
+    asked: &AdminRequest,
+) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
     let records = gateway.cluster.catalog.node.records();
     let versions = records.function_versions(&name);
@@ -164,7 +172,7 @@ pub async fn remove(gateway: &Gateway, name: &str) -> Result<Response<Body>, Pro
 }
 
 /// `?lines=100&follow=true`: newline-delimited JSON.
-pub async fn logs(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
+pub async fn logs(gateway: &Gateway, name: &str, asked: &AdminRequest) -> Result<Response<Body>, Problem> {
     let name = parse_name(name)?;
     if gateway.cluster.catalog.node.records().function(&name).is_none() {
         return Err(unknown_function(name.as_str()));
@@ -180,7 +188,7 @@ pub async fn logs(gateway: &Gateway, name: &str, asked: &Asked) -> Result<Respon
 }
 
 /// How many lines of the past are asked for.
-pub(super) fn log_lines(asked: &Asked) -> Result<usize, Problem> {
+pub(super) fn log_lines(asked: &AdminRequest) -> Result<usize, Problem> {
     Ok(asked.parsed::<usize>("lines")?.unwrap_or(100).min(MAX_LOG_LINES))
 }
 

@@ -13,9 +13,9 @@ use nearfield_jobs::{JobRecord, JobRequest, runs, unknown_job};
 use nearfield_protocol::{JobId, Problem, ProblemKind};
 use serde_json::{Value, json};
 
-use super::asked::Asked;
 use super::events::{self, PROGRESS_STEP, event};
 use super::functions::log_lines;
+use super::request::AdminRequest;
 use super::streamed;
 use crate::body::{self, Body};
 use crate::reply;
@@ -26,7 +26,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// Jobs that one list gives at most.
 const MAX_LISTED: usize = 1_000;
 
-pub async fn start(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>, Problem> {
+pub async fn start(gateway: &Arc<Gateway>, asked: AdminRequest) -> Result<Response<Body>, Problem> {
     let request: JobRequest = asked.json().await?;
     let record = request.resolve(&gateway.cluster).await?;
     let held = gateway.jobs.hold(&record).await;
@@ -101,7 +101,7 @@ pub async fn output(gateway: &Gateway, id: &str) -> Result<Response<Body>, Probl
 
 /// The lines that the runs of a job printed, or those of one shard: whichever job ran them, since a remembered run
 /// printed when it was made. Followed until the job ends.
-pub async fn logs(gateway: &Gateway, id: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
+pub async fn logs(gateway: &Gateway, id: &str, asked: &AdminRequest) -> Result<Response<Body>, Problem> {
     let id = parse_id(id)?;
     let running = match asked.flag("follow")? {
         true => gateway.jobs.taken_up(&id).await?,

@@ -1,7 +1,6 @@
 //! The admin API: `/v1`, its OpenAPI document, health and metrics. `openapi.json` beside this crate is
 //! the reference; a test holds its paths against the ones matched here.
 
-mod asked;
 pub(crate) mod browser;
 mod datasets;
 mod events;
@@ -9,6 +8,7 @@ mod files;
 mod functions;
 mod jobs;
 mod nodes;
+mod request;
 mod shards;
 mod streamed;
 mod tokens;
@@ -25,7 +25,7 @@ use nearfield_protocol::{NodeId, Problem, ProblemKind};
 use serde_json::json;
 use tokio::task::JoinError;
 
-use self::asked::Asked;
+use self::request::AdminRequest;
 use crate::body::Body;
 use crate::calls::{MAX_CALLS, NotFound};
 use crate::content;
@@ -104,7 +104,7 @@ async fn open(
         }
         _ => {
             gateway.auth.admin(request.headers())?;
-            let asked = Asked::new(request)?;
+            let asked = AdminRequest::new(request)?;
             match asked.changes() {
                 true => to_its_end(gateway.clone(), asked).await,
                 false => admitted(gateway, asked).await,
@@ -115,7 +115,7 @@ async fn open(
 
 /// A change goes on when its client goes away: one that stopped between data and record, or between the record's disk
 /// and our memory of it, would show only after the next start.
-async fn to_its_end(gateway: Arc<Gateway>, asked: Asked) -> Result<Response<Body>, Problem> {
+async fn to_its_end(gateway: Arc<Gateway>, asked: AdminRequest) -> Result<Response<Body>, Problem> {
     let task = tokio::spawn(async move { admitted(&gateway, asked).await });
     task.await.unwrap_or_else(|error| Ok(failed(&error)))
 }
@@ -123,7 +123,7 @@ async fn to_its_end(gateway: Arc<Gateway>, asked: Asked) -> Result<Response<Body
 /// Takes a put for a gateway, whose client was admitted there.
 pub async fn put_for(gateway: &Arc<Gateway>, via: NodeId, request: Request<Incoming>) -> Response<Body> {
     let taken = async {
-        let asked = Asked::new(request)?;
+        let asked = AdminRequest::new(request)?;
         let segments = asked.segments.clone();
         match segments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["v1", "datasets", name] if asked.method == Method::POST => {
@@ -146,7 +146,7 @@ pub fn failed(error: &JoinError) -> Response<Body> {
     ))
 }
 
-async fn admitted(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Body>, Problem> {
+async fn admitted(gateway: &Arc<Gateway>, asked: AdminRequest) -> Result<Response<Body>, Problem> {
     let method = asked.method.clone();
     let segments = asked.segments.clone();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();

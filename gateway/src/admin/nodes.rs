@@ -11,8 +11,8 @@ use nearfield_protocol::{DatasetName, NodeId, Problem, ProblemKind, unix_ms};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::asked::Asked;
 use super::only_one;
+use super::request::AdminRequest;
 use crate::body::Body;
 use crate::reply;
 use crate::state::Gateway;
@@ -95,7 +95,7 @@ fn unknown(id: &str) -> Problem {
 }
 
 /// `?keep-tokens=true`: the function tokens that it gave out go on to count.
-pub async fn expel(gateway: &Gateway, id: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
+pub async fn expel(gateway: &Gateway, id: &str, asked: &AdminRequest) -> Result<Response<Body>, Problem> {
     let (id, keep_tokens) = (find(gateway, id)?, asked.flag("keep-tokens")?);
     if id == gateway.cluster.catalog.node.id() {
         let text = "this node cannot expel itself: `nearfield leave` takes it out of the network";
@@ -111,7 +111,7 @@ pub async fn expel(gateway: &Gateway, id: &str, asked: &Asked) -> Result<Respons
     ))
 }
 
-pub async fn drain(gateway: &Gateway, id: &str, asked: &Asked) -> Result<Response<Body>, Problem> {
+pub async fn drain(gateway: &Gateway, id: &str, asked: &AdminRequest) -> Result<Response<Body>, Problem> {
     let id = find(gateway, id)?;
     let draining = !asked.flag("undo")?;
     gateway
@@ -139,7 +139,7 @@ struct Invite {
     expires_s: Option<u64>,
 }
 
-pub async fn invite(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, Problem> {
+pub async fn invite(gateway: &Gateway, asked: AdminRequest) -> Result<Response<Body>, Problem> {
     let invite: Invite = asked.json().await?;
     let bad = |text: String| Problem::new(ProblemKind::BadRequest, text);
     let given: Result<Vec<Label>, _> = invite.labels.iter().map(|label| label.parse()).collect();

@@ -15,7 +15,7 @@ use nearfield_protocol::{Problem, ProblemKind};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use super::asked::Asked;
+use super::request::AdminRequest;
 use super::{jobs, streamed};
 use crate::body::Body;
 use crate::reply;
@@ -29,7 +29,7 @@ pub async fn replay(
     gateway: &Gateway,
     id: &str,
     index: &str,
-    asked: &Asked,
+    asked: &AdminRequest,
 ) -> Result<Response<Body>, Problem> {
     let with_output = asked.flag("output")?;
     let shard = find(gateway, id, index).await?;
@@ -89,7 +89,7 @@ pub async fn parcel(
     gateway: &Arc<Gateway>,
     id: &str,
     index: &str,
-    asked: &Asked,
+    asked: &AdminRequest,
 ) -> Result<Response<Body>, Problem> {
     let max_input_bytes = asked.parsed("max-input-bytes")?.unwrap_or(MAX_INPUT_BYTES);
     let shard = find(gateway, id, index).await?;

@@ -10,8 +10,8 @@ use nearfield_protocol::{FunctionName, Problem, ProblemKind, unix_ms};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::asked::Asked;
 use super::only_one;
+use super::request::AdminRequest;
 use crate::body::Body;
 use crate::reply;
 use crate::state::Gateway;
@@ -29,7 +29,7 @@ struct Create {
     expires_unix_ms: Option<u64>,
 }
 
-pub async fn create(gateway: &Gateway, asked: Asked) -> Result<Response<Body>, Problem> {
+pub async fn create(gateway: &Gateway, asked: AdminRequest) -> Result<Response<Body>, Problem> {
     let Create {
         function,
         component,

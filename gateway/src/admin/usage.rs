@@ -37,7 +37,7 @@ pub async fn usage(gateway: &Arc<Gateway>) -> Result<Response<Body>, Problem> {
     }
     let (store, datasets) = (catalog.store.clone(), names.len());
     let sums = tokio::task::spawn_blocking(move || {
-        let mut held = Held::default();
+        let mut held = HeldVersions::default();
         for (index, dataset) in blobs_of {
             for digest in dataset.blobs() {
                 held.note(index, digest, |digest| store.stored_bytes(digest).unwrap_or(0));
@@ -73,9 +73,9 @@ pub async fn usage(gateway: &Arc<Gateway>) -> Result<Response<Body>, Problem> {
 
 /// Blobs with their sizes and the datasets that hold them, each once.
 #[derive(Default)]
-struct Held(HashMap<Digest, (u64, Vec<usize>)>);
+struct HeldVersions(HashMap<Digest, (u64, Vec<usize>)>);
 
-impl Held {
+impl HeldVersions {
     fn note(&mut self, dataset: usize, digest: Digest, size: impl FnOnce(&Digest) -> u64) {
         let known = self.0.entry(digest);
         let (_, holders) = known.or_insert_with_key(|digest| (size(digest), Vec::new()));
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn shared_blobs_are_held_by_all_and_owned_by_none() {
-        let mut held = Held::default();
+        let mut held = HeldVersions::default();
         for (dataset, blob) in [(0, "a"), (0, "b"), (0, "b"), (1, "b"), (1, "c")] {
             held.note(dataset, Digest::of(blob.as_bytes()), |_| 10);
         }

@@ -13,7 +13,7 @@ use super::claims::Vouches;
 use super::sites::Sites;
 use super::tasks::{Checks, Files, Recall, Run, RunId};
 use crate::order::{Known, Order};
-use crate::plan::{Leaf, Node, Shards};
+use crate::plan::{Leaf, PlanNode, Shards};
 use crate::record::{Checked, JobRecord, JobState, Progress, ShardFailure, Written};
 
 /// What an engine works on.
@@ -66,7 +66,7 @@ pub struct Engine {
     pub(super) leaves: Vec<Leaf>,
     /// Of these leaves those that count as remembered in `progress`.
     pub(super) remembered: HashSet<usize>,
-    pub(super) levels: Arc<[Vec<Node>]>,
+    pub(super) levels: Arc<[Vec<PlanNode>]>,
     pub(super) sites: Sites,
     pub(super) phase: Phase,
     pub(super) recall: Option<Recall>,

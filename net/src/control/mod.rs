@@ -210,7 +210,7 @@ pub(crate) fn asking(question: Question) -> impl Serialize {
 
 /// A question of a member, to be answered.
 #[derive(Debug)]
-pub struct Asked {
+pub struct PendingQuestion {
     pub node: NodeId,
     pub question: Question,
     pub reply: oneshot::Sender<Reply>,

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{
-    Asked, HOLDINGS, MESSAGE_BYTES, MemberEvent, Opening, Question, Reply, Report, SILENCE, Welcome,
+    HOLDINGS, MESSAGE_BYTES, MemberEvent, Opening, PendingQuestion, Question, Reply, Report, SILENCE, Welcome,
 };
 use crate::document::Document;
 use crate::endpoint::node_id;
@@ -38,7 +38,7 @@ pub(crate) struct Control {
     /// The newest stream of each member that reports. The lock is held for one look-up.
     pub streams: Arc<Mutex<HashMap<NodeId, u64>>>,
     pub members: mpsc::Sender<MemberEvent>,
-    pub questions: mpsc::Sender<Asked>,
+    pub questions: mpsc::Sender<PendingQuestion>,
 }
 
 impl std::fmt::Debug for Control {
@@ -141,7 +141,7 @@ impl Control {
             return Reply::Confirmed(self.confirm(node, key).await);
         }
         let (reply, answer) = oneshot::channel();
-        let asked = Asked {
+        let asked = PendingQuestion {
             node,
             question,
             reply,

@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 
 use self::leftovers::Leftovers;
 use self::staging::FREE_FLOOR_BYTES;
-use self::sweep::{Held, Sweeper};
+use self::sweep::{SweepGuard, Sweeper};
 use crate::elsewhere::{Change, Outside};
 use crate::error::StoreError;
 use crate::in_place::{InPlace, InPlaceShard, Objects};
@@ -308,8 +308,8 @@ impl Store {
     }
 
     /// Keeps these from being swept until it is dropped.
-    pub(crate) fn hold(&self, digests: &[Digest]) -> Vec<Held> {
-        let hold = |digest: &Digest| Held::new(&self.inner.sweeper, *digest);
+    pub(crate) fn hold(&self, digests: &[Digest]) -> Vec<SweepGuard> {
+        let hold = |digest: &Digest| SweepGuard::new(&self.inner.sweeper, *digest);
         digests.iter().map(hold).collect()
     }
 

@@ -12,7 +12,7 @@ use iroh_blobs::api::{self, RequestError, TempTag};
 use iroh_blobs::{BlobFormat, Hash};
 use nearfield_protocol::Digest;
 
-use super::sweep::Held;
+use super::sweep::SweepGuard;
 use super::{Inner, Store, blocking, blocking_store};
 use crate::elsewhere::Change;
 use crate::error::StoreError;
@@ -26,7 +26,7 @@ pub struct Staged {
     pub digest: Digest,
     pub size_bytes: u64,
     tag: TempTag,
-    _held: Held,
+    _held: SweepGuard,
     _room: Room,
 }
 
@@ -155,7 +155,7 @@ impl Store {
 
     async fn staged(&self, tag: TempTag, size_bytes: u64, room: Room) -> Result<Staged, StoreError> {
         let digest = Digest::from_bytes(*tag.hash().as_bytes());
-        let held = Held::new(&self.inner.sweeper, digest);
+        let held = SweepGuard::new(&self.inner.sweeper, digest);
         let live = self
             .inner
             .state

@@ -76,22 +76,22 @@ impl Sweeper {
 }
 
 /// Keeps one digest from being swept.
-pub(crate) struct Held {
+pub(crate) struct SweepGuard {
     sweeper: Arc<Sweeper>,
     digest: Digest,
 }
 
-impl Held {
+impl SweepGuard {
     pub(super) fn new(sweeper: &Arc<Sweeper>, digest: Digest) -> Self {
         *sweeper.held.lock().entry(digest).or_default() += 1;
-        Held {
+        SweepGuard {
             sweeper: sweeper.clone(),
             digest,
         }
     }
 }
 
-impl Drop for Held {
+impl Drop for SweepGuard {
     fn drop(&mut self) {
         let mut held = self.sweeper.held.lock();
         if let Some(count) = held.get_mut(&self.digest) {

@@ -13,7 +13,7 @@ use crate::body::{BodyFault, BoundedBody};
 use crate::fields::list;
 
 /// A request whose path is taken apart, percent-decoded.
-pub struct Asked {
+pub struct AdminRequest {
     /// GET for HEAD.
     pub method: Method,
     pub segments: Vec<String>,
@@ -21,7 +21,7 @@ pub struct Asked {
     pub request: Request<Incoming>,
 }
 
-impl Asked {
+impl AdminRequest {
     pub fn new(request: Request<Incoming>) -> Result<Self, Problem> {
         let decode = |segment: &str| {
             percent_encoding::percent_decode_str(segment)
@@ -37,7 +37,7 @@ impl Asked {
             Method::HEAD => Method::GET,
             ref method => method.clone(),
         };
-        Ok(Asked {
+        Ok(AdminRequest {
             method,
             segments: segments?,
             query,
