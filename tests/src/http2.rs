@@ -1,8 +1,13 @@
 //! HTTP/2 on the functions' listener, by prior knowledge.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, Version, response};
 use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Frame};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::runtime::Runtime;
@@ -270,5 +275,64 @@ fn trailers_of_a_guest_say_nothing_for_its_host() {
         for gone in ["nearfield-host", "content-length", "set-cookie"] {
             assert!(!answer.trailers.contains_key(gone), "{name}: {gone}");
         }
+    }
+}
+
+/// A body that does not come.
+struct Never;
+
+impl Body for Never {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+}
+
+/// Streams whose bodies do not come hold no place: neither of the function nor of its host.
+#[test]
+fn streams_without_their_bodies_hold_no_place() {
+    const STREAMS: usize = 256;
+    let node = Node::start();
+    node.deploy("echo", "echo", "public = true");
+    let url = node.functions_url.clone();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let (answered, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    for _ in 0..2 {
+        let (url, answered) = (url.clone(), answered.clone());
+        runtime.spawn(async move {
+            let stream = tokio::net::TcpStream::connect(url.strip_prefix("http://").unwrap());
+            let (sender, connection) =
+                http2::handshake(TokioExecutor::new(), TokioIo::new(stream.await.unwrap()))
+                    .await
+                    .unwrap();
+            for _ in 0..STREAMS {
+                let (mut sender, answered) = (sender.clone(), answered.clone());
+                let request = Request::post(format!("{url}/fn/echo")).body(Never).unwrap();
+                tokio::spawn(async move {
+                    let answer = sender.send_request(request).await;
+                    // The last ones end with the test.
+                    let _ = answered.send(answer.map(|answer| answer.status()).ok());
+                });
+            }
+            drop(sender);
+            let _ = connection.await;
+        });
+    }
+    // A client may have so many requests without a body. The others are refused, so all of them have come.
+    for _ in 0..STREAMS {
+        let status = runtime.block_on(answers.recv()).unwrap();
+        assert_eq!(status, Some(StatusCode::TOO_MANY_REQUESTS));
+    }
+    for _ in 0..20 {
+        assert_eq!(node.get("/fn/echo").status, 200);
     }
 }

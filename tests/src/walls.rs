@@ -321,6 +321,37 @@ fn a_request_whose_body_does_not_come_holds_no_place() {
     assert_eq!(&answer, b"HTTP/1.1 200");
 }
 
+/// Whatever the process that starts it says of new files: the node's key and its records are nobody else's.
+#[test]
+fn no_file_of_a_running_node_is_open_to_others() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let node = Node::start();
+    node.deploy("hello", "hello", "public = true");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "one\ntwo\n").unwrap();
+    node.ok(&["put", file.path().to_str().unwrap(), "--name", "data"]);
+    assert_eq!(node.get("/fn/hello").status, 200);
+    let mut folders = vec![node.data.path().to_owned()];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            // A temporary file may be gone again.
+            let Ok(found) = entry.as_ref().unwrap().metadata() else {
+                continue;
+            };
+            let path = entry.unwrap().path();
+            if found.is_dir() {
+                folders.push(path.clone());
+            }
+            seen += 1;
+            let open = found.permissions().mode() & 0o077;
+            assert!(open == 0 || found.is_symlink(), "{}: {open:o}", path.display());
+        }
+    }
+    assert!(seen > 20, "{seen} files and folders");
+}
+
 #[test]
 fn half_a_preface_does_not_hold_up_a_stop() {
     let node = Node::start();

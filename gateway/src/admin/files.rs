@@ -13,7 +13,7 @@ use crate::reply;
 use crate::state::Gateway;
 
 /// Files of one page at most, and unless fewer are asked for.
-const PAGE: usize = 1_000;
+pub(super) const PAGE: usize = 1_000;
 
 /// `?after=KEY&limit=N`: the files behind a page, in order of their keys, and the key of the last of them if there are more.
 pub async fn list(gateway: &Gateway, name: &str, asked: &AdminRequest) -> Result<Response<Body>, Problem> {

@@ -286,6 +286,8 @@ fn only_one<T>(mut found: impl Iterator<Item = T>, what: &str, id: &str) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use nearfield_protocol::{DatasetName, FunctionName, limits};
+
     use super::*;
 
     #[test]
@@ -317,6 +319,49 @@ mod tests {
         assert_eq!(documented, SERVED, "a path is served but not documented");
         assert_eq!(methods(&["v1", "nothing"]), None);
         assert_eq!(methods(&["v2", "status"]), None);
+    }
+
+    /// What the document promises is what the code takes, at the bound and one beyond it.
+    #[test]
+    fn the_document_has_the_bounds_of_the_code() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let bound = |pointer: &str| {
+            let found = document.pointer(pointer).and_then(serde_json::Value::as_u64);
+            found.unwrap_or_else(|| panic!("{pointer} is no number of the document"))
+        };
+        let manifest = "/components/schemas/FunctionManifest/properties";
+        for (pointer, most) in [
+            (
+                "limits/properties/calls/maximum",
+                u64::from(limits::MAX_CALLS_PER_FUNCTION),
+            ),
+            ("limits/properties/fuel/maximum", limits::MAX_FUEL_PER_CALL),
+            ("cors/properties/origins/maxItems", limits::CORS_ENTRIES as u64),
+            ("cors/properties/methods/maxItems", limits::CORS_ENTRIES as u64),
+            ("env/additionalProperties/maxLength", limits::ENV_BYTES as u64),
+        ] {
+            assert_eq!(bound(&format!("{manifest}/{pointer}")), most, "{pointer}");
+        }
+        for kind in ["wasm", "octet-stream"] {
+            let pointer =
+                format!("/paths/~1v1~1blobs/post/requestBody/content/application~1{kind}/schema/maxLength");
+            assert_eq!(bound(&pointer), limits::COMPONENT_BYTES);
+        }
+        let is_dataset: fn(&str) -> bool = |name| name.parse::<DatasetName>().is_ok();
+        let is_function: fn(&str) -> bool = |name| name.parse::<FunctionName>().is_ok();
+        for (schema, is_name) in [("DatasetName", is_dataset), ("FunctionName", is_function)] {
+            let most = bound(&format!("/components/schemas/{schema}/maxLength")) as usize;
+            assert!(is_name(&"x".repeat(most)), "{schema} of {most} letters");
+            assert!(!is_name(&"x".repeat(most + 1)), "{schema} of one letter more");
+        }
+        let pages = "/paths/~1v1~1datasets~1{name}~1files/get/responses/200/content/application~1json/schema/properties/files/maxItems";
+        assert_eq!(bound(pages), files::PAGE as u64);
+        let labels = "/paths/~1v1~1invitations/post/requestBody/content/application~1json/schema/properties/labels/maxItems";
+        let several = |count: u64| {
+            let some = (0..count).map(|n| format!("l{n}=x").parse().unwrap());
+            nearfield_protocol::node::labels(some).is_ok()
+        };
+        assert!(several(bound(labels)) && !several(bound(labels) + 1));
     }
 
     #[test]
