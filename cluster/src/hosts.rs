@@ -86,16 +86,7 @@ impl Hosts {
                 table.fuel_per_call = self.fuel_per_call.load(Ordering::Relaxed);
                 table.beat(&id, load);
             }
-            MemberEvent::Holds { node, added, removed } => {
-                for some in removed.chunks(STEP) {
-                    self.change().holds(&node, &[], some);
-                }
-                let mut beyond = 0;
-                for some in added.chunks(STEP) {
-                    beyond += self.change().holds(&node, some, &[]);
-                }
-                self.say_beyond(&node, beyond);
-            }
+            MemberEvent::Holds { node, added, removed } => self.holds(&node, &added, &removed),
             MemberEvent::Residents { node, added, removed } => {
                 for some in removed.chunks(STEP) {
                     self.change().residents(&node, &[], some);
@@ -107,6 +98,18 @@ impl Hosts {
                 self.say_beyond(&node, beyond);
             }
         }
+    }
+
+    /// Takes in that a host begins to hold some blobs and ceases to hold others.
+    pub fn holds(&self, node: &NodeId, added: &[Digest], removed: &[Digest]) {
+        for some in removed.chunks(STEP) {
+            self.change().holds(node, &[], some);
+        }
+        let mut beyond = 0;
+        for some in added.chunks(STEP) {
+            beyond += self.change().holds(node, some, &[]);
+        }
+        self.say_beyond(node, beyond);
     }
 
     /// Says that a host reports more blobs than are taken down of one.

@@ -94,8 +94,8 @@ pub(crate) struct Figures {
 impl Figures {
     pub fn of(guest: &Guest) -> Self {
         Figures {
-            data_bytes: guest.data.bytes(),
-            moved_bytes: guest.data.moved_bytes(),
+            data_bytes: guest.data.bytes,
+            moved_bytes: guest.data.moved_bytes,
             pages_grown: guest.limiter.pages_grown,
             outgoing_requests: guest.outgoing.sent(),
             gpu: guest.gpu.usage().map(Box::new),

@@ -168,11 +168,11 @@ impl PureRun {
                 return Err((problem, fuel.min(limits.fuel)));
             }
             // Not the guest's fault, so never a reason to leave the shard out.
-            _ if guest.data.waited() > limits.timeout / 2 => {
+            _ if guest.data.waited > limits.timeout / 2 => {
                 let detail = format!(
                     "{} took {} s of waiting for data in place",
                     subject_name(&spec),
-                    guest.data.waited().as_secs()
+                    guest.data.waited.as_secs()
                 );
                 return Err((Problem::new(ProblemKind::SourceUnreachable, detail), fuel));
             }
@@ -200,8 +200,8 @@ impl PureRun {
             output: Digest::of(&output),
             fuel,
             total_fuel: fuel,
-            data_bytes: guest.data.bytes(),
-            moved_bytes: guest.data.moved_bytes(),
+            data_bytes: guest.data.bytes,
+            moved_bytes: guest.data.moved_bytes,
             written_files,
             written_bytes,
             written: Digest::of(written.as_deref().unwrap_or_default()),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use nearfield_net::Contact;
-use nearfield_net::control::{MAX_ASKED, MemberEvent, PendingQuestion, Question, Reply};
+use nearfield_net::control::{MAX_ASKED, PendingQuestion, Question, Reply};
 use nearfield_protocol::records::DatasetVersion;
 use nearfield_protocol::{DatasetName, Digest, NodeId, Problem, ProblemKind};
 use tokio::sync::mpsc;
@@ -168,18 +168,6 @@ impl Member {
         Ok(kept)
     }
 
-    /// Takes a member's word for what it holds.
-    fn claim(&self, node: &NodeId, digests: Vec<Digest>) {
-        let holds = MemberEvent::Holds {
-            node: *node,
-            added: digests,
-            removed: Vec::new(),
-        };
-        self.cluster
-            .hosts
-            .take(holds, &self.cluster.catalog.node.records());
-    }
-
     /// Writes down a version that another node put, if it may.
     async fn record(
         &self,
@@ -220,7 +208,7 @@ impl Member {
         // What is kept for the version is not let go of before its record is written.
         let _recording = catalog.recording.read().await;
         // Its report of what it holds may come later than this.
-        self.claim(&holder, heads);
+        self.cluster.hosts.holds(&holder, &heads, &[]);
         // What is written down can be read: by this gateway, too. Until it is written down, no record says that it may not
         // rest here.
         let may_rest = catalog.may_keep(&version.only);
@@ -246,7 +234,7 @@ impl Member {
             let unknown = |digest: &&Digest| table.holders.of(digest).next().is_none();
             dataset.shards.iter().filter(unknown).copied().collect()
         };
-        self.claim(&holder, new);
+        self.cluster.hosts.holds(&holder, &new, &[]);
         let make = |number| DatasetVersion {
             version: number,
             ..version.clone()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nearfield_net::control::{Load, MemberEvent, Residents, changed};
-use nearfield_protocol::{Digest, NodeId};
+use nearfield_protocol::Digest;
 use nearfield_store::Change;
 use tokio::sync::{broadcast, mpsc, watch};
 
@@ -38,7 +38,7 @@ impl Member {
             let mut changes = cluster.catalog.store.changes();
             cluster.hosts.enter_local(load(), &cluster.catalog.node.records());
             match cluster.catalog.store.live() {
-                Ok(held) => self.own(id, held.into(), [].into()),
+                Ok(held) => cluster.hosts.holds(&id, &held, &[]),
                 Err(error) => tracing::error!(%error, "what this node holds cannot be listed"),
             }
             let mut told = Arc::default();
@@ -60,25 +60,14 @@ impl Member {
                     change = changes.recv() => change,
                 };
                 match change {
-                    Ok(Change::Added(added)) => self.own(id, added, [].into()),
-                    Ok(Change::Removed(removed)) => self.own(id, [].into(), removed),
+                    Ok(Change::Added(added)) => cluster.hosts.holds(&id, &added, &[]),
+                    Ok(Change::Removed(removed)) => cluster.hosts.holds(&id, &[], &removed),
                     // Too many to follow: all is read again.
                     Err(broadcast::error::RecvError::Lagged(_)) => break,
                     Err(broadcast::error::RecvError::Closed) => return,
                 }
             }
         }
-    }
-
-    fn own(&self, node: NodeId, added: Arc<[Digest]>, removed: Arc<[Digest]>) {
-        let holds = MemberEvent::Holds {
-            node,
-            added: added.to_vec(),
-            removed: removed.to_vec(),
-        };
-        self.cluster
-            .hosts
-            .take(holds, &self.cluster.catalog.node.records());
     }
 
     /// Does what a change of the records asks for.

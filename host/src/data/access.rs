@@ -12,8 +12,11 @@ pub(crate) struct DataAccess {
     pub blobs: BlobStore,
     pub inputs: Arc<BTreeMap<String, Digest>>,
     pub sources: Sources,
+    /// Bytes of shards read.
     pub bytes: u64,
+    /// Bytes that came from another node for it.
     pub moved_bytes: u64,
+    /// How long the guest waited for what lies in place, or on another node.
     pub waited: Duration,
 }
 
@@ -44,27 +47,8 @@ impl DataAccess {
         self.waited = Duration::ZERO;
     }
 
-    /// Bytes that came from another node for it.
-    pub fn moved_bytes(&self) -> u64 {
-        self.moved_bytes
-    }
-
-    /// How long the guest waited for what lies in place, or on another node.
-    pub fn waited(&self) -> Duration {
-        self.waited
-    }
-
-    pub fn sources(&self) -> Sources {
-        self.sources
-    }
-
     /// Bytes of shards that were given to something else than the guest's memory.
     pub fn add_bytes(&mut self, bytes: u64) {
         self.bytes += bytes;
-    }
-
-    /// Bytes of shards read.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
     }
 }

@@ -62,7 +62,7 @@ type Answer<T> = Result<T, WitError>;
 
 /// A failure as the guest gets to see it. In a job those of the host are not the guest's to see: another host does better.
 fn told(store: &Context<'_>, error: GpuError) -> wasmtime::Result<WitError> {
-    match (store.data().data.sources(), &error) {
+    match (store.data().data.sources, &error) {
         (Sources::Hidden, GpuError::DeviceLost(_) | GpuError::Unavailable(_)) => Err(error.into()),
         _ => Ok(error.into()),
     }
@@ -407,7 +407,7 @@ async fn submit(
     store.data_mut().gpu.waited += begun.elapsed();
     if let Err(error) = brought {
         let text = format!("a shard cannot be read: {error}");
-        return match (store.data().data.sources(), error.downcast::<StoreError>()) {
+        return match (store.data().data.sources, error.downcast::<StoreError>()) {
             // As if the guest had read it.
             (Sources::Hidden, Ok(error)) => Err((*error).into()),
             _ => Ok(Err(GpuError::Unavailable(text))),

@@ -60,8 +60,10 @@ pub struct StoreOptions {
     pub max_cached_bytes: u64,
 }
 
-/// How long the underlying store may take to open: it mends its database after a crash.
+/// How long the underlying store may take to open, whatever the size of its database.
 const LOADING: Duration = Duration::from_secs(120);
+/// How fast it reads a database that it mends after a crash: slower than any disk.
+const MENDED_BYTES_PER_SECOND: u64 = 4 << 20;
 
 impl Default for StoreOptions {
     fn default() -> Self {
@@ -163,9 +165,11 @@ impl Store {
             cause,
         };
         // Over some broken files it never ends.
-        let fs = tokio::time::timeout(LOADING, loading)
+        let size_bytes = fs::metadata(root.join("blobs.db")).map_or(0, |found| found.len());
+        let patience = LOADING + Duration::from_secs(size_bytes / MENDED_BYTES_PER_SECOND);
+        let fs = tokio::time::timeout(patience, loading)
             .await
-            .map_err(|_| broken(format!("it is not open after {} s", LOADING.as_secs())))?
+            .map_err(|_| broken(format!("it is not open after {} s", patience.as_secs())))?
             .map_err(|error| broken(error.to_string()))?;
 
         let outside = Outside::open(&state, options.max_cached_bytes)?;
