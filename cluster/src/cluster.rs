@@ -20,7 +20,7 @@ pub struct Cluster {
     pub hosts: Arc<Hosts>,
     /// The handle of each host.
     pub dispatch: Dispatch,
-    /// Held while it is looked whether a node may leave, and written down that it does.
+    /// Held from the check whether a node may leave until its leave is recorded.
     pub(crate) leaving: Mutex<()>,
 }
 

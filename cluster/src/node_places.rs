@@ -16,7 +16,7 @@ pub struct NodePlaces {
 }
 
 impl NodePlaces {
-    /// So many for each.
+    /// `most` places for each node.
     pub fn new(most: usize) -> Self {
         NodePlaces {
             most,

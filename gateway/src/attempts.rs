@@ -35,6 +35,8 @@ const STREAMS: [&[u8]; 4] = [
 const HOLD: Duration = Duration::from_millis(1_500);
 /// Hosts that are tried.
 const MAX_ATTEMPTS: usize = 3;
+/// In place of an attempt's number: each may report.
+const ANY_ATTEMPT: usize = usize::MAX;
 
 /// What is left to send, as long as it can be.
 enum Sent {
@@ -134,7 +136,8 @@ pub async fn call(
             ended.fuel = hosts.believed(&next, ended.fuel, limit);
             hosts.burned(ended.fuel);
             drop(under_way);
-            if current.load(Ordering::Relaxed) == number
+            let current = current.load(Ordering::Relaxed);
+            if (current == number || current == ANY_ATTEMPT)
                 && let Some(report) = report.lock().take()
             {
                 report(ended);
@@ -163,6 +166,10 @@ pub async fn call(
             break;
         }
         tracing::info!(host = host.short(), id = %spec.id, "a call goes on to the next host");
+    }
+    if ended.is_err() {
+        // Whoever tells what the call burned.
+        current.store(ANY_ATTEMPT, Ordering::Relaxed);
     }
     let _ = chosen.set(host);
     (host, ended)

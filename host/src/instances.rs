@@ -19,8 +19,8 @@ use crate::shared::Shared;
 
 /// Calls that one reused instance serves. A fresh one takes up to some milliseconds, so little of it falls on each call.
 const CALLS_PER_INSTANCE: u32 = 1_000;
-/// Handles that a guest may leak in each call and be reused: languages that collect garbage drop some late or never. A call has
-/// [`limits::GUEST_HANDLES`] in addition to what the calls before it may have leaked.
+/// Handles that a guest may leave behind in each call: languages that collect garbage drop some late or never. A call may have
+/// [`limits::GUEST_HANDLES`], and this for each call before it.
 const LEAKED_HANDLES: usize = 16;
 /// Handles that an instance may hold between calls: its streams and what it caches.
 const IDLE_HANDLES: usize = limits::GUEST_HANDLES / 4;

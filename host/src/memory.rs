@@ -218,8 +218,8 @@ impl Limiter {
         self.used_bytes + self.held_bytes
     }
 
-    /// Whether a guest that took `first` bytes in its first call has as much room left as it took since: one that leaks is let go of
-    /// while its next call has room.
+    /// Whether the guest could grow once more by as much as it grew since its first call, after which it had `first` bytes. One that
+    /// leaks is let go of while its next call has room.
     pub fn has_room_after(&self, first: u64) -> bool {
         let since = self.used_bytes().saturating_sub(first);
         self.memory_bytes.saturating_sub(self.used_bytes()) >= since

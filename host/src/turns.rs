@@ -53,7 +53,7 @@ pub(crate) struct Turns {
     apart: AtomicU32,
 }
 
-/// A guest that ends its turn because its fuel for one is burned wakes itself at once. A runtime that always has such a guest to
+/// A guest whose turn has used up its fuel wakes itself at once. A runtime that always has such a guest to
 /// run looks at its sockets and timers only after every 61st turn. So the turns of a call after its first have this waker: a
 /// guest that wakes itself within a turn goes on after the runtime has looked, unless the turn was short.
 struct TurnWaker {

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{AbortHandle, Abortable, BoxFuture};
 use futures_util::stream::FuturesUnordered;
@@ -16,7 +15,7 @@ use nearfield_protocol::node::Label;
 use nearfield_protocol::{Digest, Problem, ProblemKind};
 use tokio::sync::watch;
 
-use crate::aside::{Aside, set_aside};
+use crate::aside::{Aside, Kept, set_aside};
 use crate::engine::{Action, Engine, Event, Input, Ticket, View, rule};
 use crate::record::{JobRecord, JobState, Progress};
 use crate::{into, plan};
@@ -76,7 +75,7 @@ enum Came {
     /// What is kept here, beside what the engine is told of it.
     Taken(Box<Given>),
     /// What a run wrote: its digest, and its bytes if they can be kept.
-    Files(ResultKey, Digest, Result<Bytes, Problem>),
+    Files(ResultKey, Digest, Result<Kept, Problem>),
 }
 
 impl Came {
@@ -232,12 +231,12 @@ impl<'a> Driver<'a> {
                 )
             }
             Action::Files { ticket, host, key } => {
-                let (store, room) = (cluster.catalog.store.clone(), self.files.room());
+                let store = cluster.catalog.store.clone();
                 let may_rest = cluster.catalog.may_keep(&self.rule());
                 let read = async move {
                     match cluster.dispatch.to(host).written(key).await {
                         Ok(Some(files)) => {
-                            let (digest, kept) = set_aside(store, room, may_rest, files).await;
+                            let (digest, kept) = set_aside(store, may_rest, files).await;
                             Came::Files(key, digest, kept)
                         }
                         Ok(None) => Came::event(Event::Files(Ok(None))),

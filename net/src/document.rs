@@ -5,7 +5,7 @@ mod damage;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::{StreamExt, pin_mut};
@@ -68,7 +68,7 @@ pub(crate) struct Document {
     missing: Mutex<BTreeMap<RecordKey, Absent>>,
     /// Tokens and nodes of which this node cannot read what it wrote. The lock is held for one look-up.
     lost: Mutex<Arc<BTreeSet<(RecordKind, String)>>>,
-    /// Whether there were later records here once, and they were compared with no other node's since.
+    /// Whether the store notes later records than are here, and they were not compared with a gateway's since.
     is_behind: AtomicBool,
     /// Writers one after another: a record's clock must follow the last one's.
     writing: AsyncMutex<()>,
@@ -447,7 +447,7 @@ impl Document {
         let before = self.latest_unix_ms();
         self.replace(records);
         *self.values.lock() = values;
-        if self.latest_unix_ms() < before {
+        if self.latest_unix_ms() < before && !self.is_behind.load(Ordering::Relaxed) {
             // What an expelled gateway wrote counts no more: the next start is not to take that for damage.
             self.note_again().await?;
         }

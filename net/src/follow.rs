@@ -35,21 +35,25 @@ const COMPARE: Duration = Duration::from_secs(60);
 #[derive(Default)]
 struct Arrived {
     entries: BTreeMap<RecordKey, Absent>,
-    /// Some comparison ended well.
+    /// Some comparison ended well, and one with a gateway.
     compared: bool,
+    compared_with_gateway: bool,
     /// Those with which one did not.
     failed: HashSet<NodeId>,
 }
 
 impl Arrived {
-    fn note(&mut self, event: LiveEvent) {
+    fn note(&mut self, event: LiveEvent, is_gateway: impl Fn(&NodeId) -> bool) {
         match event {
             LiveEvent::InsertRemote { entry, from, .. } => {
                 let absent = Absent::of(&entry, entry.author(), Some(node_id(&from)));
                 self.entries
                     .extend(absent.map(|absent| (absent.key.clone(), absent)));
             }
-            LiveEvent::SyncFinished(ended) if ended.result.is_ok() => self.compared = true,
+            LiveEvent::SyncFinished(ended) if ended.result.is_ok() => {
+                self.compared = true;
+                self.compared_with_gateway |= is_gateway(&node_id(&ended.peer));
+            }
             LiveEvent::SyncFinished(ended) => {
                 self.failed.insert(node_id(&ended.peer));
             }
@@ -79,7 +83,8 @@ impl Node {
                 if matches!(event, LiveEvent::InsertRemote { .. }) {
                     self.document().entry_came();
                 }
-                arrived.lock().note(event);
+                let records = self.records();
+                arrived.lock().note(event, |node| records.is_gateway(node));
                 more.notify_one();
             }
             Err(NetError::Records("the document has no more events".to_owned()))
@@ -102,14 +107,25 @@ impl Node {
             more.notified().await;
             sleep(GATHER).await;
             loop {
-                let (some, compared) = {
+                let (some, compared, with_gateway) = {
                     let mut arrived = arrived.lock();
-                    (arrived.some(), std::mem::take(&mut arrived.compared))
+                    let some = arrived.some();
+                    // What a comparison brought is taken in once the last of it is.
+                    match some.len() < BATCH {
+                        true => (
+                            some,
+                            std::mem::take(&mut arrived.compared),
+                            std::mem::take(&mut arrived.compared_with_gateway),
+                        ),
+                        false => (some, false, false),
+                    }
                 };
                 let last = some.len() < BATCH;
                 self.fetch_values(some).await;
                 if compared && self.document().wanted().is_empty() {
-                    self.document().caught_up().await?;
+                    if with_gateway {
+                        self.document().caught_up().await?;
+                    }
                     self.hear();
                 }
                 if last {

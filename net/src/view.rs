@@ -240,15 +240,16 @@ impl Records {
         self.functions.values().flat_map(|versions| versions.iter())
     }
 
-    /// The datasets that functions name by their digest as inputs, once for each that does.
-    pub fn pinned_inputs(&self) -> impl Iterator<Item = Digest> {
+    /// What functions name by its digest as inputs. Nobody has looked whether it is a dataset.
+    pub fn pinned_inputs(&self) -> BTreeSet<Digest> {
         let inputs = self
             .all_function_versions()
             .flat_map(|version| version.manifest.inputs.values());
-        inputs.filter_map(|input| match input {
+        let pinned = inputs.filter_map(|input| match input {
             Input::Pinned(digest) => Some(*digest),
             Input::Newest(_) => None,
-        })
+        });
+        pinned.collect()
     }
 
     /// The same records, of which these cannot be read.

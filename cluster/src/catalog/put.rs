@@ -298,8 +298,7 @@ impl Catalog {
         self.note_recorded(written)
     }
 
-    /// Has a gateway write a version down that this host took: the one that it took the put for, since others know nothing of
-    /// that, or any.
+    /// Has a gateway record a version of this host's: `via`, which granted the put and alone knows of the grant, or else any.
     async fn write_version_at_gateway(
         &self,
         Target {

@@ -124,15 +124,20 @@ impl Catalog {
             forget_named(&mut recorded, &records);
             recorded.clone()
         };
+        let pinned = records.pinned_inputs();
         let datasets = versions.chain(pins).chain(held.datasets).chain(recorded);
-        for digest in datasets.chain(records.pinned_inputs()) {
+        for digest in datasets.chain(pinned.iter().copied()) {
             // Whoever keeps a shard has its dataset's list, so nothing here belongs to one whose list is elsewhere.
             if matches!(self.store.stored(&digest).await, Err(StoreError::Missing(_))) {
                 continue;
             }
             // One whose shards cannot be named: nothing may be released until it is mended or removed.
-            let dataset = self.store.dataset(&digest).await.map_err(store_problem)?;
-            kept.extend(dataset.blobs());
+            match self.store.dataset(&digest).await {
+                Ok(dataset) => kept.extend(dataset.blobs()),
+                // A function may name any blob.
+                Err(StoreError::NotADataset { .. }) if pinned.contains(&digest) => drop(kept.insert(digest)),
+                Err(error) => return Err(store_problem(error)),
+            }
         }
         Ok(kept)
     }

@@ -89,20 +89,22 @@ impl Catalog {
         }
         // The name is gone: what nothing refers to goes, whatever failed since.
         let released_bytes = self.release_unreferenced(removed, results).await?;
-        purged?;
-        let mut remaining = remaining?;
         // Others may be slow to answer: nobody who writes waits for them.
         drop(recording);
         if !origins.is_empty() {
             let asked = origins.into_iter().map(Forget::For).collect();
             let (count, away) = self.forget_elsewhere(asked).await;
             forgotten_results += count;
-            remaining.extend(away);
+            remaining = remaining.map(|mut remaining: Vec<Remaining>| {
+                remaining.extend(away);
+                remaining
+            });
         }
+        purged?;
         Ok(Removed {
             released_bytes,
             forgotten_results,
-            remaining,
+            remaining: remaining?,
         })
     }
 

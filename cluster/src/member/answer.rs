@@ -135,16 +135,19 @@ impl Member {
         if cluster.catalog.store.has(digest) && !holders.contains(&node.id()) {
             holders.push(node.id());
         }
-        let here = |id: NodeId| Contact {
-            id,
-            addresses: node.addresses(),
+        // Of one that nobody has met since the start no address is known here; the asker may know some.
+        let contact = |id: NodeId| match book.get(&id) {
+            Some(contact) => contact.clone(),
+            None if id == node.id() => Contact {
+                id,
+                addresses: node.addresses(),
+            },
+            None => Contact {
+                id,
+                addresses: Vec::new(),
+            },
         };
-        // Of one that nobody has met since the start no address is known.
-        let contact = |id: NodeId| {
-            let known = book.get(&id).cloned();
-            known.or_else(|| (id == node.id()).then(|| here(id)))
-        };
-        holders.into_iter().filter_map(contact).collect()
+        holders.into_iter().map(contact).collect()
     }
 
     /// Fetches blobs of a dataset and keeps them, after the dataset's own list of them: whoever holds a shard knows by
@@ -205,8 +208,6 @@ impl Member {
                 ),
             ));
         }
-        // What is kept for the version is not let go of before its record is written.
-        let _recording = catalog.recording.read().await;
         // Its report of what it holds may come later than this.
         self.cluster.hosts.holds(&holder, &heads, &[]);
         // What is written down can be read: by this gateway, too. Until it is written down, no record says that it may not
@@ -226,6 +227,8 @@ impl Member {
             return Err(Problem::new(ProblemKind::BadRequest, text));
         }
         let heads: Vec<Digest> = dataset.heads().collect();
+        // What is kept for the version is not let go of before its record is written. All of it is here: nobody is waited for.
+        let _recording = catalog.recording.read().await;
         if may_rest {
             catalog.store.keep(&heads).await.map_err(store_problem)?;
         }

@@ -85,7 +85,11 @@ impl Member {
             if !gone.is_empty() && self.next(self.let_go(gone, &mut changes)).await.is_none() {
                 return;
             }
-            if let Err(problem) = catalog.release_held_back().await {
+            let releasing = async { Some(catalog.release_held_back().await) };
+            let Some(released) = self.next(releasing).await else {
+                return;
+            };
+            if let Err(problem) = released {
                 tracing::warn!(%problem, "what nothing refers to any more cannot be let go of");
             }
             if let Err(problem) = catalog.forget_if_quarantined().await {

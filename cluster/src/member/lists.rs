@@ -1,7 +1,7 @@
 //! The lists of shards, kept between the rounds of repair. To read a list and to check it against its digest takes far longer
 //! than to look up who holds the blobs that it names.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use nearfield_net::Records;
@@ -51,7 +51,7 @@ impl Lists {
 
     /// Forgets the lists of versions that are no more.
     pub fn keep_those_of(&mut self, records: &Records) {
-        let pinned: HashSet<Digest> = records.pinned_inputs().collect();
+        let pinned = records.pinned_inputs();
         self.known
             .retain(|version, _| records.has_version_of(version) || pinned.contains(version));
         self.digests = self.known.values().map(|listed| listed.digests()).sum();

@@ -287,25 +287,35 @@ pub(super) async fn look_at_all(
     mut look: impl FnMut(Kept<'_>),
 ) -> bool {
     let mut all = true;
-    let versions = records.all_dataset_versions();
-    let versions = versions.map(|version| (version.digest, version.replicas, version.only.as_slice()));
-    // An input that a function names by its digest outlives the name that it was put under.
-    let pinned = records
-        .pinned_inputs()
-        .filter(|digest| !records.has_version_of(digest));
-    for (dataset, replicas, only) in versions.chain(pinned.map(|digest| (digest, None, &[][..]))) {
+    for version in records.all_dataset_versions() {
         // A list that nobody gives now says nothing of its shards.
-        let Ok(listed) = lists.of(&cluster.catalog.store, &dataset).await else {
-            tracing::debug!(%dataset, "the shard list of a dataset cannot be read, so its replicas are not counted in this round");
+        let Ok(listed) = lists.of(&cluster.catalog.store, &version.digest).await else {
+            tracing::debug!(name = %version.name, version = version.version, "the shard list of a version cannot be read now");
             all = false;
             continue;
         };
         for digests in [&listed.heads, &listed.shards] {
             look(Kept {
-                dataset: Some(dataset),
+                dataset: Some(version.digest),
                 digests,
-                replicas: replicas.unwrap_or(REPLICAS),
-                only,
+                replicas: version.replicas.unwrap_or(REPLICAS),
+                only: &version.only,
+            });
+        }
+    }
+    for digest in records.pinned_inputs() {
+        // An input that a function names by its digest outlives the name that it was put under. It may be no dataset, or nowhere.
+        if records.has_version_of(&digest) {
+            continue;
+        }
+        let listed = lists.of(&cluster.catalog.store, &digest).await.ok();
+        let listed = listed.iter().flat_map(|listed| [&listed.heads, &listed.shards]);
+        for digests in listed {
+            look(Kept {
+                dataset: Some(digest),
+                digests,
+                replicas: REPLICAS,
+                only: &[],
             });
         }
     }

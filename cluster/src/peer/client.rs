@@ -35,7 +35,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 const COMPILED: Duration = Duration::from_secs(600);
 /// How long an output may take from or to a host: the largest, at 1 MiB/s. A host that is gone is noticed sooner.
 const OUTPUT: Duration = Duration::from_secs((OUTPUT_BYTES >> 20) as u64);
-/// How much later than its call's time may be up a host may say so: the call may have waited for a place, and the word is on its way.
+/// How long after its call's timeout a host may still answer: the call may have waited for a place, and the answer is on its way.
 const LATER: Duration = Duration::from_secs(30);
 /// How long a host is asked why a response broke off.
 const WHY: Duration = Duration::from_millis(500);
@@ -115,7 +115,7 @@ impl RemoteHost {
         let response = match within(patience, sending).await {
             Ok(response) => response,
             Err(problem) => {
-                // What is not known to have come there is not asked for.
+                // Whether the host got the call is not known, so no report is asked for.
                 later.report = None;
                 return Err(problem);
             }

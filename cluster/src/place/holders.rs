@@ -48,6 +48,12 @@ impl Holders {
         self.of(digest).any(|holder| holder == slot)
     }
 
+    /// Whether a host holds something.
+    pub fn has_any(&self, slot: Slot) -> bool {
+        let of_host = self.by_host.get(slot as usize);
+        of_host.is_some_and(|held| held.iter().next().is_some())
+    }
+
     /// How many blobs nobody but `slot` holds.
     pub fn only_at(&self, slot: Slot) -> usize {
         let of_host = self.by_host.get(slot as usize).into_iter().flatten();

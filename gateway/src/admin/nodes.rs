@@ -21,8 +21,8 @@ use crate::state::Gateway;
 const INVITATION: Duration = Duration::from_secs(3600);
 /// Longest that one may.
 const LONGEST_INVITATION: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How long a gateway may take to write down that this node leaves.
-const LEAVING: Duration = Duration::from_secs(10);
+/// How long a gateway may take to look what only this node keeps: longer than it takes before it gives up.
+const LEAVING: Duration = Duration::from_secs(90);
 
 pub fn list(gateway: &Gateway) -> Response<Body> {
     let records = gateway.cluster.catalog.node.records();

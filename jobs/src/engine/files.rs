@@ -96,7 +96,7 @@ impl Engine {
             }
             Err(problem) => {
                 tracing::warn!(host = host.short(), %problem, "files that a host wrote cannot be had");
-                self.sites.failed(host, &key, &problem);
+                self.sites.failed_to_give(host, &key, &problem);
             }
         }
         wanted.tried.push(host);

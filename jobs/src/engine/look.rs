@@ -85,12 +85,12 @@ impl Engine {
 
     /// What is remembered of another tree's leaves is known.
     pub(super) fn looked_again(&mut self, mut known: Known) {
-        for (at, (leaf, known)) in self.leaves.iter().zip(&mut known.leaves).enumerate() {
+        for (leaf, known) in self.leaves.iter().zip(&mut known.leaves) {
             *known |= self.sites.claims.first(&leaf.key).is_some();
             if !*known {
                 // It counted as done: it ran on a host that was lost since, or stood below a result that was remembered.
                 self.progress.done -= 1;
-                self.progress.remembered -= u64::from(self.remembered.remove(&at));
+                self.progress.remembered -= u64::from(self.remembered.remove(&leaf.index));
                 self.progress.bytes_done -= leaf.size_bytes;
             }
         }

@@ -322,7 +322,7 @@ impl Engine {
     fn advance(&mut self, leaf: usize, remembered: bool, now: Duration) {
         let progress = &mut self.progress;
         progress.done += 1;
-        if remembered && self.remembered.insert(leaf) {
+        if remembered && self.remembered.insert(self.leaves[leaf].index) {
             progress.remembered += 1;
         }
         progress.bytes_done += self.leaves[leaf].size_bytes;

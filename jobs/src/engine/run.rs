@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nearfield_net::control::BEAT;
 use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey, Work};
-use nearfield_protocol::problem::Elsewhere;
+use nearfield_protocol::problem::{Blame, Elsewhere};
 use nearfield_protocol::{NodeId, Problem, ProblemKind};
 
 use super::action::{Action, Ticket};
@@ -17,7 +17,7 @@ use super::tasks::{Bringing, Moving, Part, Run, RunId, Second, Stage, Task};
 use crate::order::Step;
 use crate::plan::parts;
 
-/// Hosts that one run is tried on before it waits for better ones.
+/// Hosts that one run is tried on before it waits a beat and begins with all of them again.
 const MAX_HOSTS_TRIED: usize = 4;
 /// Results that are brought to the host of one run at once: enough that hosts far apart are not waited for once for each.
 const MOVED_AT_ONCE: usize = 8;
@@ -37,6 +37,7 @@ impl Engine {
             spec,
             size_bytes,
             tried: Vec::new(),
+            failure: None,
             waits: MAX_WAITS,
             stage: Stage::Idle,
         };
@@ -81,8 +82,9 @@ impl Engine {
             return self.begin_on(id, host, view, now);
         }
         let text = "no host can run this now: none is there that holds the data or may fetch it";
-        let nobody = Problem::new(ProblemKind::HostUnreachable, text);
-        self.wait_for_hosts(id, nobody.into(), view, now)
+        let nobody = || Problem::new(ProblemKind::HostUnreachable, text).into();
+        let failure = run.failure.clone().unwrap_or_else(nobody);
+        self.wait_for_hosts(id, failure, view, now)
     }
 
     /// Has a run look for a host again with the next beat, when a host that was missed is heard of; it fails with `failure` once it
@@ -247,7 +249,7 @@ impl Engine {
             Ok(None) => {}
             Err(problem) => {
                 tracing::warn!(host = from.short(), %problem, "a host does not give a partial result that it remembers");
-                self.sites.failed(from, &key, &problem);
+                self.sites.failed_to_give(from, &key, &problem);
             }
         }
         // Somebody else may have it.
@@ -395,7 +397,7 @@ impl Engine {
                 // The other one may do better.
                 (*first, *second) = ((other_ticket, other), Second::Never);
                 self.sites.release(&host);
-                self.sites.failed(host, &run.key, &failure.problem);
+                self.sites.failed(host, &failure.problem);
                 return Ok(());
             }
             self.tickets.remove(&other_ticket);
@@ -448,10 +450,14 @@ impl Engine {
                 tracing::warn!(host = host.short(), problem = %failure.problem, "a run goes to another host");
                 run.tried.push(host);
                 let is_tried_enough = run.tried.len() >= MAX_HOSTS_TRIED;
-                self.sites.failed(host, &run.key, &failure.problem);
+                let kind = failure.problem.kind;
+                let passes = kind.blame() == Blame::LostHost || kind == ProblemKind::Overload;
+                run.failure = Some(failure.clone());
+                self.sites.failed(host, &failure.problem);
                 match is_tried_enough {
-                    true => self.wait_for_hosts(id, failure, view, now),
                     false => self.choose(id, view, now),
+                    true if passes => self.wait_for_hosts(id, failure, view, now),
+                    true => self.run_ended(id, Err(failure), view, now),
                 }
             }
             Err(failure) => self.run_ended(id, Err(failure), view, now),

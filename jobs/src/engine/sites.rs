@@ -43,6 +43,8 @@ pub struct Sites {
     used: HashSet<NodeId>,
     /// Hosts that this job does without, since they did not give what they said they had.
     shunned: BTreeSet<NodeId>,
+    /// What hosts did not give although they say that they remember it.
+    not_given: BTreeSet<(ResultKey, NodeId)>,
     /// Hosts that were lost just now: who looks at the network does not know it yet.
     missed: BTreeSet<NodeId>,
 }
@@ -63,6 +65,7 @@ impl Sites {
             busy: BTreeMap::new(),
             used: HashSet::new(),
             shunned: BTreeSet::new(),
+            not_given: BTreeSet::new(),
             missed: BTreeSet::new(),
         }
     }
@@ -70,6 +73,7 @@ impl Sites {
     /// Goes on without the hosts that were done without `before`.
     pub fn do_without(&mut self, before: Sites) {
         self.shunned = before.shunned;
+        self.not_given = before.not_given;
         self.missed = before.missed;
     }
 
@@ -90,11 +94,22 @@ impl Sites {
         self.missed.insert(host);
     }
 
-    /// A host could not do something with what it has under `key`: it is lost, or does not have that.
-    pub fn failed(&mut self, host: NodeId, key: &ResultKey, problem: &Problem) {
-        match problem.kind.blame() {
-            Blame::LostHost => self.lost(host),
-            _ => self.claims.lost_one(&host, key),
+    /// A host did not give what it says that it remembers under `key`: it is lost, or it does not count as having that. One that
+    /// says so again after a restart is done without.
+    pub fn failed_to_give(&mut self, host: NodeId, key: &ResultKey, problem: &Problem) {
+        if problem.kind.blame() == Blame::LostHost {
+            self.lost(host);
+        } else if self.not_given.insert((*key, host)) {
+            self.claims.lost_one(&host, key);
+        } else {
+            self.shun(host);
+        }
+    }
+
+    /// What a host was asked for came to nothing: that it is lost, if it is.
+    pub fn failed(&mut self, host: NodeId, problem: &Problem) {
+        if problem.kind.blame() == Blame::LostHost {
+            self.lost(host);
         }
     }
 

@@ -64,8 +64,8 @@ pub struct Engine {
     /// Anew with each restart: who is trusted may have changed, and what hosts said before with it.
     pub(super) setting: Arc<PureSetting>,
     pub(super) leaves: Vec<Leaf>,
-    /// Of these leaves those that count as remembered in `progress`.
-    pub(super) remembered: HashSet<usize>,
+    /// The shards that count as remembered in `progress`.
+    pub(super) remembered: HashSet<u32>,
     pub(super) levels: Arc<[Vec<PlanNode>]>,
     pub(super) sites: Sites,
     pub(super) phase: Phase,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nearfield_protocol::job::{PureReport, PureSpec, ResultKey};
+use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
 use nearfield_protocol::{Digest, NodeId};
 
 use super::action::Ticket;
@@ -24,6 +24,8 @@ pub struct Run {
     pub size_bytes: u64,
     /// Hosts on which it came to nothing, or that are not to be asked.
     pub tried: Vec<NodeId>,
+    /// How it failed on the last of them.
+    pub failure: Option<PureFailure>,
     pub waits: u32,
     pub stage: Stage,
 }

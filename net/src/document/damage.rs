@@ -86,18 +86,19 @@ impl Document {
         tracing::warn!(
             latest,
             noted,
-            "records/ is of an earlier moment than state.redb: nothing is let go of until the records were compared with another node's"
+            "records/ is of an earlier moment than state.redb: nothing is let go of until the records were compared with a gateway's"
         );
         self.is_behind.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// All that another node has is here now.
+    /// All that a gateway has was compared and is here now.
     pub async fn caught_up(&self) -> Result<(), NetError> {
-        match self.is_behind.swap(false, Ordering::Relaxed) {
-            true => self.note_again().await,
-            false => Ok(()),
+        if self.is_behind.load(Ordering::Relaxed) {
+            self.note_again().await?;
+            self.is_behind.store(false, Ordering::Relaxed);
         }
+        Ok(())
     }
 
     /// Tells the store of what time the records are, also if that is earlier than before.
