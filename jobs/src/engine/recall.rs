@@ -78,17 +78,22 @@ impl Engine {
             Err(problem) => return Err(problem.into()),
         };
         let keys = &recall.keys[from..recall.next];
-        let mut says_false = false;
+        let mut says_false = None;
         for (at, (report, key)) in answer.into_iter().zip(keys).enumerate() {
             let Some(report) = report else { continue };
             match self.sites.judge(view, &report, key, host) {
                 Worth::Counts => recall.found[from + at] = Some(self.sites.claims.made(&report, host)),
                 Worth::Unusable => {}
-                Worth::False => says_false = true,
+                Worth::False => says_false = Some(*key),
             }
         }
-        // A check finds out what else of it is wrong.
-        if says_false && self.input.record.check.is_none() {
+        let Some(key) = says_false else {
+            return Ok(());
+        };
+        if self.input.record.check.is_some() {
+            let what = self.what(&key);
+            self.quarantine(host, &what);
+        } else {
             for (found, key) in recall.found.iter_mut().zip(&recall.keys) {
                 let others = self.sites.claims.first(key).map(|claim| &claim.hosts);
                 if others.is_some_and(|hosts| *hosts == [host]) {

@@ -116,6 +116,12 @@ impl Run {
                 self.nothing_is_lost_or_where_it_may_not_be();
             }
         }
+        // A job that began late has as much time as any.
+        while self.job.is_some()
+            && let Some(event) = self.world.next(TROUBLE + REST + JOB)
+        {
+            self.handle(event);
+        }
         self.all_is_well();
         self.tally
     }
