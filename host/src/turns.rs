@@ -54,7 +54,7 @@ pub(crate) struct Turns {
 }
 
 /// A guest whose turn has used up its fuel wakes itself at once. A runtime that always has such a guest to
-/// run looks at its sockets and timers only after every 61st turn. So the turns of a call after its first have this waker: a
+/// run looks at its sockets and timers only after every 61st turn. So the turns of a call after its first long one have this waker: a
 /// guest that wakes itself within a turn goes on after the runtime has looked, unless the turn was short.
 struct TurnWaker {
     task: Waker,
@@ -179,7 +179,7 @@ pub(crate) async fn in_turns<G: Future>(
 ) -> Result<G::Output, OutOfTime> {
     let mut rest = pin!(tokio::time::sleep_until(deadline.into()));
     let mut waits = None;
-    let mut is_first = true;
+    let mut is_busy = false;
     let mut waker: Option<Arc<TurnWaker>> = None;
     poll_fn(|cx| {
         let now = Instant::now();
@@ -192,11 +192,11 @@ pub(crate) async fn in_turns<G: Future>(
             None => turns.begin(),
         };
         let watch = Watch::start(turn, now);
-        // Most calls have one turn. A call goes on in another task than it began in at most once.
+        // Most calls have short turns alone. A call goes on in another task than it began in at most once.
         let is_known = waker
             .as_ref()
             .is_some_and(|waker| waker.task.will_wake(cx.waker()));
-        if !std::mem::take(&mut is_first) && !is_known {
+        if is_busy && !is_known {
             waker = Some(TurnWaker::new(cx.waker()));
         }
         let mut take_turn = |cx: &mut Context<'_>| match &waker {
@@ -224,7 +224,9 @@ pub(crate) async fn in_turns<G: Future>(
                 }
             }
         };
-        turns.end(turn, watch.took());
+        let took = watch.took();
+        is_busy |= took >= SHORT_TURN;
+        turns.end(turn, took);
         match polled {
             Poll::Ready(ended) => Poll::Ready(Ok(ended)),
             Poll::Pending => rest.as_mut().poll(cx).map(|()| Err(OutOfTime)),
