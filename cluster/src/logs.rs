@@ -50,7 +50,7 @@ pub async fn everywhere(cluster: &Cluster, query: LogQuery) -> Result<mpsc::Rece
         follow: false,
         ..query.clone()
     };
-    // All at once: each host may be slow, and what is kept of all of them is what was asked for.
+    // The hosts are read at once, since each may be slow. Of all their lines the newest that were asked for are kept.
     let mut past = BTreeMap::new();
     let mut coming_past = SelectAll::new();
     for (host, mut lines) in ask(cluster, &hosts, &past_query).await.into_iter().enumerate() {

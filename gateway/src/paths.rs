@@ -2,7 +2,8 @@
 //!
 //! The gateway takes a route from a path, a token's checks read it percent-decoded, and a guest reads it as it came, or
 //! decoded, or with its dot segments taken out. A check that allows `public/` must not let `public/../private` through, in
-//! whatever spelling. So a path that some readers would fold and others would not is refused before a token's checks or a guest see it.
+//! whatever spelling. So a path that some readers would fold and others would not is refused before a token's checks or a
+//! guest see it.
 
 use std::borrow::Cow;
 

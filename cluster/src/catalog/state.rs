@@ -25,7 +25,7 @@ pub struct Catalog {
     pub(super) recorded: Mutex<Vec<Digest>>,
     /// For which quarantine hosts are known to have forgotten everything. The lock is held for one look-up.
     pub(super) settled: Mutex<HashMap<NodeId, RecordClock>>,
-    /// Shared by those who write records of what they sealed, and held alone by those who let go of what no record names.
+    /// A put shares it from its seal to its record. A release of blobs that no record names holds it alone.
     pub(crate) recording: RwLock<()>,
     /// What is to be released once it is known again what is still needed: datasets and plain blobs. The lock is held for one
     /// look-up.
