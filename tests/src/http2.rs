@@ -35,15 +35,7 @@ impl Client {
             .enable_all()
             .build()
             .unwrap();
-        let sender = runtime.block_on(async {
-            let address = url.strip_prefix("http://").unwrap();
-            let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-            let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                .await
-                .unwrap();
-            tokio::spawn(connection);
-            sender
-        });
+        let sender = runtime.block_on(connected(&url));
         Client { runtime, sender, url }
     }
 
@@ -60,6 +52,20 @@ impl Client {
     fn get(&self, path: &str) -> Answer {
         self.send(self.request("GET", path).body(Full::default()).unwrap())
     }
+}
+
+/// A connection for requests with such bodies.
+async fn connected<B>(url: &str) -> SendRequest<B>
+where
+    B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
+{
+    let address = url.strip_prefix("http://").unwrap();
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    sender
 }
 
 async fn answer(mut sender: SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) -> Answer {
@@ -308,14 +314,10 @@ fn streams_without_their_bodies_hold_no_place() {
     let (answered, mut answers) = tokio::sync::mpsc::unbounded_channel();
     for _ in 0..2 {
         let (url, answered) = (url.clone(), answered.clone());
+        let sender = runtime.block_on(connected(&url));
         runtime.spawn(async move {
-            let stream = tokio::net::TcpStream::connect(url.strip_prefix("http://").unwrap());
-            let (sender, connection) =
-                http2::handshake(TokioExecutor::new(), TokioIo::new(stream.await.unwrap()))
-                    .await
-                    .unwrap();
             for _ in 0..STREAMS {
-                let (mut sender, answered) = (sender.clone(), answered.clone());
+                let (mut sender, answered): (SendRequest<Never>, _) = (sender.clone(), answered.clone());
                 let request = Request::post(format!("{url}/fn/echo")).body(Never).unwrap();
                 tokio::spawn(async move {
                     let answer = sender.send_request(request).await;
@@ -323,8 +325,9 @@ fn streams_without_their_bodies_hold_no_place() {
                     let _ = answered.send(answer.map(|answer| answer.status()).ok());
                 });
             }
+            // The connection lasts as long as its sender.
+            std::future::pending::<()>().await;
             drop(sender);
-            let _ = connection.await;
         });
     }
     // A client may have so many requests without a body. The others are refused, so all of them have come.

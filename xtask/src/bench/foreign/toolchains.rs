@@ -65,27 +65,33 @@ pub fn build(name: &str, toolchain: Toolchain, wasi: Wasi, component: &Path) -> 
 
 fn python(tools: &Path) -> Result<PathBuf> {
     let folder = tools.join("python");
-    let programs = folder.join("bin");
-    if !programs.join("componentize-py").is_file() {
-        step(&format!("installing {}", PYTHON_PACKAGES.join(", ")));
-        let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--target"])
-            .arg(&folder);
-        run(pip.args(PYTHON_PACKAGES))?;
-    }
-    Ok(programs)
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--target"])
+        .arg(&folder);
+    install(pip, PYTHON_PACKAGES, &folder, "bin", "componentize-py")
 }
 
 fn node(tools: &Path) -> Result<PathBuf> {
     let folder = tools.join("node");
-    let programs = folder.join("node_modules/.bin");
-    if !programs.join("jco").exists() {
-        step(&format!("installing {}", NODE_PACKAGES.join(", ")));
-        fs::create_dir_all(&folder)?;
-        let mut npm = Command::new("npm");
-        npm.args(["install", "--silent", "--no-fund", "--no-audit", "--prefix"])
-            .arg(&folder);
-        run(npm.args(NODE_PACKAGES))?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--silent", "--no-fund", "--no-audit", "--prefix"])
+        .arg(&folder);
+    install(npm, NODE_PACKAGES, &folder, "node_modules/.bin", "jco")
+}
+
+/// Has a package manager install `packages` into `folder` unless `program` is there. Gives the folder of the programs.
+fn install(
+    mut manager: Command,
+    packages: &[&str],
+    folder: &Path,
+    programs: &str,
+    program: &str,
+) -> Result<PathBuf> {
+    let programs = folder.join(programs);
+    if !programs.join(program).exists() {
+        step(&format!("installing {}", packages.join(", ")));
+        fs::create_dir_all(folder)?;
+        run(manager.args(packages))?;
     }
     Ok(programs)
 }
