@@ -53,9 +53,9 @@ pub(crate) struct Turns {
     apart: AtomicU32,
 }
 
-/// A guest whose turn has used up its fuel wakes itself at once. A runtime that always has such a guest to
-/// run looks at its sockets and timers only after every 61st turn. So the turns of a call after its first long one have this waker: a
-/// guest that wakes itself within a turn goes on after the runtime has looked, unless the turn was short.
+/// A guest whose turn has used up its fuel wakes itself at once. A runtime that always has such a guest to run looks at its
+/// sockets and timers only after every 61st turn. So the turns of a call after its first long one have this waker: a guest that
+/// wakes itself within a turn goes on after the runtime has looked, unless the turn was short.
 struct TurnWaker {
     task: Waker,
     /// Whether the turn goes on.
@@ -98,6 +98,8 @@ impl Wake for TurnWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.is_woken.store(true, Ordering::SeqCst);
+        // Within a turn, `poll` sees the mark once the turn has ended. Between two turns it is taken back, and the task is woken: so is
+        // whoever set it in between.
         if !self.in_turn.load(Ordering::SeqCst) {
             self.is_woken.store(false, Ordering::SeqCst);
             self.task.wake_by_ref();

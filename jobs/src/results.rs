@@ -72,29 +72,39 @@ pub async fn output(cluster: &Cluster, record: &JobRecord) -> Result<Bytes, Prob
     );
     // One host that is wrong, or gone since it answered, does not hide what others have.
     for (host, found) in find_all(cluster, key).await? {
-        let given = match found.output == report.digest {
-            true => cluster.dispatch.to(host).output(key).await,
-            false => Ok(Some(Bytes::new())),
-        };
-        match given {
-            Ok(Some(output)) if Digest::of(&output) == report.digest => return Ok(output),
+        match output_of(cluster, host, &found, report.digest).await {
+            Ok(Some(output)) => return Ok(output),
             Ok(None) => {}
-            Ok(Some(_)) => {
-                failed = Problem::new(
-                    ProblemKind::Corrupt,
-                    format!(
-                        "host {} has other bytes than job {} came to: `nearfield run … --check 100%` finds out who is wrong",
-                        host.short(),
-                        record.id
-                    ),
-                );
-                tracing::error!(host = host.short(), problem = %failed, "a host does not give a job's output");
-            }
             Err(problem) => {
-                tracing::warn!(host = host.short(), %problem, "a host does not give a job's output");
+                tracing::warn!(job = record.id, host = host.short(), %problem, "a host does not give a job's output");
                 failed = problem;
             }
         }
     }
     Err(failed)
+}
+
+/// The output that one host remembers, if it still does; refused unless it has the digest that the job came to.
+async fn output_of(
+    cluster: &Cluster,
+    host: NodeId,
+    found: &PureReport,
+    digest: Digest,
+) -> Result<Option<Bytes>, Problem> {
+    let output = match found.output == digest {
+        true => cluster.dispatch.to(host).output(found.key).await?,
+        false => None,
+    };
+    let is_other =
+        found.output != digest || output.as_ref().is_some_and(|output| Digest::of(output) != digest);
+    match is_other {
+        false => Ok(output),
+        true => Err(Problem::new(
+            ProblemKind::Corrupt,
+            format!(
+                "host {} has other bytes than the job came to: `nearfield run … --check 100%` finds out who is wrong",
+                host.short()
+            ),
+        )),
+    }
 }

@@ -112,8 +112,8 @@ impl Catalog {
         }
     }
 
-    /// Lays what was staged over the newest version, anew for each version that another node writes meanwhile. The digests of
-    /// what was sealed for nothing go to `for_nothing`.
+    /// Lays the staged input over the newest version, and again over each version that another node records meanwhile. Datasets that
+    /// were sealed and not recorded go to `for_nothing`.
     async fn grow(
         &self,
         target: &Target,
@@ -163,7 +163,7 @@ impl Catalog {
             if !theirs || tries > GROWTH_TRIES || !self.newer_than(name, after).await {
                 return Err(problem);
             }
-            // Another node was faster: the same is laid over what it wrote.
+            // Another node recorded a version first: the input is laid over that one.
             input = again;
         }
     }

@@ -71,7 +71,7 @@ impl Catalog {
         let mut forgotten_results = 0;
         let (mut results, mut origins) = (Vec::new(), Vec::new());
         let mut remaining = Ok(Vec::new());
-        let mut purged = Ok(());
+        let (mut purged, mut not_asked) = (Ok(()), Vec::new());
         if let Some(leaving) = leaving {
             remaining = self.remaining(&leaving).await;
             origins.push(name.to_string());
@@ -95,16 +95,15 @@ impl Catalog {
             let asked = origins.into_iter().map(Forget::For).collect();
             let (count, away) = self.forget_elsewhere(asked).await;
             forgotten_results += count;
-            remaining = remaining.map(|mut remaining: Vec<Remaining>| {
-                remaining.extend(away);
-                remaining
-            });
+            not_asked = away;
         }
         purged?;
+        let mut remaining = remaining?;
+        remaining.extend(not_asked);
         Ok(Removed {
             released_bytes,
             forgotten_results,
-            remaining: remaining?,
+            remaining,
         })
     }
 

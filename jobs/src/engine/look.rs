@@ -90,10 +90,11 @@ impl Engine {
             if !*known {
                 // It counted as done: it ran on a host that was lost since, or stood below a result that was remembered.
                 self.progress.done -= 1;
-                self.progress.remembered -= u64::from(self.remembered.remove(&leaf.index));
+                self.remembered.remove(&leaf.index);
                 self.progress.bytes_done -= leaf.size_bytes;
             }
         }
+        self.progress.remembered = self.remembered.len() as u64;
         self.phase = Phase::Compute(Order::new(self.levels.clone(), &known));
     }
 }

@@ -322,9 +322,10 @@ impl Engine {
     fn advance(&mut self, leaf: usize, remembered: bool, now: Duration) {
         let progress = &mut self.progress;
         progress.done += 1;
-        if remembered && self.remembered.insert(self.leaves[leaf].index) {
-            progress.remembered += 1;
+        if remembered {
+            self.remembered.insert(self.leaves[leaf].index);
         }
+        progress.remembered = self.remembered.len() as u64;
         progress.bytes_done += self.leaves[leaf].size_bytes;
         progress.fuel_spent = progress.fuel_spent.max(self.spent.fuel);
         progress.seconds = now.as_secs_f64();
