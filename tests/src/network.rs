@@ -388,6 +388,42 @@ fn a_node_that_drains_hands_over_and_one_that_leaves_is_forgotten() {
     fails(&gateway.cli(&["rm", &format!("node/{expelled}")]), 4, "no node");
 }
 
+/// A gateway mostly hosts as well: what it alone keeps would go with it.
+#[test]
+fn a_gateway_that_alone_keeps_data_does_not_leave() {
+    let network = Network::start(0);
+    let hosting = Node::join(&network.gateway, &["--role", "gateway"], &[]);
+    network.wait_for(1);
+    let text = lines(11, 1 << 16);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &text).unwrap();
+    let path = file.path().to_str().unwrap();
+    hosting.ok(&[
+        "put",
+        path,
+        "--name",
+        "logs",
+        "--split",
+        "lines",
+        "--replicas",
+        "1",
+    ]);
+    fails(&hosting.cli(&["leave"]), 1, "kept by this node alone");
+
+    let _other = Node::join(&network.gateway, &[], &[]);
+    network.wait_for(2);
+    network.gateway.json(&["drain", &hosting.id()[..10], "--wait"]);
+    hosting.ok(&["leave"]);
+    until("it is no member", || {
+        network.gateway.json(&["ls", "nodes"])["nodes"]
+            .as_array()
+            .unwrap()
+            .len()
+            == 2
+    });
+    assert!(network.gateway.ok(&["get", "logs"]) == text);
+}
+
 #[test]
 fn a_remote_call_is_like_one_here() {
     let network = Network::start(1);

@@ -298,6 +298,64 @@ fn files_that_are_lost_again_and_again_end_a_job_with_what_helps() {
 }
 
 #[test]
+fn who_never_gives_what_it_remembers_is_done_without() {
+    let (mut net, mut hosts) = (Net::new(2), Hosts::default());
+    let into = |record: &mut JobRecord| record.into = Some("written".parse().unwrap());
+    let mut engine = engine(&net, 6, into);
+    let (broken, mut refused) = (id(1), 0);
+    let ended = drive(&mut engine, &mut net, |action, _| match action {
+        Action::Files { ticket, host, .. } if *host == broken => {
+            refused += 1;
+            let broken = Problem::new(ProblemKind::Internal, "its disk does not answer");
+            Some((*ticket, Event::Files(Err(broken))))
+        }
+        action => hosts.answer(action),
+    });
+    let JobState::Done(done) = ended else {
+        panic!("{ended:?}")
+    };
+    assert_eq!(done.into.unwrap().files, 6);
+    assert!(
+        refused > 1,
+        "it was asked again after a restart, and then no more"
+    );
+}
+
+#[test]
+fn who_remembers_what_cannot_be_is_quarantined_by_a_job_that_checks() {
+    for checks in [false, true] {
+        let (mut net, liar) = (Net::new(3), id(1));
+        let mut engine = engine(&net, 6, |record| record.check = checks.then_some(1.0));
+        let mut quarantined = Vec::new();
+        let ended = drive(&mut engine, &mut net, |action, net| match action {
+            Action::Recall { ticket, host, keys } if *host == liar => {
+                let forged = |key: &ResultKey| {
+                    let forged = PureReport {
+                        fuel: 0,
+                        ..report(*key, false)
+                    };
+                    Some(forged)
+                };
+                Some((*ticket, Event::Recalled(Ok(keys.iter().map(forged).collect()))))
+            }
+            Action::Quarantine { host, .. } => {
+                quarantined.push(*host);
+                net.tell(
+                    1,
+                    &NodeRecord::Quarantined {
+                        reason: String::new(),
+                    },
+                );
+                honest(action)
+            }
+            action => honest(action),
+        });
+        assert!(matches!(ended, JobState::Done(_)), "{ended:?}");
+        assert_eq!(quarantined, if checks { vec![liar] } else { Vec::new() });
+    }
+}
+
+#[test]
 fn what_is_lost_once_is_made_again() {
     let (mut net, mut lost, mut hosts) = (Net::new(2), false, Hosts::default());
     let into = |record: &mut JobRecord| record.into = Some("written".parse().unwrap());
