@@ -394,6 +394,7 @@ impl Engine {
         };
         if let Some((other_ticket, other)) = other {
             if let Err(failure) = ended {
+                tracing::warn!(host = host.short(), problem = %failure.problem, "one of two hosts that run a map failed");
                 // The other one may do better.
                 (*first, *second) = ((other_ticket, other), Second::Never);
                 self.sites.release(&host);
