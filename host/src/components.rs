@@ -11,6 +11,7 @@ use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime_wasi_http::{p2, p3};
 
 use crate::compile::Compiler;
+use crate::contentless;
 use crate::data;
 use crate::engine::{self, Target};
 use crate::gpu;
@@ -82,6 +83,7 @@ impl TargetEngine {
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         p2::add_only_http_to_linker_async(&mut linker)?;
+        contentless::add_to_linker(&mut linker)?;
         if target.lane == Lane::LiveP3 {
             wasmtime_wasi::p3::add_to_linker(&mut linker)?;
             p3::add_to_linker(&mut linker)?;

@@ -9,6 +9,7 @@ mod body;
 mod closing;
 mod compile;
 mod components;
+mod contentless;
 mod data;
 mod engine;
 mod failure;

@@ -33,7 +33,8 @@ impl Guest for Rude {
         }
         drop(stream);
         let trailers = (!told.trailers.is_empty()).then(|| fields(&told.trailers));
-        let _ = OutgoingBody::finish(body, trailers);
+        let finished = OutgoingBody::finish(body, trailers);
+        assert!(!told.strict || finished.is_ok(), "{finished:?}");
     }
 }
 

@@ -3,7 +3,7 @@
 //! `?status=200&field=name:value&body=text&times=3&trailer=name:value`: fields and trailers may come more than once, the
 //! body is written so many times, each time by itself. `error=5` answers with an error of so many bytes instead. `log=text`
 //! prints the text before. `leaves=1000` leaves so many bytes allocated, and `keeps=2` so many handles open, for as long as the
-//! instance lives.
+//! instance lives. `strict=yes` traps where the host refuses to end the body.
 
 pub struct Told {
     pub status: u16,
@@ -12,6 +12,8 @@ pub struct Told {
     pub body: Vec<u8>,
     pub times: usize,
     pub error: Option<usize>,
+    /// It traps where the host refuses something.
+    pub strict: bool,
     /// Handles that are never dropped.
     pub keeps: usize,
 }
@@ -25,6 +27,7 @@ impl Told {
             body: Vec::new(),
             times: 1,
             error: None,
+            strict: false,
             keeps: 0,
         };
         let query = target.split_once('?').map_or("", |(_, query)| query);
@@ -43,6 +46,7 @@ impl Told {
                 "leaves" => drop(Box::leak(
                     vec![1_u8; value.parse().expect("a length is a number")].into_boxed_slice(),
                 )),
+                "strict" => told.strict = true,
                 "keeps" => told.keeps = value.parse().expect("handles are a number"),
                 "error" => told.error = Some(value.parse().expect("a length is a number")),
                 _ => {}
