@@ -3,8 +3,9 @@
 //! A function token is a biscuit that a gateway signed (`tokens.rs`), with a key that it shares with nobody; the token's record
 //! names that key, so every gateway can check it, and a gateway that is expelled can make none that look like another's. The
 //! authority block names the token and the function; a holder may append checks on `time`, `path` and `method` without
-//! asking us. Signatures are checked once and remembered. Whether a token was revoked is looked up for every call, before any
-//! check that a holder wrote is evaluated.
+//! asking us. Whether a token was revoked is looked up for every call, before a signature or a check that a holder wrote is
+//! looked at. Signatures are checked once and remembered; they and the checks take up to milliseconds, so they are judged on
+//! threads of their own, and few at once.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -16,11 +17,14 @@ use http::{HeaderMap, header};
 use nearfield_net::Records;
 use nearfield_protocol::records::{FunctionVersion, TokenVersion};
 use nearfield_protocol::{Digest, Problem, ProblemKind, unix_ms};
+use tokio::sync::Semaphore;
 
 use crate::tokens::{self, Facts, Token};
 
 /// Tokens that are remembered, good and bad ones: each has some KiB.
 const MAX_KNOWN: u64 = 4_096;
+/// Tokens that are judged at once: who sends many takes no more of the machine than this.
+const JUDGED_AT_ONCE: usize = 2;
 
 /// Checks tokens.
 pub struct Auth {
@@ -28,6 +32,7 @@ pub struct Auth {
     keys: KeyPair,
     /// Digest of a token's text → the token, or why it is none of ours.
     known: moka::sync::Cache<Digest, Result<Arc<Token>, Problem>>,
+    judges: Semaphore,
 }
 
 /// Who calls.
@@ -54,6 +59,7 @@ impl Auth {
             admin: blake3::hash(admin_token.as_bytes()),
             keys: tokens::keys(&secret)?,
             known: moka::sync::Cache::new(MAX_KNOWN),
+            judges: Semaphore::new(JUDGED_AT_ONCE),
         })
     }
 
@@ -67,7 +73,7 @@ impl Auth {
     }
 
     /// Who asks to call a function, if they may.
-    pub fn caller(
+    pub async fn caller(
         &self,
         headers: &HeaderMap,
         asked: &CallTarget<'_>,
@@ -85,7 +91,7 @@ impl Auth {
         if self.is_admin(token) {
             return Ok(Caller::Admin);
         }
-        let token = self.read(token, records)?;
+        let token = self.read(token, records).await?;
         let issued = records
             .token(&token.id)
             // Signed by another gateway than issued it: that one may be expelled.
@@ -94,36 +100,50 @@ impl Auth {
         let now = SystemTime::now();
         check_grant(issued, asked.function, unix_ms(now))?;
         if !token.is_plain() {
-            token.check(&Facts {
-                now,
-                method: asked.method,
-                path: asked.path,
-            })?;
+            let (method, path) = (asked.method.to_owned(), asked.path.to_owned());
+            self.judge(move || {
+                let (method, path) = (&method, &path);
+                token.check(&Facts { now, method, path })
+            })
+            .await?;
         }
         Ok(Caller::Token(issued.clone()))
     }
 
     /// Reads a token, once for all calls with it.
-    fn read(&self, text: &str, records: &Records) -> Result<Arc<Token>, Problem> {
+    async fn read(&self, text: &str, records: &Records) -> Result<Arc<Token>, Problem> {
         let digest = Digest::of(text.as_bytes());
         if let Some(known) = self.known.get(&digest) {
             return known;
         }
-        let unverified = tokens::parse(text);
-        if let Ok(unverified) = &unverified
-            && tokens::key_of(unverified, records.token_keys()).is_none()
-        {
-            // Not remembered: the record that names its key may be on its way.
+        // What is refused here is not remembered: it costs little, and the record that names it may be on its way.
+        let unverified = tokens::parse(text)?;
+        let Some(key) = tokens::key_of(&unverified, records.token_keys()) else {
             return Err(unauthorized(
                 "the token is not one of this network, or was revoked",
             ));
-        }
-        let read = || {
-            let unverified = unverified?;
-            let key = tokens::key_of(&unverified, records.token_keys()).unwrap_or_default();
-            tokens::read(unverified, key).map(Arc::new)
         };
-        self.known.get_with(digest, read)
+        let id = tokens::said_id(&unverified).ok_or_else(tokens::unknown)?;
+        if records.token(&id).is_none() {
+            return Err(unauthorized(&format!("token {id} was revoked")));
+        }
+        let (known, key) = (self.known.clone(), key.to_owned());
+        let read = move || known.get_with(digest, || tokens::read(unverified, &key).map(Arc::new));
+        self.judge(read).await
+    }
+
+    /// Does what takes long for a token where it holds up no guest and no other request.
+    async fn judge<T: Send + 'static>(
+        &self,
+        judge: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let lost = |error: &dyn std::fmt::Display| {
+            Problem::new(ProblemKind::Internal, format!("a token was not judged: {error}"))
+        };
+        let _judge = self.judges.acquire().await.map_err(|error| lost(&error))?;
+        tokio::task::spawn_blocking(judge)
+            .await
+            .map_err(|error| lost(&error))?
     }
 
     /// The public half of the key that signs this gateway's tokens.
@@ -261,8 +281,8 @@ mod tests {
     }
 
     /// Nothing of a revoked token is evaluated, and a token that is none of ours is looked at once.
-    #[test]
-    fn a_token_that_no_record_names_is_refused_before_its_checks() {
+    #[tokio::test]
+    async fn a_token_that_no_record_names_is_refused_before_its_checks() {
         let auth = auth();
         let narrowing = tokens::Narrowing {
             path: Some("/elsewhere".to_owned()),
@@ -276,16 +296,45 @@ mod tests {
             path: "/",
         };
         for token in [token.as_str(), "nonsense"] {
-            let refused = auth.caller(&headers(token), &asked, &records).unwrap_err();
+            let refused = auth.caller(&headers(token), &asked, &records).await.unwrap_err();
             assert_eq!(refused.kind, ProblemKind::Unauthorized);
         }
         assert!(
             auth.caller(&headers(&token), &asked, &records)
+                .await
                 .unwrap_err()
                 .detail
                 .contains("revoked")
         );
-        assert!(auth.known.contains_key(&Digest::of(b"nonsense")));
+        // No signature was looked at: what is looked at is remembered.
+        assert!(!auth.known.contains_key(&Digest::of(token.as_bytes())));
+    }
+
+    /// One token narrowed in many ways is many tokens.
+    #[tokio::test]
+    async fn no_more_tokens_are_remembered_than_there_is_room_for() {
+        let auth = Auth {
+            known: moka::sync::Cache::new(20),
+            ..auth()
+        };
+        let (function, records) = (function("f"), records(&[("t1", auth.key())]));
+        let asked = CallTarget {
+            function: &function,
+            method: "GET",
+            path: "/0",
+        };
+        let token = auth.issue(&grant("f")).unwrap();
+        for number in 0..100 {
+            let narrowing = tokens::Narrowing {
+                path: Some(format!("/{number}")),
+                ..tokens::Narrowing::default()
+            };
+            let narrowed = tokens::narrow(&token, &narrowing).unwrap();
+            let caller = auth.caller(&headers(&narrowed), &asked, &records).await;
+            assert_eq!(caller.is_ok(), number == 0, "{caller:?}");
+        }
+        auth.known.run_pending_tasks();
+        assert!(auth.known.entry_count() <= 20, "{}", auth.known.entry_count());
     }
 
     /// Records of tokens for `f`, with the keys that signed them.
@@ -303,8 +352,8 @@ mod tests {
         records
     }
 
-    #[test]
-    fn a_token_counts_by_the_key_that_its_record_names() {
+    #[tokio::test]
+    async fn a_token_counts_by_the_key_that_its_record_names() {
         let (first, second) = (auth(), Auth::new("admin", [8; 32]).unwrap());
         let function = function("f");
         let asked = CallTarget {
@@ -316,17 +365,17 @@ mod tests {
         let both = records(&[("t1", first.key()), ("t2", second.key())]);
         // Whoever is asked, and whoever issued it.
         for auth in [&first, &second] {
-            let caller = auth.caller(&headers(&signed_by(&first)), &asked, &both);
+            let caller = auth.caller(&headers(&signed_by(&first)), &asked, &both).await;
             assert!(matches!(caller, Ok(Caller::Token(_))), "{caller:?}");
             // Another gateway's key signs nothing that looks like it.
-            let refused = auth.caller(&headers(&signed_by(&second)), &asked, &both);
+            let refused = auth.caller(&headers(&signed_by(&second)), &asked, &both).await;
             assert_eq!(refused.unwrap_err().kind, ProblemKind::Unauthorized);
         }
         // One that comes before its record counts once that is here.
         let third = Auth::new("admin", [9; 32]).unwrap();
         let token = headers(&signed_by(&first));
-        assert!(third.caller(&token, &asked, &records(&[])).is_err());
-        assert!(third.caller(&token, &asked, &both).is_ok());
+        assert!(third.caller(&token, &asked, &records(&[])).await.is_err());
+        assert!(third.caller(&token, &asked, &both).await.is_ok());
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub async fn prepare(
         method: parts.method.as_str(),
         path: &rest,
     };
-    let caller = gateway.auth.caller(&parts.headers, &asked, records)?;
+    let caller = gateway.auth.caller(&parts.headers, &asked, records).await?;
     let origin = peer.origin(&gateway.proxies, &parts.headers);
     let client = Client::of(&caller, &origin);
     if incoming.size_hint().lower() > limits::REQUEST_BODY_BYTES {
