@@ -5,7 +5,7 @@ mod names;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 use http::{Request, Response, StatusCode, Version, request};
-use nearfield_protocol::http::DeclaredLength;
+use nearfield_protocol::http::{DeclaredLength, named_by_connection};
 use nearfield_protocol::{FunctionName, Problem, ProblemKind, limits, units};
 
 use self::names::{is_claim, is_order, is_user, is_whole_origin, not_forwarded};
@@ -186,13 +186,9 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Removes what concerns one connection only (RFC 9110 §7.6.1), and names that are ours to set.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-        // What routes a message or frames it concerns everybody on its way (RFC 9110 §7.6.1).
-        .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH))
+    let connection = headers.get_all(header::CONNECTION).iter();
+    let named: Vec<HeaderName> = named_by_connection(connection.map(HeaderValue::as_bytes))
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
         .collect();
     remove_where(headers, not_forwarded);
     for name in named {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
+use nearfield_protocol::http::named_by_connection;
 use nearfield_protocol::limits;
 use nearfield_protocol::manifest::HostPort;
 use rustls::pki_types::ServerName;
@@ -367,9 +368,27 @@ async fn exchange(
         }
     }
     .map_err(failed)?;
+    let response = without_connections_own(response);
     let response = response.map(|body| count(body.map_err(Error::Hyper).boxed_unsync(), bytes));
-    let rest = async move { connection.await.map_err(Error::Hyper) };
+    // What comes after the response, or breaks then, is no fault of the response: a body that is too short says so itself.
+    let rest = async move {
+        let _ = connection.await;
+        Ok(())
+    };
     Ok((response, Box::new(rest)))
+}
+
+/// Removes what the response names as its connection's own: the engine keeps `connection` from the guest, which could not tell
+/// these fields from those that are meant for it.
+fn without_connections_own<B>(mut response: http::Response<B>) -> http::Response<B> {
+    let connection = response.headers().get_all(http::header::CONNECTION).iter();
+    let named: Vec<_> = named_by_connection(connection.map(http::HeaderValue::as_bytes))
+        .filter_map(|name| http::HeaderName::from_bytes(name).ok())
+        .collect();
+    for name in named {
+        response.headers_mut().remove(name);
+    }
+    response
 }
 
 /// Counts a body's data bytes.
@@ -385,7 +404,34 @@ fn count(body: WasiBody, bytes: Arc<AtomicU64>) -> WasiBody {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_response_is_whole_without_what_concerns_its_connection() {
+        let (guest, mut origin) = tokio::io::duplex(4_096);
+        tokio::spawn(async move {
+            let _ = origin.read(&mut [0; 1_024]).await;
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close, X-Gone, content-length\r\nx-gone: 1\r\n\
+                           x-stays: 1\r\n\r\nthere, and what nobody asked for";
+            origin.write_all(answer).await
+        });
+        let host: HostPort = "example.org:80".parse().unwrap();
+        let body = http_body_util::Empty::new()
+            .map_err(|never| match never {})
+            .boxed_unsync();
+        let request = http::Request::get("http://example.org/").body(body).unwrap();
+        let sent = exchange(&host, guest, request, Arc::default()).await;
+        let Ok((response, rest)) = sent else {
+            panic!("it was refused")
+        };
+        let names: Vec<_> = response.headers().keys().map(|name| name.as_str()).collect();
+        assert_eq!(names, ["content-length", "connection", "x-stays"]);
+        let (body, rest) = tokio::join!(response.into_body().collect(), Box::into_pin(rest));
+        assert_eq!(body.unwrap().to_bytes(), "there");
+        assert!(rest.is_ok(), "{rest:?}");
+    }
 
     #[test]
     fn only_public_addresses() {

@@ -11,6 +11,19 @@ pub fn is_reserved(name: &str) -> bool {
     name.starts_with(RESERVED)
 }
 
+/// The names of the fields that concern one connection only, from a message's `connection` fields. What routes a message or
+/// frames it concerns everybody on its way, whoever names it there (RFC 9110 §7.6.1).
+pub fn named_by_connection<'a>(fields: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
+    fields
+        .flat_map(|field| field.split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|name| {
+            ["host", "content-length"]
+                .iter()
+                .all(|kept| !name.eq_ignore_ascii_case(kept.as_bytes()))
+        })
+}
+
 /// What a message says of its body's length, and how much of that is still to come (RFC 9110 §8.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeclaredLength {
