@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey, Work};
+use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey, Work, digest_of_parts};
 use nearfield_protocol::{CallId, Digest, Problem, ProblemKind};
 use tokio::sync::SemaphorePermit;
 use tokio::task::JoinHandle;
@@ -27,6 +27,7 @@ impl Host {
         if let Some(found) = found
             && found.made.is_none_or(|made| !distrusted.contains_key(&made.by))
             && has_written(&found).map_err(store_problem)?
+            && inner.is_of_its_parts(&found, &spec.work)?
         {
             return match found.fuel <= spec.setting.limits.fuel {
                 true => Ok(found),
@@ -83,6 +84,8 @@ impl Host {
         match here.filter(|here| here.made.is_none()) {
             // One that was made here may have its files, too.
             Some(here) if here.agrees(&report) => return Ok(()),
+            // Its parts were others.
+            Some(here) if here.parts != report.parts => {}
             Some(_) => {
                 let text = "what this host made itself is not what it was given";
                 return Err(Problem::new(ProblemKind::Corrupt, text));
@@ -126,12 +129,13 @@ impl Inner {
         let component = self.components.load_job(spec.setting.component).await?;
         let stopping = |_| Problem::new(ProblemKind::Draining, "this host is stopping");
         let slot = self.job_slots.acquire().await.map_err(stopping)?;
-        let (subject, fuel_before, moved_bytes) = self.subject(&spec.work).await?;
+        let (subject, made_of) = self.subject(&spec.work).await?;
         let memory = self.memory.share(&spec.setting.function);
         memory.admit(component.memory_bytes()).await?;
         let place = self.job_places.clone().acquire_owned().await.map_err(stopping)?;
         let run = PureRun {
             key,
+            parts: made_of.parts,
             component,
             subject,
             blobs: self.store.clone(),
@@ -148,11 +152,15 @@ impl Inner {
         let ended = (&mut task.0)
             .await
             .map_err(|error| Problem::new(ProblemKind::Internal, format!("a job's run: {error}")))?;
-        let mut run = ended.map_err(|(problem, fuel)| PureFailure { problem, fuel })?;
+        let mut run = ended.map_err(|(problem, fuel)| PureFailure {
+            problem,
+            fuel,
+            parts: made_of.parts,
+        })?;
         self.measured(&run.report);
         // Of parts that others gave only their word is known.
-        run.report.total_fuel = run.report.total_fuel.saturating_add(fuel_before);
-        run.report.moved_bytes += moved_bytes;
+        run.report.total_fuel = run.report.total_fuel.saturating_add(made_of.fuel);
+        run.report.moved_bytes += made_of.moved_bytes;
         Ok((run, slot))
     }
 
@@ -183,8 +191,17 @@ impl Inner {
         Ok(found)
     }
 
-    /// What a run is given, the fuel that went into it, and the bytes that came from another node for it.
-    async fn subject(&self, work: &Work) -> Result<(Subject, u64, u64), Problem> {
+    /// Whether what is remembered was made of the parts that are remembered. Parts that were forgotten say nothing.
+    fn is_of_its_parts(&self, found: &PureReport, work: &Work) -> Result<bool, Problem> {
+        let keys = work.parts().iter();
+        let parts: Option<Vec<PureReport>> = keys
+            .map(|key| self.remembered.get(key).map_err(store_problem))
+            .collect::<Result<_, Problem>>()?;
+        Ok(parts.is_none_or(|parts| digest_of_parts(&parts) == found.parts))
+    }
+
+    /// What a run's guest gets.
+    async fn subject(&self, work: &Work) -> Result<(Subject, MadeOf), Problem> {
         match work {
             Work::Map { dataset, index, .. } => {
                 let dataset = self.store.dataset(dataset).await.map_err(store_problem)?;
@@ -198,28 +215,31 @@ impl Inner {
                 let opened = self.store.open_shard(&digest).await.map_err(store_problem)?;
                 let (shard, moved_bytes) = (opened.shard, opened.moved_bytes);
                 let index = *index;
-                Ok((
-                    Subject::Shard(ShardHandle {
-                        dataset,
-                        index,
-                        shard,
-                    }),
-                    0,
+                let shard = ShardHandle {
+                    dataset,
+                    index,
+                    shard,
+                };
+                let made_of = MadeOf {
+                    parts: Digest::EMPTY,
+                    fuel: 0,
                     moved_bytes,
-                ))
+                };
+                Ok((Subject::Shard(shard), made_of))
             }
             Work::Reduce { parts } => {
-                let (mut outputs, mut fuel) = (Vec::with_capacity(parts.len()), 0);
+                let (mut outputs, mut reports) =
+                    (Vec::with_capacity(parts.len()), Vec::with_capacity(parts.len()));
                 for part in parts {
                     let (output, report) = self.part(part).await?;
                     outputs.push(output);
-                    fuel = u64::saturating_add(fuel, report.total_fuel);
+                    reports.push(report);
                 }
-                Ok((Subject::Parts(outputs), fuel, 0))
+                Ok((Subject::Parts(outputs), MadeOf::of(&reports)))
             }
             Work::Finish { total } => {
                 let (output, report) = self.part(total).await?;
-                Ok((Subject::Total(output), report.total_fuel, 0))
+                Ok((Subject::Total(output), MadeOf::of(&[report])))
             }
         }
     }
@@ -227,7 +247,31 @@ impl Inner {
     async fn part(&self, key: &ResultKey) -> Result<(Bytes, PureReport), Problem> {
         let report = self.remembered.get(key).map_err(store_problem)?;
         let output = self.remembered.output(key).await.map_err(store_problem)?;
-        output.zip(report).ok_or_else(forgotten)
+        // Another one may have taken its place in between.
+        let is_its_output = self.remembered.get(key).map_err(store_problem)? == report;
+        let part = output.zip(report).filter(|_| is_its_output);
+        part.ok_or_else(forgotten)
+    }
+}
+
+/// What goes into a run.
+struct MadeOf {
+    /// What its parts came to, as its report says it.
+    parts: Digest,
+    /// What its parts took.
+    fuel: u64,
+    /// Bytes that came from another node for it.
+    moved_bytes: u64,
+}
+
+impl MadeOf {
+    fn of(parts: &[PureReport]) -> Self {
+        let add = |sum: u64, part: &PureReport| sum.saturating_add(part.total_fuel);
+        MadeOf {
+            parts: digest_of_parts(parts),
+            fuel: parts.iter().fold(0, add),
+            moved_bytes: 0,
+        }
     }
 }
 

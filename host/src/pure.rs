@@ -122,6 +122,8 @@ pub(crate) enum Subject {
 pub(crate) struct PureRun {
     pub spec: PureSpec,
     pub key: ResultKey,
+    /// What it is made of.
+    pub parts: Digest,
     pub component: Arc<JobComponent>,
     pub subject: Subject,
     pub blobs: BlobStore,
@@ -136,6 +138,7 @@ impl PureRun {
         let PureRun {
             spec,
             key,
+            parts,
             component,
             subject,
             blobs,
@@ -198,6 +201,7 @@ impl PureRun {
             remembered: false,
             output_bytes: output.len() as u64,
             output: Digest::of(&output),
+            parts,
             fuel,
             total_fuel: fuel,
             data_bytes: guest.data.bytes,

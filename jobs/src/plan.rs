@@ -259,15 +259,6 @@ pub fn runs(
     Ok(runs)
 }
 
-/// The results that a step is over.
-pub fn parts(spec: &PureSpec) -> &[ResultKey] {
-    match &spec.work {
-        Work::Map { .. } => &[],
-        Work::Reduce { parts } => parts,
-        Work::Finish { total } => std::slice::from_ref(total),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,7 +25,7 @@ pub const CONTROL: &[u8] = b"nearfield/control/1";
 /// Ranges of blobs.
 pub const BYTES: &[u8] = b"nearfield/bytes/1";
 /// Calls and runs, as HTTP.
-pub const CALL: &[u8] = b"nearfield/call/1";
+pub const CALL: &[u8] = b"nearfield/call/2";
 
 /// How long a connection may take to be made; one for calls no longer than a call's host may be silent.
 const CONNECT: Duration = Duration::from_secs(3);

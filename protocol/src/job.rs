@@ -158,6 +158,17 @@ impl PureSpec {
     }
 }
 
+impl Work {
+    /// The results that it is over.
+    pub fn parts(&self) -> &[ResultKey] {
+        match self {
+            Work::Map { .. } => &[],
+            Work::Reduce { parts } => parts,
+            Work::Finish { total } => std::slice::from_ref(total),
+        }
+    }
+}
+
 /// A hash of fields, each with its length before it, so that no two lists of fields are alike.
 struct Fields(blake3::Hasher);
 
@@ -185,6 +196,8 @@ pub struct PureReport {
     pub output_bytes: u64,
     /// BLAKE3 of the output.
     pub output: Digest,
+    /// What it was made of, as [`digest_of_parts`] says it; of no parts for a map.
+    pub parts: Digest,
     /// This run alone. For a remembered one, what it once took.
     pub fuel: u64,
     /// This run and all whose results it was given.
@@ -249,6 +262,9 @@ impl PureReport {
         ] {
             hasher.field(&number.to_le_bytes());
         }
+        if self.parts != Digest::EMPTY {
+            hasher.field(self.parts.as_bytes());
+        }
         hasher.finish()
     }
 
@@ -257,12 +273,13 @@ impl PureReport {
         self.written_files > 0 || self.written == Digest::EMPTY
     }
 
-    /// Whether another run of the same came to the same.
+    /// Whether another run of the same came to the same, of the same parts.
     pub fn agrees(&self, other: &PureReport) -> bool {
         let said = |report: &PureReport| {
             let PureReport {
                 output,
                 output_bytes,
+                parts,
                 fuel,
                 total_fuel,
                 written_files,
@@ -273,6 +290,7 @@ impl PureReport {
             (
                 output,
                 output_bytes,
+                parts,
                 fuel,
                 total_fuel,
                 written_files,
@@ -284,18 +302,39 @@ impl PureReport {
     }
 }
 
+/// Names what a reduction is made of, by what its parts came to and what that took: a result key alone does not tell a part
+/// from what a lying host made of it. [`Digest::EMPTY`] if there are none.
+pub fn digest_of_parts<'a>(parts: impl IntoIterator<Item = &'a PureReport>) -> Digest {
+    let mut parts = parts.into_iter().peekable();
+    if parts.peek().is_none() {
+        return Digest::EMPTY;
+    }
+    let mut hasher = Fields::new("nearfield 2026-12 parts of a result");
+    for part in parts {
+        hasher.field(part.output.as_bytes());
+        hasher.field(&part.total_fuel.to_le_bytes());
+    }
+    hasher.finish()
+}
+
 /// Why a pure run gave no result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PureFailure {
     pub problem: Problem,
     /// What it used before it failed.
     pub fuel: u64,
+    /// What it was given, as [`PureReport::parts`]; of no parts if no guest ran.
+    pub parts: Digest,
 }
 
 /// A failure before any guest ran.
 impl From<Problem> for PureFailure {
     fn from(problem: Problem) -> Self {
-        PureFailure { problem, fuel: 0 }
+        PureFailure {
+            problem,
+            fuel: 0,
+            parts: Digest::EMPTY,
+        }
     }
 }
 

@@ -50,6 +50,8 @@ const ORIGINS: TableDefinition<(&str, [u8; 32]), ()> = TableDefinition::new("ori
 const HOLDS: TableDefinition<([u8; 32], [u8; 32]), ()> = TableDefinition::new("holds");
 /// Results that were given, with the node that made them and its signature.
 const GIVEN: TableDefinition<[u8; 32], ([u8; 32], [u8; 64])> = TableDefinition::new("given");
+/// Results that were made of others, with the digest of those ([`nearfield_protocol::job::digest_of_parts`]).
+const PARTS: TableDefinition<[u8; 32], [u8; 32]> = TableDefinition::new("parts");
 /// Under [`FORGOTTEN`] the encoded clock of the record for which everything was forgotten last.
 const UNTIL: TableDefinition<&str, [u8; RecordClock::BYTES]> = TableDefinition::new("until");
 const FORGOTTEN: &str = "forgotten";
@@ -120,6 +122,7 @@ impl Remembered {
         tx.open_table(ORIGINS)?;
         tx.open_table(HOLDS)?;
         tx.open_table(GIVEN)?;
+        tx.open_table(PARTS)?;
         tx.open_table(UNTIL)?;
         tx.open_table(TOTALS)?;
         tx.commit()?;
@@ -149,6 +152,8 @@ impl Remembered {
                 signature: Signature(signature),
             }
         });
+        let parts = tx.open_table(PARTS)?.get(key.0.as_bytes())?;
+        let parts = parts.map_or(Digest::EMPTY, |parts| Digest::from_bytes(parts.value()));
         let report = report(key, row.value());
         let written = match report.written_files {
             0 => report.written,
@@ -163,6 +168,7 @@ impl Remembered {
         };
         Ok(Some(PureReport {
             made,
+            parts,
             written,
             ..report
         }))
@@ -341,6 +347,7 @@ fn report(key: &ResultKey, row: Row) -> PureReport {
         remembered: true,
         output_bytes,
         output: Digest::from_bytes(output),
+        parts: Digest::EMPTY,
         fuel,
         total_fuel,
         data_bytes,
@@ -386,6 +393,7 @@ impl Inner {
             let mut outputs = tx.open_table(OUTPUTS)?;
             let mut written = tx.open_table(WRITTEN)?;
             let mut given = tx.open_table(GIVEN)?;
+            let mut parts = tx.open_table(PARTS)?;
             let mut totals = tx.open_table(TOTALS)?;
             let mut held = totals.get(HELD_BYTES)?.map_or(0, |held| held.value());
             let now = AsOf(tx.open_table(UNTIL)?.get(FORGOTTEN)?.map(|last| last.value()));
@@ -420,6 +428,10 @@ impl Inner {
                         match &report.made {
                             Some(made) => given.insert(key, (*made.by.as_bytes(), made.signature.0))?,
                             None => given.remove(key)?,
+                        };
+                        match report.parts {
+                            Digest::EMPTY => parts.remove(key)?,
+                            digest => parts.insert(key, digest.as_bytes())?,
                         };
                         let before = [
                             outputs.insert(key, &new.output.encode()[..])?,

@@ -1,7 +1,7 @@
 //! `--check`: runs of a job that are made once more, each on a host that did not make it, to find hosts whose results
 //! are not what the function returns.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey, Work};
 use nearfield_protocol::problem::Blame;
 use nearfield_protocol::units::format_count;
-use nearfield_protocol::{NodeId, Problem, ProblemKind};
+use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
 use rand::RngExt;
 
 use super::action::{Action, Ticket};
@@ -74,14 +74,19 @@ impl Check {
         host: NodeId,
         ended: Result<Result<PureReport, PureFailure>, Problem>,
     ) -> Option<Outcome> {
-        let problem = match ended {
-            Ok(Ok(report)) => return Some(Some(report)),
-            Ok(Err(failure)) => failure.problem,
-            Err(problem) => problem,
+        let (parts, problem) = match ended {
+            Ok(Ok(report)) if report.parts == self.claim.parts => return Some(Some(report)),
+            // Of other parts another result is right.
+            Ok(Ok(_)) => {
+                tracing::warn!(run = %self.what, host = host.short(), "a host made a run that is checked of other parts");
+                return None;
+            }
+            Ok(Err(failure)) => (failure.parts, failure.problem),
+            Err(problem) => (Digest::EMPTY, problem),
         };
         // Running out of time or fuel says something of the host, or of today's limits, not of the guest.
         let limits = matches!(problem.kind, ProblemKind::Timeout | ProblemKind::OutOfFuel);
-        if problem.kind.blame() == Blame::Guest && !limits {
+        if problem.kind.blame() == Blame::Guest && !limits && parts == self.claim.parts {
             return Some(None);
         }
         tracing::warn!(run = %self.what, host = host.short(), %problem, "a run cannot be checked there");
@@ -130,8 +135,11 @@ impl Engine {
     }
 
     /// Picks each run with the same probability, one at least, and all of which hosts say different things.
-    pub(super) fn begin_checks(&mut self) {
+    pub(super) fn begin_checks(&mut self) -> Result<(), Leave> {
         let candidates = self.candidates();
+        if self.outdates(&candidates) {
+            return Err(Restart::PartsChanged.into());
+        }
         let fraction = self.input.record.check.unwrap_or_default();
         let one = self.draw.random_range(0..candidates.len().max(1));
         let mut later: VecDeque<Vec<Candidate>> = VecDeque::new();
@@ -150,6 +158,28 @@ impl Engine {
             waits: VecDeque::new(),
             checked: Checked::default(),
         });
+        Ok(())
+    }
+
+    /// Leaves out of what hosts say all that was made of other parts than those that count, and what stands on that. Whether
+    /// some of it counted. Each of them may be right: a part that was wrong may have been made rightly since.
+    fn outdates(&mut self, candidates: &[Candidate]) -> bool {
+        let mut outdated = HashSet::new();
+        for candidate in candidates {
+            let (key, work) = (&candidate.key, &candidate.spec.work);
+            let stands_on_outdated = work.parts().iter().any(|part| outdated.contains(part));
+            let made_of = self.sites.made_of(work);
+            let is_outdated = |parts| stands_on_outdated || made_of.is_some_and(|made_of| made_of != parts);
+            let claims = self.sites.claims.of(key).iter();
+            let claimed: Vec<Digest> = claims.map(|claim| claim.report.parts).collect();
+            if claimed.first().is_some_and(|parts| is_outdated(*parts)) {
+                outdated.insert(*key);
+            }
+            for parts in claimed.into_iter().filter(|parts| is_outdated(*parts)) {
+                self.sites.outdate(key, parts);
+            }
+        }
+        !outdated.is_empty()
     }
 
     /// Starts the next check, or goes on to the next level once all of this one have ended.
@@ -360,8 +390,6 @@ impl fmt::Display for Candidate {
 
 #[cfg(test)]
 mod tests {
-    use nearfield_protocol::Digest;
-
     use super::*;
 
     fn id(n: u8) -> NodeId {
@@ -374,6 +402,7 @@ mod tests {
             remembered: false,
             output_bytes: output.len() as u64,
             output: Digest::of(output),
+            parts: Digest::EMPTY,
             fuel,
             total_fuel: fuel,
             data_bytes: 0,

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use nearfield_net::Records;
-use nearfield_protocol::NodeId;
 use nearfield_protocol::job::{PureReport, ResultKey};
 use nearfield_protocol::records::RecordClock;
+use nearfield_protocol::{Digest, NodeId};
 
 /// Whether a signature of a node is over these bytes.
 pub type Vouches = fn(&NodeId, &[u8], &[u8; 64]) -> bool;
@@ -69,9 +69,25 @@ impl Claims {
         self.0.get(key).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether this is what counts under its key.
+    pub fn is_first(&self, report: &PureReport) -> bool {
+        let first = self.first(&report.key);
+        first.is_some_and(|claim| claim.report.agrees(report))
+    }
+
     /// What counts of that.
     pub fn first(&self, key: &ResultKey) -> Option<&Claim> {
         self.of(key).first()
+    }
+
+    /// What was made of parts that are others by now is not used.
+    pub fn drop_made_of(&mut self, key: &ResultKey, parts: Digest) {
+        if let Some(claims) = self.0.get_mut(key) {
+            claims.retain(|claim| claim.report.parts != parts);
+            if claims.is_empty() {
+                self.0.remove(key);
+            }
+        }
     }
 
     /// A host was lost, and with it what only it remembers.

@@ -20,9 +20,9 @@ impl Engine {
             // Files that a shard wrote are its own result's, so each leaf is needed.
             _ if self.setting.may_write => {
                 known.nodes.iter_mut().for_each(|level| level.fill(false));
-                self.looked(known, view);
+                self.look_at_leaves((0..self.leaves.len()).collect(), known, view);
             }
-            None => self.looked(known, view),
+            None => self.look_at_leaves((0..self.leaves.len()).collect(), known, view),
             Some(top) => self.look_at(top, vec![0], known, view),
         }
     }
@@ -54,14 +54,19 @@ impl Engine {
         }
         match level.checked_sub(1) {
             Some(next) => self.look_at(next, below, known, view),
-            // Among several hosts a map goes to the one that remembers it.
-            None if view.table.len() > 1 => {
-                let keys = below.iter().map(|&leaf| self.leaves[leaf].key).collect();
-                self.phase = Phase::Leaves { known };
-                self.recall(keys, view);
-            }
-            None => self.looked(known, view),
+            None => self.look_at_leaves(below, known, view),
         }
+    }
+
+    /// Among several hosts a map goes to the one that remembers it.
+    fn look_at_leaves(&mut self, open: Vec<usize>, known: Known, view: View<'_>) {
+        // Of a tree without shards that failed `looked` asks itself.
+        if view.table.len() < 2 || !self.failures.is_empty() {
+            return self.looked(known, view);
+        }
+        let keys = open.iter().map(|&leaf| self.leaves[leaf].key).collect();
+        self.phase = Phase::Leaves { known };
+        self.recall(keys, view);
     }
 
     /// What is remembered is known.

@@ -255,7 +255,7 @@ impl Engine {
                 let run = self.add(Task::Finish, spec, 0);
                 self.choose(run, view, now)?;
             }
-            Phase::BeforeChecks => self.begin_checks(),
+            Phase::BeforeChecks => self.begin_checks()?,
             Phase::BeforeFiles => self.begin_files(found)?,
             // Nothing was asked for.
             phase => self.phase = phase,

@@ -81,7 +81,7 @@ impl Engine {
         let mut says_false = None;
         for (at, (report, key)) in answer.into_iter().zip(keys).enumerate() {
             let Some(report) = report else { continue };
-            match self.sites.judge(view, &report, key, host) {
+            match self.sites.judge_remembered(view, &report, key, host) {
                 Worth::Counts => recall.found[from + at] = Some(self.sites.claims.made(&report, host)),
                 Worth::Unusable => {}
                 Worth::False => says_false = Some(*key),

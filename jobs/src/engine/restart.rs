@@ -15,6 +15,8 @@ pub const MAX_LISTED_FAILURES: usize = 100;
 pub enum Restart {
     /// Partial results were evicted under it, or went with their hosts.
     PartsLost,
+    /// Partial results are others by now than those that what stands on them was made of.
+    PartsChanged,
     /// Other hosts are trusted now: what those said before is not used.
     TrustChanged,
     /// Who made a result has not the files any more that it wrote.
@@ -28,6 +30,10 @@ impl Restart {
             Restart::PartsLost => format!(
                 "partial results were evicted as the job ran, or went with their hosts, {RESTARTS} times: see to the hosts \
                  (`nearfield nodes`), or raise --max-remembered where they evict"
+            ),
+            Restart::PartsChanged => format!(
+                "hosts remembered other partial results than those that the total was made of, {RESTARTS} times: run it again with \
+                 --check 100% to find out whether one of them is wrong"
             ),
             Restart::TrustChanged => format!(
                 "hosts were quarantined as the job ran, {RESTARTS} times: `nearfield nodes` tells which; run it again once \

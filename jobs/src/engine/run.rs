@@ -15,7 +15,6 @@ use super::sites::View;
 use super::state::Engine;
 use super::tasks::{Bringing, Moving, Part, Run, RunId, Second, Stage, Task};
 use crate::order::Step;
-use crate::plan::parts;
 
 /// Hosts that one run is tried on before it waits a beat and begins with all of them again.
 const MAX_HOSTS_TRIED: usize = 4;
@@ -74,7 +73,7 @@ impl Engine {
                 self.sites.for_map(view, &run.key, with_files, shard, &run.tried)
             }
             Work::Reduce { .. } | Work::Finish { .. } => {
-                let parts = parts(&run.spec);
+                let parts = run.spec.work.parts();
                 Some(self.sites.for_parts(view, &run.key, parts, &run.tried)?)
             }
         };
@@ -125,7 +124,7 @@ impl Engine {
         let remembered = !checks && self.sites.remembering(view, &run.key).contains(&host);
         let missing = match remembered {
             true => Vec::new(),
-            false => self.sites.missing(view, parts(&run.spec), host),
+            false => self.sites.missing(view, run.spec.work.parts(), host),
         };
         if missing.is_empty() {
             self.run_on(id, host, now);
@@ -233,7 +232,8 @@ impl Engine {
         let (key, from) = (moving.part.key, moving.from);
         match given {
             Ok(Some((report, bytes))) => match self.sites.judge(view, &report, &key, from) {
-                Worth::Counts if report.made.is_some() => {
+                // By now it may have another one.
+                Worth::Counts if report.made.is_some() && self.sites.claims.is_first(&report) => {
                     moving.taken = Some((report, bytes));
                     self.actions.push(Action::Give { ticket, host });
                     return Ok(());
@@ -421,12 +421,16 @@ impl Engine {
         now: Duration,
     ) -> Result<(), Leave> {
         self.sites.release(&host);
+        let is_of_other_parts = ended
+            .as_ref()
+            .is_ok_and(|report| self.is_of_other_parts(id, report));
         let Some(run) = self.runs.get_mut(&id) else {
             return Ok(());
         };
         run.stage = Stage::Idle;
         match ended {
             Ok(report) => match self.sites.judge(view, &report, &run.key, host) {
+                Worth::Counts if is_of_other_parts => self.made_of_others(id, host, &report, view, now),
                 Worth::Counts => {
                     self.sites.claims.made(&report, host);
                     self.run_ended(id, Ok(report), view, now)
@@ -462,6 +466,44 @@ impl Engine {
                 }
             }
             Err(failure) => self.run_ended(id, Err(failure), view, now),
+        }
+    }
+
+    /// Whether a result was made of other parts than the job knows.
+    fn is_of_other_parts(&self, id: RunId, report: &PureReport) -> bool {
+        let run = self.runs.get(&id);
+        let made_of = run.and_then(|run| self.sites.made_of(&run.spec.work));
+        made_of.is_some_and(|parts| parts != report.parts)
+    }
+
+    /// A host gave a result that it made of other parts than the job knows: it remembered that one, and makes another once it has
+    /// the parts; or it does not use what it was given, and another host is asked.
+    fn made_of_others(
+        &mut self,
+        id: RunId,
+        host: NodeId,
+        report: &PureReport,
+        view: View<'_>,
+        now: Duration,
+    ) -> Result<(), Leave> {
+        let Some(run) = self.runs.get_mut(&id) else {
+            return Ok(());
+        };
+        tracing::warn!(
+            run = run.key.0.short(),
+            host = host.short(),
+            "a result was made of other parts than the job knows: it is made again"
+        );
+        let had_the_parts = !self.sites.remembering(view, &run.key).contains(&host);
+        self.sites.outdate(&run.key, report.parts);
+        // What it said that it remembers may be another one still.
+        self.sites.claims.lost_one(&host, &run.key);
+        if had_the_parts {
+            run.tried.push(host);
+        }
+        match run.tried.len() < MAX_HOSTS_TRIED {
+            true => self.choose(id, view, now),
+            false => Err(Restart::PartsChanged.into()),
         }
     }
 

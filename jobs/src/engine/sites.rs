@@ -7,7 +7,7 @@ use nearfield_cluster::place::table::HostTable;
 use nearfield_cluster::place::{self, Ask, Need, Standing};
 use nearfield_net::Records;
 use nearfield_protocol::gpu::GpuKind;
-use nearfield_protocol::job::{PureReport, PureSetting, ResultKey};
+use nearfield_protocol::job::{PureReport, PureSetting, ResultKey, Work, digest_of_parts};
 use nearfield_protocol::node::Label;
 use nearfield_protocol::problem::Blame;
 use nearfield_protocol::{Digest, NodeId, Problem};
@@ -45,6 +45,8 @@ pub struct Sites {
     shunned: BTreeSet<NodeId>,
     /// What hosts did not give although they say that they remember it.
     not_given: BTreeSet<(ResultKey, NodeId)>,
+    /// Results that were made of parts that are others by now, with the digest of those parts.
+    outdated: BTreeSet<(ResultKey, Digest)>,
     /// Hosts that were lost just now: who looks at the network does not know it yet.
     missed: BTreeSet<NodeId>,
 }
@@ -66,6 +68,7 @@ impl Sites {
             used: HashSet::new(),
             shunned: BTreeSet::new(),
             not_given: BTreeSet::new(),
+            outdated: BTreeSet::new(),
             missed: BTreeSet::new(),
         }
     }
@@ -74,6 +77,7 @@ impl Sites {
     pub fn do_without(&mut self, before: Sites) {
         self.shunned = before.shunned;
         self.not_given = before.not_given;
+        self.outdated = before.outdated;
         self.missed = before.missed;
     }
 
@@ -104,6 +108,21 @@ impl Sites {
         } else {
             self.shun(host);
         }
+    }
+
+    /// The digest of what a run is to be made of, if the job knows all of that.
+    pub fn made_of(&self, work: &Work) -> Option<Digest> {
+        let parts = work.parts().iter();
+        let parts: Option<Vec<&PureReport>> = parts
+            .map(|part| self.claims.first(part).map(|claim| &claim.report))
+            .collect();
+        parts.map(digest_of_parts)
+    }
+
+    /// What stands under `key` was made of other parts than the job knows: it counts no more, whoever remembers it.
+    pub fn outdate(&mut self, key: &ResultKey, parts: Digest) {
+        self.outdated.insert((*key, parts));
+        self.claims.drop_made_of(key, parts);
     }
 
     /// What a host was asked for came to nothing: that it is lost, if it is.
@@ -137,6 +156,20 @@ impl Sites {
     /// Whether `host` has more runs under way than `other`.
     pub fn is_busier(&self, host: &NodeId, other: &NodeId) -> bool {
         self.runs_on(host) > self.runs_on(other)
+    }
+
+    /// What a result that `host` remembers is for `key`.
+    pub fn judge_remembered(
+        &self,
+        view: View<'_>,
+        report: &PureReport,
+        key: &ResultKey,
+        host: NodeId,
+    ) -> Worth {
+        match self.judge(view, report, key, host) {
+            Worth::Counts if self.outdated.contains(&(*key, report.parts)) => Worth::Unusable,
+            worth => worth,
+        }
     }
 
     /// What a result that `host` has is for `key`.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use nearfield_cluster::place::table::HostTable;
 use nearfield_net::Records;
 use nearfield_net::control::{Hello, Load};
-use nearfield_protocol::job::{PureLimits, Work};
+use nearfield_protocol::job::{PureLimits, PureSpec, Work, digest_of_parts};
 use nearfield_protocol::node::{NodeRecord, NodeVersion, Role};
 use nearfield_protocol::{Digest, NodeId};
 use serde_json::json;
@@ -121,6 +121,7 @@ fn report(key: ResultKey, files: bool) -> PureReport {
         remembered: false,
         output_bytes: 1,
         output: key.0,
+        parts: Digest::EMPTY,
         fuel: 1,
         total_fuel: 1,
         data_bytes: 1,
@@ -135,61 +136,75 @@ fn report(key: ResultKey, files: bool) -> PureReport {
 
 /// Honest hosts, and what they remember.
 #[derive(Default)]
-struct Hosts(HashMap<(NodeId, ResultKey), PureReport>);
+struct Hosts {
+    remembered: HashMap<(NodeId, ResultKey), PureReport>,
+    honest: Honest,
+}
 
 impl Hosts {
     fn answer(&mut self, action: &Action) -> Option<(Ticket, Event)> {
-        match action {
-            Action::Recall { ticket, host, keys } => {
-                let found = keys.iter().map(|key| self.0.get(&(*host, *key)).copied());
-                return Some((*ticket, Event::Recalled(Ok(found.collect()))));
-            }
-            Action::Run { host, spec, .. } => {
-                let files = spec.setting.may_write && matches!(spec.work, Work::Map { .. });
-                let key = spec.key();
-                self.0.insert((*host, key), report(key, files));
-            }
-            _ => {}
+        if let Action::Recall { ticket, host, keys } = action {
+            let found = keys
+                .iter()
+                .map(|key| self.remembered.get(&(*host, *key)).copied());
+            return Some((*ticket, Event::Recalled(Ok(found.collect()))));
         }
-        honest(action)
+        if let Action::Run { host, spec, .. } = action {
+            let report = self.honest.run(spec);
+            self.remembered.insert((*host, spec.key()), report);
+        }
+        self.honest.answer(action)
     }
 }
 
-/// What an honest host with nothing remembered answers.
-fn honest(action: &Action) -> Option<(Ticket, Event)> {
-    Some(match action {
-        Action::Missed(_) | Action::Stop(_) => return None,
-        Action::Recall { ticket, keys, .. } => (*ticket, Event::Recalled(Ok(vec![None; keys.len()]))),
-        Action::Run { ticket, spec, .. } => {
-            let files = spec.setting.may_write && matches!(spec.work, Work::Map { .. });
-            (*ticket, Event::Ran(Ok(report(spec.key(), files))))
-        }
-        Action::Replay { ticket, spec, .. } => (*ticket, Event::Replayed(Ok(Ok(report(spec.key(), false))))),
-        Action::Take { ticket, host, key } => {
-            let made = nearfield_protocol::job::Made {
-                by: *host,
-                signature: nearfield_protocol::job::Signature([0; 64]),
-            };
-            let given = PureReport {
-                made: Some(made),
-                ..report(*key, false)
-            };
-            (*ticket, Event::Taken(Ok(Some((given, 1)))))
-        }
-        Action::Give { ticket, .. } => (*ticket, Event::Given(Ok(()))),
-        Action::Files { ticket, key, .. } => (*ticket, Event::Files(Ok(Some(key.0)))),
-        Action::Put { ticket, keys } => {
-            let written = Written {
-                name: "written".parse().unwrap(),
-                version: 1,
-                digest: Digest::EMPTY,
-                files: keys.len() as u64,
-                bytes: 0,
-            };
-            (*ticket, Event::Put(Ok(written)))
-        }
-        Action::Quarantine { ticket, .. } => (*ticket, Event::Quarantined(Ok(()))),
-    })
+/// Honest hosts that say they remember nothing. What runs came to, wherever.
+#[derive(Default)]
+struct Honest(HashMap<ResultKey, PureReport>);
+
+impl Honest {
+    fn run(&mut self, spec: &PureSpec) -> PureReport {
+        let files = spec.setting.may_write && matches!(spec.work, Work::Map { .. });
+        let parts = spec.work.parts().iter().map(|part| report(*part, false));
+        let report = PureReport {
+            parts: digest_of_parts(&parts.collect::<Vec<_>>()),
+            ..report(spec.key(), files)
+        };
+        self.0.insert(report.key, report);
+        report
+    }
+
+    fn answer(&mut self, action: &Action) -> Option<(Ticket, Event)> {
+        Some(match action {
+            Action::Missed(_) | Action::Stop(_) => return None,
+            Action::Recall { ticket, keys, .. } => (*ticket, Event::Recalled(Ok(vec![None; keys.len()]))),
+            Action::Run { ticket, spec, .. } => (*ticket, Event::Ran(Ok(self.run(spec)))),
+            Action::Replay { ticket, spec, .. } => (*ticket, Event::Replayed(Ok(Ok(self.run(spec))))),
+            Action::Take { ticket, host, key } => {
+                let made = nearfield_protocol::job::Made {
+                    by: *host,
+                    signature: nearfield_protocol::job::Signature([0; 64]),
+                };
+                let given = PureReport {
+                    made: Some(made),
+                    ..self.0[key]
+                };
+                (*ticket, Event::Taken(Ok(Some((given, 1)))))
+            }
+            Action::Give { ticket, .. } => (*ticket, Event::Given(Ok(()))),
+            Action::Files { ticket, key, .. } => (*ticket, Event::Files(Ok(Some(key.0)))),
+            Action::Put { ticket, keys } => {
+                let written = Written {
+                    name: "written".parse().unwrap(),
+                    version: 1,
+                    digest: Digest::EMPTY,
+                    files: keys.len() as u64,
+                    bytes: 0,
+                };
+                (*ticket, Event::Put(Ok(written)))
+            }
+            Action::Quarantine { ticket, .. } => (*ticket, Event::Quarantined(Ok(()))),
+        })
+    }
 }
 
 /// Drives a job to its end. Time goes on as far as it waits.
@@ -228,10 +243,11 @@ fn failed(state: JobState) -> Problem {
 
 #[test]
 fn a_job_whose_hosts_are_honest_ends() {
+    let mut honest = Honest::default();
     for hosts in 1..4 {
         let mut net = Net::new(hosts);
         let mut engine = engine(&net, 40, |record| record.check = Some(1.0));
-        let JobState::Done(done) = drive(&mut engine, &mut net, |action, _| honest(action)) else {
+        let JobState::Done(done) = drive(&mut engine, &mut net, |action, _| honest.answer(action)) else {
             panic!("it failed");
         };
         assert_eq!((done.shards, done.failed, engine.progress().done), (40, 0, 40));
@@ -242,6 +258,7 @@ fn a_job_whose_hosts_are_honest_ends() {
 
 #[test]
 fn parts_that_are_lost_again_and_again_end_a_job_with_what_helps() {
+    let mut honest = Honest::default();
     let (mut net, mut reductions) = (Net::new(2), 0);
     let mut engine = engine(&net, 2, |_| {});
     let problem = failed(drive(&mut engine, &mut net, |action, _| match action {
@@ -250,7 +267,7 @@ fn parts_that_are_lost_again_and_again_end_a_job_with_what_helps() {
             let evicted = Problem::new(ProblemKind::ForgottenResult, "evicted");
             Some((*ticket, Event::Ran(Err(evicted.into()))))
         }
-        action => honest(action),
+        action => honest.answer(action),
     }));
     assert_eq!(reductions, 1 + RESTARTS);
     assert_eq!(problem.kind, ProblemKind::ForgottenResult);
@@ -259,6 +276,7 @@ fn parts_that_are_lost_again_and_again_end_a_job_with_what_helps() {
 
 #[test]
 fn trust_that_changes_again_and_again_is_no_matter_of_room() {
+    let mut honest = Honest::default();
     let (mut net, mut changes) = (Net::new(20), 0);
     let mut engine = engine(&net, 2, |_| {});
     let problem = failed(drive(&mut engine, &mut net, |action, net| {
@@ -269,7 +287,7 @@ fn trust_that_changes_again_and_again_is_no_matter_of_room() {
             let reason = "another job says so".to_owned();
             net.tell(20 - changes, &NodeRecord::Quarantined { reason });
         }
-        honest(action)
+        honest.answer(action)
     }));
     assert_eq!(usize::from(changes), 1 + RESTARTS);
     assert!(problem.detail.contains("quarantined"), "{problem}");
@@ -323,6 +341,7 @@ fn who_never_gives_what_it_remembers_is_done_without() {
 
 #[test]
 fn who_remembers_what_cannot_be_is_quarantined_by_a_job_that_checks() {
+    let mut honest = Honest::default();
     for checks in [false, true] {
         let (mut net, liar) = (Net::new(3), id(1));
         let mut engine = engine(&net, 6, |record| record.check = checks.then_some(1.0));
@@ -346,9 +365,9 @@ fn who_remembers_what_cannot_be_is_quarantined_by_a_job_that_checks() {
                         reason: String::new(),
                     },
                 );
-                honest(action)
+                honest.answer(action)
             }
-            action => honest(action),
+            action => honest.answer(action),
         });
         assert!(matches!(ended, JobState::Done(_)), "{ended:?}");
         assert_eq!(quarantined, if checks { vec![liar] } else { Vec::new() });
@@ -375,6 +394,7 @@ fn what_is_lost_once_is_made_again() {
 
 #[test]
 fn a_map_that_lags_gets_a_second_host_and_the_first_to_end_counts() {
+    let mut honest = Honest::default();
     let mut net = Net::new(2);
     let mut engine = engine(&net, 6, |_| {});
     let (mut first, mut stopped) = (None, false);
@@ -388,7 +408,7 @@ fn a_map_that_lags_gets_a_second_host_and_the_first_to_end_counts() {
             stopped |= first == Some(*ticket);
             None
         }
-        action => honest(action),
+        action => honest.answer(action),
     });
     assert!(matches!(ended, JobState::Done(_)), "{ended:?}");
     assert!(stopped, "it went on for nobody");
@@ -396,6 +416,7 @@ fn a_map_that_lags_gets_a_second_host_and_the_first_to_end_counts() {
 
 #[test]
 fn shards_may_fail_as_many_as_are_to_be_skipped() {
+    let mut honest = Honest::default();
     for (skip, fails) in [(2, false), (1, true)] {
         let mut net = Net::new(1);
         let mut engine = engine(&net, 8, |record| record.skip = skip);
@@ -405,10 +426,11 @@ fn shards_may_fail_as_many_as_are_to_be_skipped() {
                 let failure = PureFailure {
                     problem: trap,
                     fuel: 3,
+                    parts: Digest::EMPTY,
                 };
                 Some((*ticket, Event::Ran(Err(failure))))
             }
-            action => honest(action),
+            action => honest.answer(action),
         });
         match ended {
             JobState::Done(done) if !fails => {
@@ -427,6 +449,7 @@ fn shards_may_fail_as_many_as_are_to_be_skipped() {
 
 #[test]
 fn whatever_is_a_hosts_fault_goes_to_another_host() {
+    let mut honest = Honest::default();
     for &kind in ProblemKind::ALL {
         let (mut net, mut failed) = (Net::new(3), false);
         let mut engine = engine(&net, 4, |_| {});
@@ -435,10 +458,75 @@ fn whatever_is_a_hosts_fault_goes_to_another_host() {
                 failed = true;
                 Some((*ticket, Event::Ran(Err(Problem::new(kind, "once").into()))))
             }
-            action => honest(action),
+            action => honest.answer(action),
         });
         let may = kind.elsewhere() != nearfield_protocol::problem::Elsewhere::Never
             || kind == ProblemKind::ForgottenResult;
         assert_eq!(matches!(ended, JobState::Done(_)), may, "{}", kind.slug());
     }
+}
+
+/// A host that reduced what a liar made of a part is honest, and what it remembers is wrong.
+#[test]
+fn a_total_of_other_parts_is_made_again_and_nobody_is_blamed() {
+    let (mut net, mut hosts) = (Net::new(3), Hosts::default());
+    let check = |record: &mut JobRecord| record.check = Some(1.0);
+    let mut first = engine(&net, 40, check);
+    let JobState::Done(right) = drive(&mut first, &mut net, |action, _| hosts.answer(action)) else {
+        panic!("it failed");
+    };
+    let totals = hosts.remembered.values_mut();
+    for total in totals.filter(|report| report.parts != Digest::EMPTY) {
+        total.parts = Digest::of(b"a lie");
+    }
+    let mut second = engine(&net, 40, check);
+    let ended = drive(&mut second, &mut net, |action, _| {
+        assert!(!matches!(action, Action::Quarantine { .. }), "{action:?}");
+        hosts.answer(action)
+    });
+    let JobState::Done(done) = ended else {
+        panic!("{ended:?}")
+    };
+    assert_eq!(done.digest, right.digest);
+    assert_eq!(done.checked.unwrap().unchecked, 0);
+}
+
+/// One that remembers what it was given, and makes something else whenever it is asked.
+#[test]
+fn hosts_that_never_make_what_they_remember_end_a_job() {
+    let (mut net, mut hosts) = (Net::new(3), Hosts::default());
+    let mut first = engine(&net, 40, |_| {});
+    drive(&mut first, &mut net, |action, _| hosts.answer(action));
+    let totals = hosts.remembered.values_mut();
+    for total in totals.filter(|report| report.parts != Digest::EMPTY) {
+        (total.parts, total.output) = (Digest::of(b"a lie"), Digest::of(b"a total of it"));
+    }
+    let mut second = engine(&net, 40, |_| {});
+    let remembered = hosts.remembered.clone();
+    let problem = failed(drive(&mut second, &mut net, |action, _| {
+        hosts.remembered.clone_from(&remembered);
+        hosts.answer(action)
+    }));
+    assert!(problem.detail.contains("partial results"), "{problem}");
+}
+
+/// Wherever that is: a map that lagged may have ended on another host than the one that is chosen for its shard.
+#[test]
+fn a_map_whose_files_somebody_has_goes_there() {
+    let (mut net, mut hosts) = (Net::new(3), Hosts::default());
+    let into = |record: &mut JobRecord| record.into = Some("written".parse().unwrap());
+    let mut first = engine(&net, 12, into);
+    let ended = drive(&mut first, &mut net, |action, _| hosts.answer(action));
+    assert!(matches!(ended, JobState::Done(_)), "{ended:?}");
+    let all: Vec<PureReport> = hosts.remembered.drain().map(|(_, report)| report).collect();
+    let all = all.into_iter().map(|report| ((id(2), report.key), report));
+    hosts.remembered.extend(all);
+    let mut second = engine(&net, 12, into);
+    let ended = drive(&mut second, &mut net, |action, _| {
+        if let Action::Run { host, .. } = action {
+            assert_eq!(*host, id(2));
+        }
+        hosts.answer(action)
+    });
+    assert!(matches!(ended, JobState::Done(_)), "{ended:?}");
 }

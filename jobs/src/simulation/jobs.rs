@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nearfield_protocol::job::{
-    Made, PureFailure, PureLimits, PureReport, PureSpec, ResultKey, Signature, Work,
+    Made, PureFailure, PureLimits, PureReport, PureSpec, ResultKey, Signature, Work, digest_of_parts,
 };
 use nearfield_protocol::node::NodeRecord;
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
@@ -327,8 +327,10 @@ impl Job {
                 let here = node.results.get(&report.key).map(|here| here.report);
                 Came::Given(match here.filter(|here| here.made.is_none()) {
                     Some(here) if here.agrees(&report) => Ok(()),
-                    Some(_) => Err(Problem::new(ProblemKind::Corrupt, "it made another one itself")),
-                    None => {
+                    Some(here) if here.parts == report.parts => {
+                        Err(Problem::new(ProblemKind::Corrupt, "it made another one itself"))
+                    }
+                    _ => {
                         let files = false;
                         node.results
                             .insert(report.key, Remembered { value, report, files });
@@ -363,7 +365,14 @@ impl Job {
             let distrusted = &spec.setting.distrusted;
             report.made.is_none_or(|made| !distrusted.contains_key(&made.by))
         };
-        if let Some(found) = world.hosts[host].results.get(&spec.key())
+        let results = &world.hosts[host].results;
+        let is_of_its_parts = |report: &PureReport| {
+            let parts = spec.work.parts().iter().map(|part| results.get(part));
+            let parts: Option<Vec<&PureReport>> = parts.map(|part| Some(&part?.report)).collect();
+            parts.is_none_or(|parts| digest_of_parts(parts) == report.parts)
+        };
+        if let Some(found) = results.get(&spec.key())
+            && is_of_its_parts(&found.report)
             && trusted(&found.report)
             && (found.files || found.report.written_files == 0)
         {
@@ -384,6 +393,7 @@ impl Job {
             found.ok_or_else(|| Problem::new(ProblemKind::ForgottenResult, "a part was evicted"))
         };
         let (mut value, mut total_fuel) = (0, FUEL);
+        let mut made_of = Vec::new();
         match &spec.work {
             Work::Map { subject, .. } => {
                 let shard = subject.shard;
@@ -405,12 +415,14 @@ impl Job {
                     let part = of(part)?;
                     value += part.value;
                     total_fuel += part.report.total_fuel;
+                    made_of.push(&part.report);
                 }
             }
             Work::Finish { total } => {
                 let total = of(total)?;
                 value = total.value;
                 total_fuel += total.report.total_fuel;
+                made_of.push(&total.report);
             }
         }
         if node.lies == Some(Lie::Computes) {
@@ -428,6 +440,7 @@ impl Job {
                 remembered: false,
                 output_bytes: 8,
                 output: Digest::of(&value.to_le_bytes()),
+                parts: digest_of_parts(made_of),
                 fuel: FUEL,
                 total_fuel,
                 data_bytes: 0,

@@ -5,8 +5,8 @@ use redb::{ReadableTable, WriteTransaction};
 
 use super::payload::Payload;
 use super::{
-    BY_USE, FORGOTTEN, Forgotten, GIVEN, HELD_BYTES, HOLDS, Inner, ORIGINS, OUTPUTS, ROWS, TOTALS, UNTIL,
-    WRITTEN,
+    BY_USE, FORGOTTEN, Forgotten, GIVEN, HELD_BYTES, HOLDS, Inner, ORIGINS, OUTPUTS, PARTS, ROWS, TOTALS,
+    UNTIL, WRITTEN,
 };
 use crate::error::StoreError;
 
@@ -75,6 +75,7 @@ fn forget(tx: WriteTransaction, keys: &[[u8; 32]]) -> Result<Forgotten, StoreErr
         let mut holds = tx.open_table(HOLDS)?;
         let mut totals = tx.open_table(TOTALS)?;
         let mut given = tx.open_table(GIVEN)?;
+        let mut parts = tx.open_table(PARTS)?;
         let mut tables = [tx.open_table(OUTPUTS)?, tx.open_table(WRITTEN)?];
         let mut held = totals.get(HELD_BYTES)?.map_or(0, |held| held.value());
         for key in keys {
@@ -85,6 +86,7 @@ fn forget(tx: WriteTransaction, keys: &[[u8; 32]]) -> Result<Forgotten, StoreErr
             held -= bytes;
             by_use.remove((used, *key))?;
             given.remove(key)?;
+            parts.remove(key)?;
             for table in &mut tables {
                 let payload = table.remove(key)?;
                 let blob = payload.and_then(|payload| Payload::decode(payload.value())?.blob());

@@ -7,6 +7,7 @@ fn report(key: &[u8], output: &[u8]) -> PureReport {
         remembered: false,
         output_bytes: output.len() as u64,
         output: Digest::of(output),
+        parts: Digest::EMPTY,
         fuel: 7,
         total_fuel: 8,
         moved_bytes: 0,
