@@ -597,6 +597,57 @@ mod tests {
         assert_eq!(map(with(&[(1, 5)]), subject()), map(setting(), subject()));
     }
 
+    fn report(output: &[u8], parts: Digest) -> PureReport {
+        PureReport {
+            key: ResultKey(Digest::of(b"key")),
+            remembered: false,
+            output_bytes: output.len() as u64,
+            output: Digest::of(output),
+            parts,
+            fuel: 1,
+            total_fuel: 1,
+            data_bytes: 0,
+            moved_bytes: 0,
+            written_files: 0,
+            written_bytes: 0,
+            written: Digest::EMPTY,
+            run_us: 0,
+            made: None,
+        }
+    }
+
+    #[test]
+    fn results_of_other_parts_are_other_results() {
+        let of = |outputs: &[&[u8]]| {
+            let parts = outputs.iter().map(|output| report(output, Digest::EMPTY));
+            digest_of_parts(&parts.collect::<Vec<_>>())
+        };
+        assert_eq!(of(&[]), Digest::EMPTY);
+        let dearer = PureReport {
+            total_fuel: 2,
+            ..report(b"a", Digest::EMPTY)
+        };
+        let parts = [
+            of(&[b"a"]),
+            of(&[b"a", b"b"]),
+            of(&[b"b", b"a"]),
+            digest_of_parts([&dearer]),
+        ];
+        for (index, one) in parts.iter().enumerate() {
+            for other in &parts[..index] {
+                let (one, other) = (report(b"sum", *one), report(b"sum", *other));
+                assert!(!one.agrees(&other) && one.claim() != other.claim());
+            }
+        }
+    }
+
+    /// Signatures of maps that were given before reports had parts still hold.
+    #[test]
+    fn a_maps_claim_is_what_it_was() {
+        let claim = report(b"a", Digest::EMPTY).claim().to_string();
+        assert_eq!(claim, "b3:5ae568a10935b607b3c1a4286e092dc649b40d150f5ede9f4d4d9a906f5961ad");
+    }
+
     fn shapes(count: u32) -> Vec<Shape> {
         (0..count)
             .map(|n| Shape::of_shard(Digest::of(&n.to_le_bytes())))

@@ -226,3 +226,43 @@ async fn files_are_with_who_wrote_them() {
     assert!(remembered.blobs().unwrap().is_empty());
     store.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_result_was_made_of_stays_with_it_and_goes_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let parts = Digest::of(b"parts");
+    let made_of = |parts| PureReport {
+        parts,
+        ..report(b"total", b"5")
+    };
+    let key = made_of(parts).key;
+    let keep = |remembered: &Remembered, parts| {
+        let remembered = remembered.clone();
+        async move {
+            let as_of = remembered.as_of().unwrap();
+            let output = Bytes::from_static(b"5");
+            let origins = ["logs".to_owned()];
+            let kept = remembered.keep(made_of(parts), &origins, output, None, as_of);
+            kept.await.unwrap();
+        }
+    };
+    {
+        let (store, remembered) = open(dir.path(), u64::MAX).await;
+        keep(&remembered, parts).await;
+        store.shutdown().await;
+    }
+    let (store, remembered) = open(dir.path(), u64::MAX).await;
+    let found = |remembered: &Remembered| remembered.get(&key).unwrap().map(|found| found.parts);
+    assert_eq!(found(&remembered), Some(parts));
+    // One of other parts, and then a map's, take its place.
+    for other in [Digest::of(b"others"), Digest::EMPTY, parts] {
+        keep(&remembered, other).await;
+        assert_eq!(found(&remembered), Some(other));
+    }
+    remembered.purge("logs").await.unwrap();
+    assert_eq!(found(&remembered), None);
+    let left = remembered.inner.db.begin_read().unwrap();
+    let left = left.open_table(PARTS).unwrap();
+    assert!(left.get(key.0.as_bytes()).unwrap().is_none());
+    store.shutdown().await;
+}
