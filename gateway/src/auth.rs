@@ -32,6 +32,7 @@ pub struct Auth {
     keys: KeyPair,
     /// Digest of a token's text → the token, or why it is none of ours.
     known: moka::sync::Cache<Digest, Result<Arc<Token>, Problem>>,
+    /// Turns to judge a token.
     judges: Semaphore,
 }
 
@@ -116,7 +117,7 @@ impl Auth {
         if let Some(known) = self.known.get(&digest) {
             return known;
         }
-        // What is refused here is not remembered: it costs little, and the record that names it may be on its way.
+        // A refusal before a signature is checked is not remembered: it costs little, and the token's record may be on its way.
         let unverified = tokens::parse(text)?;
         let Some(key) = tokens::key_of(&unverified, records.token_keys()) else {
             return Err(unauthorized(
@@ -137,13 +138,8 @@ impl Auth {
         &self,
         judge: impl FnOnce() -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        let lost = |error: &dyn std::fmt::Display| {
-            Problem::new(ProblemKind::Internal, format!("a token was not judged: {error}"))
-        };
-        let _judge = self.judges.acquire().await.map_err(|error| lost(&error))?;
-        tokio::task::spawn_blocking(judge)
-            .await
-            .map_err(|error| lost(&error))?
+        let _turn = self.judges.acquire().await.map_err(unjudged)?;
+        tokio::task::spawn_blocking(judge).await.map_err(unjudged)?
     }
 
     /// The public half of the key that signs this gateway's tokens.
@@ -220,6 +216,12 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The node is stopping, or a library panicked.
+fn unjudged(error: impl std::fmt::Display) -> Problem {
+    let text = format!("the token could not be judged: {error}; send the request again");
+    Problem::new(ProblemKind::Internal, text)
 }
 
 fn unauthorized(detail: &str) -> Problem {
@@ -306,7 +308,7 @@ mod tests {
                 .detail
                 .contains("revoked")
         );
-        // No signature was looked at: what is looked at is remembered.
+        // Whoever checks a token's signature leaves an entry.
         assert!(!auth.known.contains_key(&Digest::of(token.as_bytes())));
     }
 

@@ -191,7 +191,8 @@ impl Inner {
         Ok(found)
     }
 
-    /// Whether what is remembered was made of the parts that are remembered. Parts that were forgotten say nothing.
+    /// Whether a remembered result was made of the parts that this host remembers now. If it forgot one of them, nobody can tell:
+    /// then the result counts.
     fn is_of_its_parts(&self, found: &PureReport, work: &Work) -> Result<bool, Problem> {
         let keys = work.parts().iter();
         let parts: Option<Vec<PureReport>> = keys

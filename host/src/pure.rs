@@ -122,7 +122,7 @@ pub(crate) enum Subject {
 pub(crate) struct PureRun {
     pub spec: PureSpec,
     pub key: ResultKey,
-    /// What it is made of.
+    /// The digest of the results that the run is over, for its report.
     pub parts: Digest,
     pub component: Arc<JobComponent>,
     pub subject: Subject,

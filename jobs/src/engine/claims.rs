@@ -69,7 +69,7 @@ impl Claims {
         self.0.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether this is what counts under its key.
+    /// Whether a report says what counts under its key.
     pub fn is_first(&self, report: &PureReport) -> bool {
         let first = self.first(&report.key);
         first.is_some_and(|claim| claim.report.agrees(report))
@@ -80,7 +80,7 @@ impl Claims {
         self.of(key).first()
     }
 
-    /// What was made of parts that are others by now is not used.
+    /// Drops what hosts say of one run that they made of parts with this digest.
     pub fn drop_made_of(&mut self, key: &ResultKey, parts: Digest) {
         if let Some(claims) = self.0.get_mut(key) {
             claims.retain(|claim| claim.report.parts != parts);

@@ -232,7 +232,7 @@ impl Engine {
         let (key, from) = (moving.part.key, moving.from);
         match given {
             Ok(Some((report, bytes))) => match self.sites.judge(view, &report, &key, from) {
-                // By now it may have another one.
+                // The host may have replaced the result that it said it remembers.
                 Worth::Counts if report.made.is_some() && self.sites.claims.is_first(&report) => {
                     moving.taken = Some((report, bytes));
                     self.actions.push(Action::Give { ticket, host });
@@ -476,8 +476,8 @@ impl Engine {
         made_of.is_some_and(|parts| parts != report.parts)
     }
 
-    /// A host gave a result that it made of other parts than the job knows: it remembered that one, and makes another once it has
-    /// the parts; or it does not use what it was given, and another host is asked.
+    /// A host gave a result that it made of other parts than the job knows. A host that remembered the result is asked again, with
+    /// the parts brought there. A host that had the parts did not use them: another host is asked.
     fn made_of_others(
         &mut self,
         id: RunId,
@@ -496,7 +496,7 @@ impl Engine {
         );
         let had_the_parts = !self.sites.remembering(view, &run.key).contains(&host);
         self.sites.outdate(&run.key, report.parts);
-        // What it said that it remembers may be another one still.
+        // The result that the host remembers may differ from the one that it gave.
         self.sites.claims.lost_one(&host, &run.key);
         if had_the_parts {
             run.tried.push(host);
