@@ -1,14 +1,17 @@
-//! Jobs, as gateway and host speak of them: one run of the pure lane, what its result depends on, and
-//! the shape of a reduction.
+//! Jobs, as gateway and host speak of them: one run of the pure lane, and what its result depends on. `args` are a job's
+//! arguments as bytes, `shape` is which results are reduced together.
+
+mod args;
+mod shape;
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
 
+pub use self::args::{InexactInteger, canonical_args, canonical_json, check_integers};
+pub use self::shape::{Shape, groups};
 use crate::gpu::GpuGrant;
 use crate::records::RecordClock;
 use crate::{Digest, NodeId, Problem, cost};
@@ -20,14 +23,6 @@ pub const SEMANTICS_EPOCH: u32 = 2;
 
 /// What a component exports that is a job.
 pub const MAPPER: &str = "nearfield:compute/mapper@0.1.0";
-
-/// Most parts that one reduction takes.
-const MAX_GROUP: usize = 64;
-/// A group ends at a part whose shape has these low bits zero: at one in sixteen.
-const GROUP_MASK: u8 = 0x0f;
-/// Fewest parts that one reduction takes, the last one of a level aside: each level has at most half the parts of the
-/// one below, whatever the shapes are, so a tree always ends.
-const MIN_GROUP: usize = 2;
 
 /// One run of the pure lane: a guest that sees nothing but what is named here.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -338,134 +333,9 @@ impl From<Problem> for PureFailure {
     }
 }
 
-/// What the shape of a reduction's tree follows from: for a leaf the digest of its shard, for a node a hash of the shapes of
-/// its parts. No function, argument or result goes into it, so equal data is grouped equally by every job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Shape(Digest);
-
-impl Shape {
-    pub fn of_shard(shard: Digest) -> Self {
-        Shape(shard)
-    }
-
-    pub fn of_node(parts: &[Shape]) -> Self {
-        let mut hasher = Fields::new("nearfield 2026-11 shape of a reduction");
-        for part in parts {
-            hasher.field(part.0.as_bytes());
-        }
-        Shape(hasher.finish())
-    }
-
-    fn ends_group(&self) -> bool {
-        self.0.as_bytes()[0] & GROUP_MASK == 0
-    }
-}
-
-/// Splits the parts of one level into the groups that are reduced together. A group ends at a shape with
-/// four low zero bits, if it has two parts by then, or after 64. So every run over the same shards agrees on the groups,
-/// and a shard more changes the groups on one path only.
-pub fn groups(parts: &[Shape]) -> Vec<Range<usize>> {
-    let mut groups = Vec::new();
-    let mut start = 0;
-    for (index, part) in parts.iter().enumerate() {
-        let len = index + 1 - start;
-        let ends = part.ends_group() && len >= MIN_GROUP;
-        if ends || len == MAX_GROUP || index + 1 == parts.len() {
-            groups.push(start..index + 1);
-            start = index + 1;
-        }
-    }
-    groups
-}
-
-/// A job's arguments as its guest sees them. No arguments are `{}`: a job that was given none and one that was given
-/// an empty object have the same results.
-pub fn canonical_args(args: &Value) -> Vec<u8> {
-    match args {
-        Value::Null => b"{}".to_vec(),
-        args => canonical_json(args),
-    }
-}
-
-/// Refuses integers that JSON readers would round to a double: beyond 64 bits, 2^64 + 1 and 2^64 would be one argument.
-/// What `json` is otherwise is for its reader to say.
-pub fn check_integers(json: &str) -> Result<(), InexactInteger> {
-    let mut rest = json;
-    while let Some(at) = rest.find(|c: char| c == '"' || c == '-' || c.is_ascii_digit()) {
-        rest = &rest[at..];
-        let len = match rest.strip_prefix('"') {
-            Some(text) => 1 + text_len(text),
-            None => {
-                let ends = |c: char| !matches!(c, '-' | '+' | '.' | 'e' | 'E') && !c.is_ascii_digit();
-                let number = &rest[..rest.find(ends).unwrap_or(rest.len())];
-                let integer = !number.contains(['.', 'e', 'E']);
-                if integer && number.parse::<u64>().is_err() && number.parse::<i64>().is_err() {
-                    return Err(InexactInteger(number.chars().take(80).collect()));
-                }
-                number.len()
-            }
-        };
-        rest = &rest[len..];
-    }
-    Ok(())
-}
-
-/// Bytes of a JSON string behind its first quote, the last one included.
-fn text_len(text: &str) -> usize {
-    let mut escaped = false;
-    let end = text.bytes().position(|byte| {
-        let ends = byte == b'"' && !escaped;
-        escaped = byte == b'\\' && !escaped;
-        ends
-    });
-    end.map_or(text.len(), |at| at + 1)
-}
-
-/// An integer beyond 64 bits.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the integer {0} has more than 64 bits, and would be rounded: give it as a string, \"{0}\"")]
-pub struct InexactInteger(String);
-
-/// JSON with sorted keys and no spaces: equal values have equal bytes.
-pub fn canonical_json(value: &Value) -> Vec<u8> {
-    let mut out = Vec::new();
-    write_canonical(value, &mut out);
-    out
-}
-
-fn write_canonical(value: &Value, out: &mut Vec<u8>) {
-    match value {
-        Value::Array(values) => {
-            out.push(b'[');
-            for (index, value) in values.iter().enumerate() {
-                if index > 0 {
-                    out.push(b',');
-                }
-                write_canonical(value, out);
-            }
-            out.push(b']');
-        }
-        Value::Object(map) => {
-            out.push(b'{');
-            let sorted: BTreeMap<_, _> = map.iter().collect();
-            for (index, (key, value)) in sorted.into_iter().enumerate() {
-                if index > 0 {
-                    out.push(b',');
-                }
-                out.extend_from_slice(Value::from(key.as_str()).to_string().as_bytes());
-                out.push(b':');
-                write_canonical(value, out);
-            }
-            out.push(b'}');
-        }
-        plain => out.extend_from_slice(plain.to_string().as_bytes()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn setting() -> PureSetting {
         PureSetting {
@@ -645,111 +515,9 @@ mod tests {
     #[test]
     fn a_maps_claim_is_what_it_was() {
         let claim = report(b"a", Digest::EMPTY).claim().to_string();
-        assert_eq!(claim, "b3:5ae568a10935b607b3c1a4286e092dc649b40d150f5ede9f4d4d9a906f5961ad");
-    }
-
-    fn shapes(count: u32) -> Vec<Shape> {
-        (0..count)
-            .map(|n| Shape::of_shard(Digest::of(&n.to_le_bytes())))
-            .collect()
-    }
-
-    #[test]
-    fn groups_cover_all_parts_in_order() {
-        for count in [0, 1, 2, 17, 64, 65, 10_000] {
-            let shapes = shapes(count);
-            let groups = groups(&shapes);
-            let covered: Vec<_> = groups.iter().cloned().flatten().collect();
-            assert_eq!(covered, (0..shapes.len()).collect::<Vec<_>>());
-            assert!(groups.iter().all(|group| group.len() <= MAX_GROUP));
-        }
-    }
-
-    /// Shards that are alike, or were chosen so that each ends a group, make no tree of many levels.
-    #[test]
-    fn a_level_halves_whatever_its_shapes_are() {
-        let (end, other) = (
-            Shape::of_shard(Digest::from_bytes([0; 32])),
-            Shape::of_shard(Digest::from_bytes([1; 32])),
+        assert_eq!(
+            claim,
+            "b3:5ae568a10935b607b3c1a4286e092dc649b40d150f5ede9f4d4d9a906f5961ad"
         );
-        for every in 1..9 {
-            for count in [2_usize, 3, 200, 1_001] {
-                let shapes: Vec<_> = (0..count)
-                    .map(|n| if n % every == 0 { end } else { other })
-                    .collect();
-                let groups = groups(&shapes).len();
-                assert!(groups <= count.div_ceil(2), "{count} parts made {groups} groups");
-            }
-        }
-    }
-
-    #[test]
-    fn a_shard_more_changes_one_group() {
-        let before = shapes(1_000);
-        let mut after = before.clone();
-        after.insert(500, Shape::of_shard(Digest::of(b"new")));
-        let members = |shapes: &[Shape]| -> Vec<Vec<Shape>> {
-            groups(shapes)
-                .into_iter()
-                .map(|group| shapes[group].to_vec())
-                .collect()
-        };
-        let before = members(&before);
-        let new: Vec<_> = members(&after)
-            .into_iter()
-            .filter(|group| !before.contains(group))
-            .collect();
-        assert!(new.len() <= 2, "{} groups changed", new.len());
-    }
-
-    #[test]
-    fn no_arguments_are_an_empty_object() {
-        assert_eq!(canonical_args(&Value::Null), canonical_args(&json!({})));
-        assert_ne!(canonical_args(&json!([])), canonical_args(&json!({})));
-        assert_ne!(canonical_args(&json!({"x": null})), canonical_args(&json!({})));
-    }
-
-    #[test]
-    fn integers_that_would_be_rounded_are_refused_by_name() {
-        for exact in [
-            "{}",
-            "0",
-            "18446744073709551615",
-            "-9223372036854775808",
-            "1e30",
-            "0.1",
-            "[1, 2.5, -3]",
-            r#""18446744073709551616""#,
-            r#"{"\\": "18446744073709551616", "\"99999999999999999999": 1}"#,
-            "",
-            "\"",
-        ] {
-            assert_eq!(check_integers(exact), Ok(()), "{exact}");
-        }
-        for (inexact, number) in [
-            ("18446744073709551616", "18446744073709551616"),
-            ("-9223372036854775809", "-9223372036854775809"),
-            (r#"{"a": ["x\\", 99999999999999999999]}"#, "99999999999999999999"),
-        ] {
-            assert_eq!(
-                check_integers(inexact),
-                Err(InexactInteger(number.to_owned())),
-                "{inexact}"
-            );
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn whatever_is_no_json_is_passed_over(text in "[\"\\\\0-9eE+.{}, a-]{0,40}") {
-            let _ = check_integers(&text);
-        }
-    }
-
-    #[test]
-    fn equal_json_has_equal_bytes() {
-        let value = json!({"b": [1, 2.5, null], "a": {"y": "ä\"", "x": true}});
-        let text = r#"{"a":{"x":true,"y":"ä\""},"b":[1,2.5,null]}"#;
-        assert_eq!(canonical_json(&value), text.as_bytes());
     }
 }
