@@ -207,28 +207,28 @@ show are taken wherever a digest or an id is.")]
 pub struct LsArgs {
     /// functions, datasets, nodes, jobs, tokens, pins, or dataset/NAME for the files of one
     #[arg(value_name = "WHAT")]
-    pub what: Listed,
+    pub what: ListSubject,
 }
 
 /// What is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listed {
+pub enum ListSubject {
     All(Listing),
     /// The files of a dataset.
     Files(DatasetName),
 }
 
-impl std::str::FromStr for Listed {
+impl std::str::FromStr for ListSubject {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(name) = text.strip_prefix("dataset/") {
             return name
                 .parse()
-                .map(Listed::Files)
+                .map(ListSubject::Files)
                 .map_err(|error| format!("{error}"));
         }
-        Listing::from_str(text, true).map(Listed::All).map_err(|_| {
+        Listing::from_str(text, true).map(ListSubject::All).map_err(|_| {
             format!("`{text}` is not functions, datasets, nodes, jobs, tokens, pins or dataset/NAME")
         })
     }

@@ -36,16 +36,16 @@ pub fn write(content: &mut dyn Read, path: &Path, executable: bool) -> Result<()
         )
     };
     match place {
-        Place::Stdout => {
+        Destination::Stdout => {
             let mut stdout = crate::output::stdout();
             io::copy(content, &mut stdout).with_context(copying)?;
             stdout.flush().with_context(writing)
         }
-        Place::Through(file) => {
+        Destination::Through(file) => {
             io::copy(content, &mut Leaving(file)).with_context(copying)?;
             Ok(())
         }
-        Place::Beside(target, like) => match beside(&target, like.as_ref(), executable) {
+        Destination::Beside(target, like) => match beside(&target, like.as_ref(), executable) {
             Ok((mut file, target_file)) => {
                 let _partial = Partial::new(file.path());
                 io::copy(content, &mut file).with_context(copying)?;
@@ -73,7 +73,7 @@ pub fn write(content: &mut dyn Read, path: &Path, executable: bool) -> Result<()
     }
 }
 
-enum Place {
+enum Destination {
     Stdout,
     /// Written into as it is.
     Through(File),
@@ -81,17 +81,23 @@ enum Place {
     Beside(PathBuf, Option<Metadata>),
 }
 
-fn place(path: &Path) -> Result<Place> {
+fn place(path: &Path) -> Result<Destination> {
     let target = follow(path)?;
     match descriptor(&target) {
-        Some(1) => return Ok(Place::Stdout),
+        Some(1) => return Ok(Destination::Stdout),
         // What it is open for goes on where it is.
-        Some(_) => return Ok(Place::Through(OpenOptions::new().append(true).open(&target)?)),
+        Some(_) => {
+            return Ok(Destination::Through(
+                OpenOptions::new().append(true).open(&target)?,
+            ));
+        }
         None => {}
     }
     let like = match fs::symlink_metadata(&target) {
         Ok(like) => like,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Place::Beside(target, None)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Destination::Beside(target, None));
+        }
         Err(error) => return Err(error.into()),
     };
     if like.is_dir() {
@@ -99,12 +105,14 @@ fn place(path: &Path) -> Result<Place> {
         return Err(failure.next("name a file, new or not").into());
     }
     if !like.is_file() {
-        return Ok(Place::Through(OpenOptions::new().write(true).open(&target)?));
+        return Ok(Destination::Through(
+            OpenOptions::new().write(true).open(&target)?,
+        ));
     }
     match like.nlink() {
-        1 => Ok(Place::Beside(target, Some(like))),
+        1 => Ok(Destination::Beside(target, Some(like))),
         // Its other names are to show the new bytes, too.
-        _ => Ok(Place::Through(truncated(&target)?)),
+        _ => Ok(Destination::Through(truncated(&target)?)),
     }
 }
 

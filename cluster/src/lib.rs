@@ -27,6 +27,6 @@ pub use fetch::PeerBlobs;
 pub use hosts::Hosts;
 pub use logs::everywhere;
 pub use member::Member;
-pub use member::repair::{Kept, REPLICAS, REPLICAS_RANGE, wanted};
+pub use member::repair::{KeptBlobs, REPLICAS, REPLICAS_RANGE, wanted};
 pub use problem::{lost, net_problem, store_problem, unknown_dataset, unknown_function, unreachable};
 pub use recording::ask_gateways;

@@ -17,7 +17,7 @@ pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Where in a record the next byte stands. Which of [`DELIMITERS`] separates fields is not known here: each of them starts one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Place {
+pub enum FieldState {
     /// At the start of a field.
     #[default]
     Start,
@@ -27,15 +27,15 @@ pub enum Place {
     Quote,
 }
 
-impl Place {
+impl FieldState {
     /// Behind one byte. What follows a line end outside quotes is another record.
-    pub fn after(self, byte: u8) -> Place {
+    pub fn after(self, byte: u8) -> FieldState {
         match (self, byte) {
-            (Place::Quoted, b'"') => Place::Quote,
-            (Place::Quoted, _) | (Place::Start | Place::Quote, b'"') => Place::Quoted,
-            (_, b'\n') => Place::Start,
-            (_, byte) if DELIMITERS.contains(&byte) => Place::Start,
-            _ => Place::Plain,
+            (FieldState::Quoted, b'"') => FieldState::Quote,
+            (FieldState::Quoted, _) | (FieldState::Start | FieldState::Quote, b'"') => FieldState::Quoted,
+            (_, b'\n') => FieldState::Start,
+            (_, byte) if DELIMITERS.contains(&byte) => FieldState::Start,
+            _ => FieldState::Plain,
         }
     }
 
@@ -45,26 +45,30 @@ impl Place {
         while let Some(&byte) = bytes.get(at) {
             let rest = &bytes[at..];
             match *self {
-                Place::Quoted => {
+                FieldState::Quoted => {
                     at += memchr(b'"', rest)? + 1;
-                    *self = Place::Quote;
+                    *self = FieldState::Quote;
                 }
-                Place::Start | Place::Quote if byte == b'"' => {
+                FieldState::Start | FieldState::Quote if byte == b'"' => {
                     at += 1;
-                    *self = Place::Quoted;
+                    *self = FieldState::Quoted;
                 }
-                Place::Start | Place::Quote | Place::Plain => {
+                FieldState::Start | FieldState::Quote | FieldState::Plain => {
                     let stop = memchr2(b'"', b'\n', rest);
                     let before = rest[..stop.unwrap_or(rest.len())].last();
                     let begins = before.is_some_and(|byte| DELIMITERS.contains(byte));
-                    *self = if begins { Place::Start } else { Place::Plain };
+                    *self = if begins {
+                        FieldState::Start
+                    } else {
+                        FieldState::Plain
+                    };
                     at += stop? + 1;
                     if bytes[at - 1] == b'\n' {
-                        *self = Place::Start;
+                        *self = FieldState::Start;
                         return Some(at);
                     }
                     if begins {
-                        *self = Place::Quoted;
+                        *self = FieldState::Quoted;
                     }
                 }
             }
@@ -78,7 +82,7 @@ pub fn records(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut start = 0;
     std::iter::from_fn(move || {
         let rest = text.get(start..).filter(|rest| !rest.is_empty())?;
-        let end = Place::Start.next_record_end(rest, 0).unwrap_or(rest.len());
+        let end = FieldState::Start.next_record_end(rest, 0).unwrap_or(rest.len());
         start += end;
         Some(&rest[..end])
     })
@@ -108,9 +112,9 @@ pub fn is_blank(record: &[u8]) -> bool {
 /// Where in a record a carriage return stands outside quotes that is no part of a line end: some readers end the record there.
 pub fn lone_cr(record: &[u8]) -> Option<usize> {
     memchr(b'\r', record)?;
-    let mut place = Place::Start;
+    let mut place = FieldState::Start;
     record.iter().enumerate().find_map(|(at, &byte)| {
-        let inside = place == Place::Quoted;
+        let inside = place == FieldState::Quoted;
         place = place.after(byte);
         (byte == b'\r' && !inside && record.get(at + 1) != Some(&b'\n')).then_some(at)
     })
@@ -189,7 +193,7 @@ mod tests {
     use super::*;
 
     fn ends(text: &str) -> Vec<usize> {
-        let (mut place, mut ends, mut at) = (Place::Start, Vec::new(), 0);
+        let (mut place, mut ends, mut at) = (FieldState::Start, Vec::new(), 0);
         while let Some(end) = place.next_record_end(text.as_bytes(), at) {
             ends.push(end);
             at = end;
@@ -257,11 +261,11 @@ mod tests {
         assert_eq!(told("", b','), [""]);
     }
 
-    /// The same as [`Place::next_record_end`], a byte at a time.
+    /// The same as [`FieldState::next_record_end`], a byte at a time.
     fn ends_byte_by_byte(text: &[u8]) -> Vec<usize> {
-        let (mut place, mut ends) = (Place::Start, Vec::new());
+        let (mut place, mut ends) = (FieldState::Start, Vec::new());
         for (at, &byte) in text.iter().enumerate() {
-            if byte == b'\n' && place != Place::Quoted {
+            if byte == b'\n' && place != FieldState::Quoted {
                 ends.push(at + 1);
             }
             place = place.after(byte);
@@ -276,7 +280,7 @@ mod tests {
             pieces in prop::collection::vec(1usize..9, 1..60),
         ) {
             let text = text.as_bytes();
-            let (mut place, mut ends, mut start) = (Place::Start, Vec::new(), 0);
+            let (mut place, mut ends, mut start) = (FieldState::Start, Vec::new(), 0);
             for piece in pieces.iter().cycle() {
                 let end = text.len().min(start + piece);
                 let mut at = start;
@@ -305,9 +309,9 @@ mod tests {
             pieces in prop::collection::vec(prop::sample::select(vec!["a", "b ", "\"", "\"\"", ",", "\n", "\r\n", "é"]), 0..40),
         ) {
             let text = pieces.concat();
-            let last = text.bytes().fold(Place::Start, Place::after);
+            let last = text.bytes().fold(FieldState::Start, FieldState::after);
             // What nothing closes is refused before anybody looks at its fields.
-            prop_assume!(last != Place::Quoted);
+            prop_assume!(last != FieldState::Quoted);
             let mut reader = csv::ReaderBuilder::new()
                 .has_headers(false)
                 .flexible(true)

@@ -27,13 +27,13 @@ pub struct Resident<B> {
     idle_bytes: u64,
     /// The worth of what went last.
     floor: u64,
-    pieces: HashMap<Piece, Held<B>>,
+    pieces: HashMap<Piece, HeldPiece<B>>,
     /// Those that nobody uses, the least worth first.
     idle: BTreeSet<(u64, Piece)>,
 }
 
 #[derive(Debug)]
-struct Held<B> {
+struct HeldPiece<B> {
     buffer: B,
     users: u32,
     /// Microseconds that it took to bring, for each KiB.
@@ -127,7 +127,7 @@ impl<B> Resident<B> {
 
     /// The piece for whose length room was claimed is here, and used by who brought it. That took so many microseconds.
     pub fn fill(&mut self, piece: Piece, buffer: B, took_us: u64) {
-        let held = Held {
+        let held = HeldPiece {
             buffer,
             users: 1,
             cost: took_us.saturating_mul(1 << 10) / piece.len.max(1),

@@ -19,10 +19,10 @@ static ROOM: Room = Room(AtomicU64::new(0));
 
 /// What one job's runs wrote, or why it could not be kept.
 #[derive(Default)]
-pub struct Aside(HashMap<ResultKey, Result<Kept, Problem>>);
+pub struct Aside(HashMap<ResultKey, Result<KeptOutput, Problem>>);
 
 impl Aside {
-    pub fn insert(&mut self, key: ResultKey, kept: Result<Kept, Problem>) {
+    pub fn insert(&mut self, key: ResultKey, kept: Result<KeptOutput, Problem>) {
         self.0.insert(key, kept);
     }
 
@@ -35,13 +35,13 @@ impl Aside {
 
 /// What one run wrote.
 #[derive(Debug)]
-pub struct Kept {
+pub struct KeptOutput {
     bytes: Bytes,
     /// None if it is in a file.
     _room: Option<RoomTaken>,
 }
 
-impl AsRef<[u8]> for Kept {
+impl AsRef<[u8]> for KeptOutput {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -74,7 +74,7 @@ impl Drop for RoomTaken {
 
 /// The digest of what a run wrote, and its bytes where they may stay: in memory if they are few, else in a file of the store
 /// without a name. What may not rest on this node gets no file.
-pub async fn set_aside(store: Store, may_rest: bool, bytes: Bytes) -> (Digest, Result<Kept, Problem>) {
+pub async fn set_aside(store: Store, may_rest: bool, bytes: Bytes) -> (Digest, Result<KeptOutput, Problem>) {
     set_aside_in(&ROOM, store, may_rest, bytes).await
 }
 
@@ -83,19 +83,19 @@ async fn set_aside_in(
     store: Store,
     may_rest: bool,
     bytes: Bytes,
-) -> (Digest, Result<Kept, Problem>) {
+) -> (Digest, Result<KeptOutput, Problem>) {
     let is_small = bytes.len() < SMALL_BYTES || !may_rest;
     let taken = room.take(bytes.len() as u64).filter(|_| is_small);
     let digest_and_keep = move || {
         let digest = Digest::of(&bytes);
         let kept = match (taken, may_rest) {
-            (Some(room), _) => Ok(Kept {
+            (Some(room), _) => Ok(KeptOutput {
                 bytes,
                 _room: Some(room),
             }),
             (None, true) => {
                 let set_aside = store.set_aside(&bytes).map_err(store_problem);
-                set_aside.map(|bytes| Kept { bytes, _room: None })
+                set_aside.map(|bytes| KeptOutput { bytes, _room: None })
             }
             (None, false) => Err(Problem::new(
                 ProblemKind::NotPermitted,
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn what_counts_is_what_came_last_for_a_key() {
         let key = |byte| ResultKey(Digest::from_bytes([byte; 32]));
-        let kept = |text: &'static str| Kept {
+        let kept = |text: &'static str| KeptOutput {
             bytes: Bytes::from_static(text.as_bytes()),
             _room: None,
         };

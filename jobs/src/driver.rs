@@ -15,7 +15,7 @@ use nearfield_protocol::node::Label;
 use nearfield_protocol::{Digest, Problem, ProblemKind};
 use tokio::sync::watch;
 
-use crate::aside::{Aside, Kept, set_aside};
+use crate::aside::{Aside, KeptOutput, set_aside};
 use crate::engine::{Action, Engine, Event, Input, Ticket, View, rule};
 use crate::record::{JobRecord, JobState, Progress};
 use crate::{into, plan};
@@ -75,7 +75,7 @@ enum Came {
     /// What is kept here, beside what the engine is told of it.
     Taken(Box<Given>),
     /// What a run wrote: its digest, and its bytes if they can be kept.
-    Files(ResultKey, Digest, Result<Kept, Problem>),
+    Files(ResultKey, Digest, Result<KeptOutput, Problem>),
 }
 
 impl Came {

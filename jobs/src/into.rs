@@ -15,7 +15,7 @@ use nearfield_protocol::{DatasetName, Digest, Problem, ProblemKind, Split};
 use nearfield_store::{Placement, PutRequest, written};
 use serde::Deserialize;
 
-use crate::record::Written;
+use crate::record::WrittenDataset;
 
 /// Bytes of files that are sent at once.
 const PIECE_BYTES: usize = 256 << 10;
@@ -29,7 +29,7 @@ pub async fn put(
     name: &DatasetName,
     blobs: Vec<Bytes>,
     only: Vec<Label>,
-) -> Result<Written, Problem> {
+) -> Result<WrittenDataset, Problem> {
     let counted = blobs.clone();
     let files = tokio::task::spawn_blocking(move || written::count(counted))
         .await
@@ -74,7 +74,7 @@ pub async fn put(
             Arc::default(),
         )
         .await?;
-    Ok(Written {
+    Ok(WrittenDataset {
         name: version.name,
         version: version.version,
         digest: version.digest,
@@ -98,7 +98,7 @@ async fn put_elsewhere(
     tar: written::Tar,
     files: u64,
     only: &[Label],
-) -> Result<Written, Problem> {
+) -> Result<WrittenDataset, Problem> {
     let parameters = [("source", name.as_str()), ("split", "files"), ("folder", "true")];
     let put = Forwarded {
         name,
@@ -114,7 +114,7 @@ async fn put_elsewhere(
         let text = format!("what the node answered that took `{name}`: {error}");
         Problem::new(ProblemKind::Internal, text)
     })?;
-    Ok(Written {
+    Ok(WrittenDataset {
         name: name.clone(),
         version: taken.version,
         digest: taken.digest,

@@ -27,7 +27,7 @@ pub struct Jobs {
     /// Held while a record is read and written: a job ends once.
     ending: Mutex<()>,
     /// Those that run. The lock is held for one look-up.
-    running: Mutex<HashMap<JobId, Arc<Running>>>,
+    running: Mutex<HashMap<JobId, Arc<RunningJob>>>,
     /// The node stops: jobs end, and their records go on saying that they run.
     stopping: CancellationToken,
     /// What the last stop interrupted has been taken up.
@@ -36,7 +36,7 @@ pub struct Jobs {
 }
 
 /// A job under way.
-pub struct Running {
+pub struct RunningJob {
     pub progress: watch::Sender<Progress>,
     cancel: CancellationToken,
 }
@@ -84,7 +84,7 @@ impl Jobs {
 
     fn start_among(self: &Arc<Self>, most: usize, record: JobRecord, held: DataHold) -> Result<(), Problem> {
         let id = record.id().ok_or_else(|| unknown(&record.id))?;
-        let running = Arc::new(Running {
+        let running = Arc::new(RunningJob {
             progress: watch::Sender::new(Progress::default()),
             cancel: CancellationToken::new(),
         });
@@ -142,12 +142,12 @@ impl Jobs {
         Ok(())
     }
 
-    pub fn running(&self, id: &JobId) -> Option<Arc<Running>> {
+    pub fn running(&self, id: &JobId) -> Option<Arc<RunningJob>> {
         self.running.lock().get(id).cloned()
     }
 
     /// The job, if it runs. One that a stop interrupted runs again a while after the next start: that is waited for.
-    pub async fn taken_up(&self, id: &JobId) -> Result<Option<Arc<Running>>, Problem> {
+    pub async fn taken_up(&self, id: &JobId) -> Result<Option<Arc<RunningJob>>, Problem> {
         let interrupted = self.get(id)?.state == JobState::Running && self.running(id).is_none();
         if interrupted {
             tokio::select! {

@@ -21,7 +21,7 @@ mod results;
 #[cfg(test)]
 mod simulation;
 
-pub use jobs::{Jobs, Running};
+pub use jobs::{Jobs, RunningJob};
 pub use parcel::Parcel;
 pub use record::{JobRecord, JobReport, JobState, Progress, Selection, unknown as unknown_job};
 pub use replay::{JobShard, runs};

@@ -12,7 +12,7 @@ pub struct Known {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Step {
+pub enum TreeStep {
     Map(usize),
     Reduce { level: usize, index: usize },
 }
@@ -23,7 +23,7 @@ pub struct Order {
     leaves: std::vec::IntoIter<usize>,
     /// Parts of each node that are not done.
     waiting: Vec<Vec<usize>>,
-    ready: Vec<Step>,
+    ready: Vec<TreeStep>,
 }
 
 impl Order {
@@ -58,14 +58,14 @@ impl Order {
     }
 
     /// What can run now. Reductions go first: their parts are fresh, and what is left of them at the end has fewer cores.
-    pub fn next(&mut self) -> Option<Step> {
-        self.ready.pop().or_else(|| self.leaves.next().map(Step::Map))
+    pub fn next(&mut self) -> Option<TreeStep> {
+        self.ready.pop().or_else(|| self.leaves.next().map(TreeStep::Map))
     }
 
-    pub fn done(&mut self, step: Step) {
+    pub fn done(&mut self, step: TreeStep) {
         match step {
-            Step::Map(leaf) => self.part_done(0, leaf),
-            Step::Reduce { level, index } => self.part_done(level + 1, index),
+            TreeStep::Map(leaf) => self.part_done(0, leaf),
+            TreeStep::Reduce { level, index } => self.part_done(level + 1, index),
         }
     }
 
@@ -86,7 +86,7 @@ impl Order {
     fn settle(&mut self, level: usize, index: usize) {
         match self.levels[level][index].parts.len() {
             1 => self.part_done(level + 1, index),
-            _ => self.ready.push(Step::Reduce { level, index }),
+            _ => self.ready.push(TreeStep::Reduce { level, index }),
         }
     }
 }
@@ -162,9 +162,9 @@ mod tests {
             let mut picks = picks.iter().cycle();
             loop {
                 while running.len() < 4 && let Some(step) = order.next() {
-                    if let Step::Reduce { level, index } = step {
+                    if let TreeStep::Reduce { level, index } = step {
                         for leaf in levels[level][index].leaves.clone() {
-                            prop_assert!(known.leaves[leaf] || ran.contains(&Step::Map(leaf)));
+                            prop_assert!(known.leaves[leaf] || ran.contains(&TreeStep::Map(leaf)));
                         }
                     }
                     running.push(step);
@@ -176,11 +176,11 @@ mod tests {
                 prop_assert!(ran.insert(step), "{step:?} ran twice");
                 order.done(step);
             }
-            let maps = (0..leaves).filter(|&leaf| !known.leaves[leaf]).map(Step::Map);
+            let maps = (0..leaves).filter(|&leaf| !known.leaves[leaf]).map(TreeStep::Map);
             let reductions = levels.iter().enumerate().flat_map(|(level, nodes)| {
                 let known = &known.nodes[level];
                 let open = (0..nodes.len()).filter(move |&index| !known[index] && nodes[index].parts.len() > 1);
-                open.map(move |index| Step::Reduce { level, index })
+                open.map(move |index| TreeStep::Reduce { level, index })
             });
             prop_assert_eq!(maps.chain(reductions).collect::<HashSet<_>>(), ran);
         }

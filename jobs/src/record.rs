@@ -117,7 +117,7 @@ pub struct JobReport {
     #[serde(default)]
     pub quarantined: Vec<NodeId>,
     /// The dataset that was written.
-    pub into: Option<Written>,
+    pub into: Option<WrittenDataset>,
     /// What the whole dataset would take, if this was a dry run.
     pub predicted: Option<Prediction>,
 }
@@ -144,7 +144,7 @@ pub struct Checked {
 
 /// What `--into` made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Written {
+pub struct WrittenDataset {
     pub name: DatasetName,
     pub version: u64,
     pub digest: Digest,

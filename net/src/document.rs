@@ -112,7 +112,7 @@ impl Absent {
 
 /// A record that was just written.
 #[derive(Debug, Clone)]
-pub(crate) struct Written {
+pub(crate) struct WrittenRecord {
     pub key: RecordKey,
 }
 
@@ -298,7 +298,7 @@ impl Document {
         kind: RecordKind,
         name: &str,
         value: &impl Serialize,
-    ) -> Result<Written, NetError> {
+    ) -> Result<WrittenRecord, NetError> {
         if !self.records().is_gateway(&self.id) {
             return Err(NetError::NotAGateway("records"));
         }
@@ -338,7 +338,7 @@ impl Document {
         } else {
             self.read_all().await?;
         }
-        Ok(Written { key })
+        Ok(WrittenRecord { key })
     }
 
     /// The value of the replica's record of this key, if it has one on disk.

@@ -26,6 +26,7 @@ mod seldom;
 #[cfg(test)]
 mod tests;
 mod view;
+mod write;
 
 pub use bytes::BLOB_BYTES;
 pub use error::NetError;

@@ -18,7 +18,7 @@ use crate::up::Up;
 use crate::wire::Wired;
 
 /// A node that is up.
-pub struct Running {
+pub struct RunningNode {
     tasks: Tasks,
     up: Up,
     gateway: Arc<Gateway>,
@@ -31,7 +31,7 @@ pub struct Running {
 
 /// Starts the tasks of a node. Everything that could go wrong was tried before, but for the network's word that this node is
 /// one of its members.
-pub async fn serve(wired: Wired, tls: Option<TlsAcceptor>) -> anyhow::Result<Running> {
+pub async fn serve(wired: Wired, tls: Option<TlsAcceptor>) -> anyhow::Result<RunningNode> {
     let Wired {
         opened,
         gateway,
@@ -95,7 +95,7 @@ pub async fn serve(wired: Wired, tls: Option<TlsAcceptor>) -> anyhow::Result<Run
         tasks.spawn_on("serving functions", listen(Side::Functions, functions), &guests);
     }
     let settling = loops::settle(cluster, gateway.jobs.clone(), sealed, interrupted);
-    Ok(Running {
+    Ok(RunningNode {
         settling: tokio::spawn(settling),
         up: Up {
             node: node.id(),
@@ -112,7 +112,7 @@ pub async fn serve(wired: Wired, tls: Option<TlsAcceptor>) -> anyhow::Result<Run
     })
 }
 
-impl Running {
+impl RunningNode {
     /// Runs until a signal, or until the node has left its network; then stops. `up` is told where the node is.
     pub async fn until_told(mut self, up: impl FnOnce(&Up)) -> anyhow::Result<()> {
         // Before anybody is told that there is a node to stop.

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use nearfield_sandbox::{Allowed, Calls, Files, Held, USUAL_DEVICES, confine, refuse};
+use nearfield_sandbox::{Allowed, Calls, Enforced, Files, USUAL_DEVICES, confine, refuse};
 
 use crate::config::Config;
 
@@ -37,8 +37,8 @@ pub fn close_in(config: &Config) -> anyhow::Result<()> {
     refuse(&[Calls::Intrusion, Calls::LocalSockets])
         .context("closing the node in: give --no-sandbox to start it without")?;
     match held {
-        Held::Whole => tracing::info!("the node is closed in: its own files, no others"),
-        Held::Partly | Held::Not => tracing::warn!(files = %held, "the node is closed in, in part"),
+        Enforced::Whole => tracing::info!("the node is closed in: its own files, no others"),
+        Enforced::Partly | Enforced::Not => tracing::warn!(files = %held, "the node is closed in, in part"),
     }
     Ok(())
 }

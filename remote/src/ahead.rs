@@ -26,7 +26,7 @@ pub struct Ahead {
     /// The next piece, if it found no room yet.
     waiting: Option<Piece>,
     /// In the order of the plan.
-    asked: VecDeque<Asked>,
+    asked: VecDeque<AskedRange>,
     asked_bytes: u64,
     current: Vec<u8>,
     /// How much of it is read.
@@ -35,7 +35,7 @@ pub struct Ahead {
     spare: Vec<Vec<u8>>,
 }
 
-struct Asked {
+struct AskedRange {
     bytes: u64,
     answer: JoinHandle<Result<Vec<u8>, RemoteError>>,
 }
@@ -90,7 +90,7 @@ impl Ahead {
                 let object = &objects[piece.object];
                 site.piece(object, piece.range, buffer).await
             });
-            self.asked.push_back(Asked { bytes, answer });
+            self.asked.push_back(AskedRange { bytes, answer });
             self.asked_bytes += bytes;
         }
     }
@@ -106,7 +106,7 @@ impl Drop for Ahead {
 impl Read for Ahead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.read == self.current.len() && !buffer.is_empty() {
-            let Some(Asked { bytes, answer }) = self.asked.pop_front() else {
+            let Some(AskedRange { bytes, answer }) = self.asked.pop_front() else {
                 return Ok(0);
             };
             let answer = self.runtime.block_on(answer).map_err(io::Error::other)?;

@@ -26,7 +26,7 @@ pub use ahead::Ahead;
 pub use error::{Cause, RemoteError};
 pub use in_place::RemoteObjects;
 pub use object::Object;
-pub use prefix::Found;
+pub use prefix::FolderObject;
 pub use site::{Encoded, First, Pins, Site, Trust, encoding};
 pub use stream::Stream;
 pub use url::{Remote, has_scheme};

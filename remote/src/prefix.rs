@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 
 use crate::object::Object;
-use crate::source::Listed;
+use crate::source::ListedObject;
 
 /// What stands in a folder of objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct FolderObject {
     /// Below the folder.
     pub path: String,
     /// None: an empty folder.
@@ -16,7 +16,7 @@ pub struct Found {
 
 /// What a folder cannot have is an error that names the key. An object that ends with a slash, as consoles make
 /// them, is a folder.
-pub fn folder(prefix: &str, listed: Vec<Listed>) -> Result<Vec<Found>, String> {
+pub fn folder(prefix: &str, listed: Vec<ListedObject>) -> Result<Vec<FolderObject>, String> {
     let mut found = Vec::with_capacity(listed.len());
     for object in listed {
         let Some(below) = object.key.strip_prefix(prefix) else {
@@ -62,7 +62,7 @@ pub fn folder(prefix: &str, listed: Vec<Listed>) -> Result<Vec<Found>, String> {
         .map(|(path, is_folder, _)| !is_folder || !folders.contains(path.as_str()))
         .collect();
     let found = found.into_iter().zip(kept).filter(|(_, kept)| *kept);
-    let found = found.map(|((path, is_folder, object), _)| Found {
+    let found = found.map(|((path, is_folder, object), _)| FolderObject {
         path,
         object: (!is_folder).then_some(Object {
             key: object.key,
@@ -83,12 +83,12 @@ mod tests {
     use super::*;
 
     fn of(prefix: &str, listed: &[(&str, u64)]) -> Result<Vec<String>, String> {
-        let listed = listed.iter().map(|&(key, size_bytes)| Listed {
+        let listed = listed.iter().map(|&(key, size_bytes)| ListedObject {
             key: key.to_owned(),
             size_bytes,
             etag: None,
         });
-        let shown = |found: Found| match found.object {
+        let shown = |found: FolderObject| match found.object {
             None => format!("{}/", found.path),
             Some(object) => {
                 assert_eq!(object.key, format!("{prefix}{}", found.path));

@@ -10,7 +10,7 @@ use reqwest::{Request, Url};
 use serde::Deserialize;
 
 use crate::error::{Cause, RemoteError};
-use crate::source::{Listed, Page, Source, get};
+use crate::source::{ListedObject, Page, Source, get};
 use crate::trouble::SET_KEYS;
 use crate::url::is_exposed;
 
@@ -162,7 +162,7 @@ pub fn page(xml: &[u8]) -> Result<Page, RemoteError> {
         )
         .next("check that AWS_ENDPOINT_URL names an S3 endpoint")
     })?;
-    let listed = |object: Contents| Listed {
+    let listed = |object: Contents| ListedObject {
         key: object.key,
         size_bytes: object.size,
         etag: object.etag,
@@ -304,7 +304,7 @@ mod tests {
             <Contents><Key>p/dir/</Key><Size>0</Size><ETag>&quot;e&quot;</ETag></Contents>\
             <CommonPrefixes><Prefix>x</Prefix></CommonPrefixes>\
             <Contents><Key>/a&amp;b/../c</Key><Size>7</Size></Contents></ListBucketResult>";
-        let listed = |key: &str, size_bytes, etag: Option<&str>| Listed {
+        let listed = |key: &str, size_bytes, etag: Option<&str>| ListedObject {
             key: key.to_owned(),
             size_bytes,
             etag: etag.map(str::to_owned),

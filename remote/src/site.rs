@@ -11,11 +11,11 @@ use reqwest::{Request, Response, StatusCode};
 
 use crate::error::{Cause, RemoteError};
 use crate::object::{AHEAD_REQUESTS, Object, PIECE_BYTES, Wrong, described, is_strong, rangeable, verdict};
-use crate::prefix::{self, Found};
+use crate::prefix::{self, FolderObject};
 use crate::s3::Bucket;
-use crate::source::{Listed, Source};
+use crate::source::{ListedObject, Source};
 use crate::transport::{self, Refusal, Transport, Trouble};
-use crate::trouble::{Asked, changed, explain};
+use crate::trouble::{AskedUrl, changed, explain};
 use crate::url::{Remote, is_exposed};
 use crate::web::WebFile;
 
@@ -145,7 +145,7 @@ impl Site {
     }
 
     /// All below a prefix as a folder, in the order of its paths; every object can be read by ranges.
-    pub async fn folder(&self, prefix: &str, pins: Pins) -> Result<Vec<Found>, RemoteError> {
+    pub async fn folder(&self, prefix: &str, pins: Pins) -> Result<Vec<FolderObject>, RemoteError> {
         let mut found = prefix::folder(prefix, self.list(prefix).await?).map_err(|why| {
             RemoteError::new(
                 Cause::Failed,
@@ -185,7 +185,7 @@ impl Site {
         Ok(found)
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, RemoteError> {
+    async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, RemoteError> {
         let (mut objects, mut page, mut answer) = (Vec::new(), None, Vec::new());
         for _ in 0..MOST_PAGES {
             let Some(request) = self.source.listing(prefix, page.as_deref())? else {
@@ -367,7 +367,7 @@ impl Site {
     }
 
     fn explain(&self, key: &str, trouble: &Trouble) -> RemoteError {
-        let asked = Asked {
+        let asked = AskedUrl {
             shown: &self.shown(key),
             host: self
                 .source

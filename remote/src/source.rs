@@ -29,7 +29,7 @@ pub trait Source: Send + Sync {
 
 /// An object as a listing has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedObject {
     pub key: String,
     pub size_bytes: u64,
     pub etag: Option<String>,
@@ -38,7 +38,7 @@ pub struct Listed {
 /// A page of a listing.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    pub objects: Vec<Listed>,
+    pub objects: Vec<ListedObject>,
     /// What to ask for the next page with.
     pub next: Option<String>,
 }

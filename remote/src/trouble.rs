@@ -8,7 +8,7 @@ pub const SET_KEYS: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, wit
      temporary, or AWS_SKIP_SIGNATURE=true for what everybody may read";
 
 /// What was asked for, for messages.
-pub struct Asked<'a> {
+pub struct AskedUrl<'a> {
     /// The URL without its secrets.
     pub shown: &'a str,
     /// Where requests go.
@@ -18,8 +18,8 @@ pub struct Asked<'a> {
 }
 
 /// The thing, the cause, and what to do now.
-pub fn explain(asked: &Asked, trouble: &Trouble) -> RemoteError {
-    let Asked { shown, host, bucket } = asked;
+pub fn explain(asked: &AskedUrl, trouble: &Trouble) -> RemoteError {
+    let AskedUrl { shown, host, bucket } = asked;
     let address = match bucket {
         Some(_) => "check AWS_ENDPOINT_URL and AWS_REGION, and whether the endpoint can be reached from here",
         None => "check the URL, and whether its host can be reached from here",
@@ -54,8 +54,8 @@ pub fn changed(shown: &str) -> RemoteError {
     RemoteError::new(Cause::Changed, what).next("put it again, when nobody writes it")
 }
 
-fn refused(asked: &Asked, refusal: &Refusal) -> RemoteError {
-    let Asked { shown, host, bucket } = asked;
+fn refused(asked: &AskedUrl, refusal: &Refusal) -> RemoteError {
+    let AskedUrl { shown, host, bucket } = asked;
     let code = refusal.code.as_deref().unwrap_or_default();
     let told = match code {
         "" => refusal.status.to_string(),
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     fn told(bucket: Option<&str>, trouble: Trouble) -> (Cause, String) {
-        let asked = Asked {
+        let asked = AskedUrl {
             shown: "URL",
             host: "HOST",
             bucket,

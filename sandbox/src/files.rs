@@ -57,26 +57,26 @@ impl Allowed {
 
 /// How much of a wall the kernel holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Held {
+pub enum Enforced {
     Whole,
     /// It is older than what was asked for.
     Partly,
     Not,
 }
 
-impl fmt::Display for Held {
+impl fmt::Display for Enforced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Held::Whole => "whole",
-            Held::Partly => "in part: this kernel knows only older rules",
-            Held::Not => "not: this kernel has no Landlock",
+            Enforced::Whole => "whole",
+            Enforced::Partly => "in part: this kernel knows only older rules",
+            Enforced::Not => "not: this kernel has no Landlock",
         })
     }
 }
 
 /// From here on the calling thread, and every thread and process that it starts, opens nothing but what is `allowed`, and sends
 /// signals to nobody else. What is open already stays open. Paths that are not there are left out.
-pub fn confine(allowed: impl IntoIterator<Item = Allowed>) -> io::Result<Held> {
+pub fn confine(allowed: impl IntoIterator<Item = Allowed>) -> io::Result<Enforced> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(INTERFACE))
@@ -100,14 +100,14 @@ pub fn confine(allowed: impl IntoIterator<Item = Allowed>) -> io::Result<Held> {
     }
     let status = rules.restrict_self().map_err(io::Error::other)?;
     Ok(match status.ruleset {
-        RulesetStatus::FullyEnforced => Held::Whole,
-        RulesetStatus::PartiallyEnforced => Held::Partly,
-        RulesetStatus::NotEnforced => Held::Not,
+        RulesetStatus::FullyEnforced => Enforced::Whole,
+        RulesetStatus::PartiallyEnforced => Enforced::Partly,
+        RulesetStatus::NotEnforced => Enforced::Not,
     })
 }
 
 /// How much this machine's kernel would hold. Tried by a thread that ends.
-pub fn held_here() -> io::Result<Held> {
+pub fn held_here() -> io::Result<Enforced> {
     std::thread::spawn(|| confine([]))
         .join()
         .unwrap_or_else(|_| Err(io::Error::other("the thread that tried it panicked")))
@@ -138,7 +138,7 @@ mod tests {
     fn confined<T: Send>(allowed: Vec<Allowed>, work: impl FnOnce() -> T + Send) -> Option<T> {
         std::thread::scope(|scope| {
             scope
-                .spawn(|| (confine(allowed).unwrap() == Held::Whole).then(work))
+                .spawn(|| (confine(allowed).unwrap() == Enforced::Whole).then(work))
                 .join()
                 .unwrap()
         })

@@ -5,7 +5,7 @@ mod calls;
 mod files;
 
 pub use calls::{Calls, refuse};
-pub use files::{Allowed, Files, Held, USUAL_DEVICES, confine, held_here};
+pub use files::{Allowed, Enforced, Files, USUAL_DEVICES, confine, held_here};
 pub use rustix::process::Resource;
 
 use std::io;

@@ -86,12 +86,12 @@ pub struct Forgotten {
 
 #[derive(Default)]
 struct Queue {
-    waiting: Vec<Waiting>,
+    waiting: Vec<WaitingChange>,
     /// Somebody commits; it takes what comes meanwhile along.
     committing: bool,
 }
 
-struct Waiting {
+struct WaitingChange {
     change: Change,
     done: oneshot::Sender<Result<(), String>>,
 }
@@ -325,7 +325,7 @@ impl Remembered {
         let (done, committed) = oneshot::channel();
         let leads = {
             let mut queue = self.inner.queue.lock();
-            queue.waiting.push(Waiting { change, done });
+            queue.waiting.push(WaitingChange { change, done });
             !std::mem::replace(&mut queue.committing, true)
         };
         if leads {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use nearfield_gpu::client;
 use nearfield_gpu::wire::Choice;
 use nearfield_protocol::units::format_bytes;
-use nearfield_sandbox::Held;
+use nearfield_sandbox::Enforced;
 use serde::Serialize;
 use serde_json::json;
 
@@ -216,7 +216,7 @@ fn kernel(release: &str) -> Check {
 fn sandbox() -> Check {
     const WHAT: &str = "sandbox";
     match nearfield_sandbox::held_here() {
-        Ok(Held::Whole) => Check::ok(
+        Ok(Enforced::Whole) => Check::ok(
             WHAT,
             "a node can open its own files and signal its own children alone (Landlock), and lacks calls of the kernel (seccomp)",
         ),

@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Session, jobs};
-use crate::args::{Listed, Listing};
+use crate::args::{ListSubject, Listing};
 use crate::client::segment;
 use crate::output::{short_digest, table, utc_minute};
 use crate::visible::visible;
 
-pub fn run(session: &Session, what: Listed) -> Result<()> {
+pub fn run(session: &Session, what: ListSubject) -> Result<()> {
     match what {
-        Listed::All(what) => all(session, what),
-        Listed::Files(name) => files(session, &name),
+        ListSubject::All(what) => all(session, what),
+        ListSubject::Files(name) => files(session, &name),
     }
 }
 

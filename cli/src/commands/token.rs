@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Session, ls, manage};
-use crate::args::{Listed, Listing, RmArgs, Thing, TokenScope, TokenVerb};
+use crate::args::{ListSubject, Listing, RmArgs, Thing, TokenScope, TokenVerb};
 use crate::failure::{Exit, Failure};
 
 /// More than any token has.
@@ -42,7 +42,7 @@ pub fn run(session: &Session, verb: TokenVerb) -> Result<()> {
             };
             manage::rm(session, args)
         }
-        TokenVerb::Ls => ls::run(session, Listed::All(Listing::Tokens)),
+        TokenVerb::Ls => ls::run(session, ListSubject::All(Listing::Tokens)),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
 
 use super::lists::Lists;
-use super::repair::{Kept, look_at_all};
+use super::repair::{KeptBlobs, look_at_all};
 use crate::cluster::Cluster;
 use crate::problem::net_problem;
 
@@ -41,7 +41,7 @@ impl Cluster {
             !is_here && table.slot(node).is_some_and(|slot| !table.holders.has_any(slot))
         };
         let mut alone = HashSet::new();
-        let look = |kept: Kept<'_>| {
+        let look = |kept: KeptBlobs<'_>| {
             for some in kept.digests.chunks(LOOKED_AT_ONCE) {
                 let table = self.hosts.table();
                 for digest in some.iter().filter(|digest| **digest != Digest::EMPTY) {

@@ -12,13 +12,13 @@ use nearfield_store::{Store, StoreError};
 const MAX_DIGESTS: usize = 1 << 20;
 
 /// The blobs of one version.
-pub struct Listed {
+pub struct VersionBlobs {
     /// The blobs that describe the dataset: list, meta, index.
     pub heads: Vec<Digest>,
     pub shards: Vec<Digest>,
 }
 
-impl Listed {
+impl VersionBlobs {
     fn digests(&self) -> usize {
         self.heads.len() + self.shards.len()
     }
@@ -27,18 +27,18 @@ impl Listed {
 /// Lists of shards by the digest of their dataset.
 #[derive(Default)]
 pub struct Lists {
-    known: HashMap<Digest, Arc<Listed>>,
+    known: HashMap<Digest, Arc<VersionBlobs>>,
     digests: usize,
 }
 
 impl Lists {
     /// The blobs of a version that `records` name.
-    pub async fn of(&mut self, store: &Store, version: &Digest) -> Result<Arc<Listed>, StoreError> {
+    pub async fn of(&mut self, store: &Store, version: &Digest) -> Result<Arc<VersionBlobs>, StoreError> {
         if let Some(listed) = self.known.get(version) {
             return Ok(listed.clone());
         }
         let dataset = store.dataset(version).await?;
-        let listed = Arc::new(Listed {
+        let listed = Arc::new(VersionBlobs {
             heads: dataset.heads().collect(),
             shards: dataset.shards.clone(),
         });

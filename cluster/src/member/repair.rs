@@ -39,7 +39,7 @@ const BATCH: usize = 64;
 
 /// One dataset's, or one component's, blobs, and who is to keep them.
 #[derive(Clone, Copy)]
-pub struct Kept<'a> {
+pub struct KeptBlobs<'a> {
     pub dataset: Option<Digest>,
     pub digests: &'a [Digest],
     pub replicas: u32,
@@ -136,13 +136,13 @@ impl Member {
         let (patience, busy) = (&mut asking.patience, &asking.of);
         patience.begin(self.cluster.hosts.table().generation);
         let mut drains = Drains::begin(&self.cluster.hosts.table());
-        let look = |kept: Kept<'_>| {
+        let look = |kept: KeptBlobs<'_>| {
             for some in kept.digests.chunks(1_024) {
                 let table = self.cluster.hosts.table();
                 for digest in some.iter().filter(|digest| **digest != Digest::EMPTY) {
                     // The strictest rule of any dataset that holds it.
                     let rule = catalog.node.rule(digest);
-                    let kept = Kept { only: &rule, ..kept };
+                    let kept = KeptBlobs { only: &rule, ..kept };
                     let more = wanted(&table, digest, &kept);
                     drains.count(&table, digest, more.is_none());
                     if !rule.is_empty() && is_settled(&table, digest, &kept, more.as_deref()) {
@@ -284,7 +284,7 @@ pub(super) async fn look_at_all(
     cluster: &Cluster,
     records: &Records,
     lists: &mut Lists,
-    mut look: impl FnMut(Kept<'_>),
+    mut look: impl FnMut(KeptBlobs<'_>),
 ) -> bool {
     let mut all = true;
     for version in records.all_dataset_versions() {
@@ -295,7 +295,7 @@ pub(super) async fn look_at_all(
             continue;
         };
         for digests in [&listed.heads, &listed.shards] {
-            look(Kept {
+            look(KeptBlobs {
                 dataset: Some(version.digest),
                 digests,
                 replicas: version.replicas.unwrap_or(REPLICAS),
@@ -311,7 +311,7 @@ pub(super) async fn look_at_all(
         let listed = lists.of(&cluster.catalog.store, &digest).await.ok();
         let listed = listed.iter().flat_map(|listed| [&listed.heads, &listed.shards]);
         for digests in listed {
-            look(Kept {
+            look(KeptBlobs {
                 dataset: Some(digest),
                 digests,
                 replicas: REPLICAS,
@@ -320,7 +320,7 @@ pub(super) async fn look_at_all(
         }
     }
     for version in records.all_function_versions() {
-        look(Kept {
+        look(KeptBlobs {
             dataset: None,
             digests: &[version.component],
             replicas: REPLICAS,
@@ -331,7 +331,7 @@ pub(super) async fn look_at_all(
 }
 
 /// The hosts that are to keep a blob in addition to those that do, as far as there are such; `None` if enough do.
-pub fn wanted(table: &HostTable, digest: &Digest, kept: &Kept<'_>) -> Option<Vec<NodeId>> {
+pub fn wanted(table: &HostTable, digest: &Digest, kept: &KeptBlobs<'_>) -> Option<Vec<NodeId>> {
     let may = |slot: &Slot| {
         let host = table.get(*slot);
         host.is_some_and(|host| {
@@ -359,7 +359,7 @@ pub fn wanted(table: &HostTable, digest: &Digest, kept: &Kept<'_>) -> Option<Vec
 }
 
 /// Whether as many of those that may keep a blob do as there can be, one at least: `more` could keep it in addition.
-fn is_settled(table: &HostTable, digest: &Digest, kept: &Kept<'_>, more: Option<&[NodeId]>) -> bool {
+fn is_settled(table: &HostTable, digest: &Digest, kept: &KeptBlobs<'_>, more: Option<&[NodeId]>) -> bool {
     let may = |slot: Slot| {
         let host = table.get(slot);
         host.is_some_and(|host| host.there && kept.only.iter().all(|label| label.holds(&host.labels)))
@@ -411,8 +411,8 @@ mod tests {
         table
     }
 
-    fn kept<'a>(replicas: u32, only: &'a [Label]) -> Kept<'a> {
-        Kept {
+    fn kept<'a>(replicas: u32, only: &'a [Label]) -> KeptBlobs<'a> {
+        KeptBlobs {
             dataset: None,
             digests: &[],
             replicas,

@@ -2,16 +2,12 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use iroh::endpoint::{RecvStream, SendStream};
@@ -22,9 +18,9 @@ use nearfield_protocol::said::{SAID_BYTES, cut_string};
 use nearfield_protocol::{CallId, Digest, NodeId, Problem, ProblemKind, limits};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Sleep, sleep};
 
 use super::message::{Answer, HEADER_FIELDS, MESSAGE_BYTES, OUTPUT_BYTES, Op, PROBLEM};
+use super::remote_body::RemoteBody;
 use crate::body::Body;
 use crate::host::{Boxed, Given, Host, LogQuery, Logged, Replayed, Runs, Surface};
 use crate::problem::{lost, unreachable};
@@ -37,8 +33,6 @@ const COMPILED: Duration = Duration::from_secs(600);
 const OUTPUT: Duration = Duration::from_secs((OUTPUT_BYTES >> 20) as u64);
 /// How long after its call's timeout a host may still answer: the call may have waited for a place, and the answer is on its way.
 const LATER: Duration = Duration::from_secs(30);
-/// How long a host is asked why a response broke off.
-const WHY: Duration = Duration::from_millis(500);
 /// Longest problem that is read: its texts are cut, and JSON makes six bytes of one at most.
 const PROBLEM_BYTES: usize = 16 * SAID_BYTES;
 /// Log lines that may wait for a slow reader.
@@ -130,17 +124,7 @@ impl RemoteHost {
             let problem = serde_json::from_slice(&body.to_bytes());
             return Err(problem.unwrap_or_else(|_| unexpected()));
         }
-        Ok(response.map(|incoming| {
-            let body = RemoteBody {
-                incoming,
-                problem,
-                patience,
-                silent: None,
-                ended: None,
-                _driver: driver,
-            };
-            body.boxed_unsync()
-        }))
+        Ok(response.map(|incoming| RemoteBody::new(incoming, problem, patience, driver).boxed_unsync()))
     }
 }
 
@@ -313,7 +297,7 @@ pub(super) async fn handshake(
         .handshake(io)
         .await
         .map_err(unreachable)?;
-    let driver = Driver(tokio::spawn(async move {
+    let driver = Driver::new(tokio::spawn(async move {
         // What breaks it is told by the response or its body.
         let _ = connection.await;
     }));
@@ -389,69 +373,14 @@ impl Drop for ReportLater {
 /// Drives a connection until nobody wants it.
 pub(super) struct Driver(JoinHandle<()>);
 
+impl Driver {
+    pub fn new(driving: JoinHandle<()>) -> Self {
+        Driver(driving)
+    }
+}
+
 impl Drop for Driver {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// A response's body as it comes from another node. If it breaks off, its end says why, as far as the host can tell.
-struct RemoteBody {
-    incoming: Incoming,
-    problem: oneshot::Receiver<Option<Problem>>,
-    /// How long the host may send nothing.
-    patience: Duration,
-    /// Runs while it sends nothing.
-    silent: Option<Pin<Box<Sleep>>>,
-    /// Set once it has broken off, with how: until then the host is asked why.
-    ended: Option<(io::Error, Pin<Box<Sleep>>)>,
-    _driver: Driver,
-}
-
-impl http_body::Body for RemoteBody {
-    type Data = Bytes;
-    type Error = Problem;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
-        let this = &mut *self;
-        if this.ended.is_none() {
-            let how = match Pin::new(&mut this.incoming).poll_frame(context) {
-                Poll::Ready(Some(Err(error))) => io::Error::other(error),
-                Poll::Ready(frame) => {
-                    this.silent = None;
-                    return Poll::Ready(frame.map(|frame| frame.map_err(lost)));
-                }
-                Poll::Pending => {
-                    let patience = this.patience;
-                    let silent = this.silent.get_or_insert_with(|| Box::pin(sleep(patience)));
-                    ready!(silent.as_mut().poll(context));
-                    let text = format!("it sent nothing for {} s", patience.as_secs());
-                    io::Error::new(io::ErrorKind::TimedOut, text)
-                }
-            };
-            this.ended = Some((how, Box::pin(sleep(WHY))));
-        }
-        let Some((how, patience)) = &mut this.ended else {
-            return Poll::Ready(None);
-        };
-        let told = match Pin::new(&mut this.problem).poll(context) {
-            Poll::Ready(told) => told.ok().flatten(),
-            Poll::Pending => {
-                ready!(patience.as_mut().poll(context));
-                None
-            }
-        };
-        Poll::Ready(Some(Err(told.unwrap_or_else(|| lost(&*how)))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ended.is_none() && self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
     }
 }

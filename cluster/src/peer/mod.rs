@@ -3,3 +3,4 @@
 pub(crate) mod client;
 pub mod forward;
 pub mod message;
+mod remote_body;

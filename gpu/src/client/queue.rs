@@ -13,12 +13,12 @@ use crate::{GpuError, limits};
 #[derive(Default)]
 pub(super) struct Queue {
     /// The lock is held for one step in or out. Nothing is dropped under it: what is asked may hold buffers, whose end locks it.
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<QueueState>,
     news: Condvar,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct QueueState {
     turns: Turns<Ask>,
     /// Buffers were dropped.
     tidy: bool,
@@ -72,7 +72,7 @@ impl Queue {
 
     /// Waits for the next thing to do, for so long at most.
     pub fn next(&self, patience: Duration) -> Next {
-        let idle = |waiting: &mut Waiting| waiting.turns.len == 0 && !waiting.tidy && !waiting.closed;
+        let idle = |waiting: &mut QueueState| waiting.turns.len == 0 && !waiting.tidy && !waiting.closed;
         let mut waiting = self.lock();
         self.news.wait_while_for(&mut waiting, idle, patience);
         match waiting.turns.pop() {
@@ -83,7 +83,7 @@ impl Queue {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.waiting.lock()
     }
 }

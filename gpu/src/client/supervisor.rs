@@ -35,7 +35,7 @@ pub(super) struct Supervisor {
     /// What was found first. Another adapter is not taken for it: functions were told what they have.
     first: Option<Arc<Description>>,
     /// `None` until somebody needs it.
-    worker: Option<Held>,
+    worker: Option<HeldWorker>,
     /// Counts workers: what one had, another has not.
     generation: u64,
     /// The last name that was given to something of this thread's own. Never twice, whichever worker it was for.
@@ -52,7 +52,7 @@ pub(super) struct Supervisor {
 }
 
 /// A worker and all that is known of it.
-struct Held {
+struct HeldWorker {
     worker: Worker,
     resident: Resident<Id>,
     owned: Owned,
@@ -69,7 +69,7 @@ struct Ready {
     used: u64,
 }
 
-impl Held {
+impl HeldWorker {
     /// Frees a call's buffer, if this worker has it, and its room at once: the worker frees it before it makes anything.
     fn free(&mut self, buffer: Id) {
         if let Some(bytes) = self.owned.remove(buffer) {

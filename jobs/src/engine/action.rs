@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
 use nearfield_protocol::{Digest, NodeId, Problem};
 
-use crate::record::Written;
+use crate::record::WrittenDataset;
 
 /// What is to be done, by whoever drives the engine. An action with a [`Ticket`] is answered by the event that bears it,
 /// unless it is stopped before.
@@ -72,6 +72,6 @@ pub enum Event {
     Given(Result<(), Problem>),
     /// BLAKE3 of the files.
     Files(Result<Option<Digest>, Problem>),
-    Put(Result<Written, Problem>),
+    Put(Result<WrittenDataset, Problem>),
     Quarantined(Result<(), Problem>),
 }

@@ -12,7 +12,7 @@ use super::restart::{Leave, Restart};
 use super::sites::View;
 use super::state::{Engine, Phase};
 use super::tasks::{Files, Wanted};
-use crate::record::Written;
+use crate::record::WrittenDataset;
 
 /// Runs whose files are read at once: enough that a host far away is not waited for once for each.
 const AT_ONCE: usize = 8;
@@ -108,7 +108,7 @@ impl Engine {
     pub(super) fn put(
         &mut self,
         ticket: Ticket,
-        put: Result<Written, Problem>,
+        put: Result<WrittenDataset, Problem>,
         now: Duration,
     ) -> Result<(), Leave> {
         match &self.phase {

@@ -9,6 +9,7 @@
 //! `run` is how one step gets to its end, over several hosts if need be; `recall` how all hosts are asked what they remember.
 
 mod action;
+mod bring;
 mod check;
 mod claims;
 mod files;
@@ -43,7 +44,7 @@ pub use self::sites::{View, rule};
 pub use self::state::{Engine, Input};
 use self::state::{Phase, Spent};
 use self::tasks::Task;
-use crate::order::Step;
+use crate::order::TreeStep;
 use crate::plan;
 use crate::record::{JobState, Progress, ShardFailure};
 
@@ -263,10 +264,10 @@ impl Engine {
         Ok(())
     }
 
-    fn start_step(&mut self, step: Step, view: View<'_>, now: Duration) -> Result<(), Leave> {
+    fn start_step(&mut self, step: TreeStep, view: View<'_>, now: Duration) -> Result<(), Leave> {
         let (spec, size_bytes) = match step {
-            Step::Map(leaf) => (self.leaves[leaf].spec.clone(), self.leaves[leaf].size_bytes),
-            Step::Reduce { level, index } => {
+            TreeStep::Map(leaf) => (self.leaves[leaf].spec.clone(), self.leaves[leaf].size_bytes),
+            TreeStep::Reduce { level, index } => {
                 let parts = self.levels[level][index].parts.clone();
                 let keys: Vec<ResultKey> = match level.checked_sub(1) {
                     None => self.leaves[parts].iter().map(|leaf| leaf.key).collect(),
@@ -275,21 +276,21 @@ impl Engine {
                 (plan::reduce(&self.setting, &keys), 0)
             }
         };
-        let run = self.add(Task::Step(step), spec, size_bytes);
+        let run = self.add(Task::TreeStep(step), spec, size_bytes);
         self.choose(run, view, now)
     }
 
     /// A step has come to its end.
     fn step_ended(
         &mut self,
-        step: Step,
+        step: TreeStep,
         ended: Result<PureReport, PureFailure>,
         now: Duration,
     ) -> Result<(), Leave> {
         match (step, ended) {
             (_, Ok(report)) => {
                 self.spent.count(&report);
-                if let Step::Map(leaf) = step {
+                if let TreeStep::Map(leaf) = step {
                     self.advance(leaf, report.remembered, now);
                 }
                 if let Phase::Compute(order) = &mut self.phase {
@@ -297,7 +298,7 @@ impl Engine {
                 }
             }
             // A shard may be left out for what its guest did, never for what a host could not do.
-            (Step::Map(leaf), Err(failure)) if failure.problem.kind.blame() == Blame::Guest => {
+            (TreeStep::Map(leaf), Err(failure)) if failure.problem.kind.blame() == Blame::Guest => {
                 // What a host says of a run that came to nothing.
                 self.spent.fuel += failure.fuel.min(self.setting.limits.fuel);
                 self.progress.failed += 1;

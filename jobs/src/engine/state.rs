@@ -14,7 +14,7 @@ use super::sites::Sites;
 use super::tasks::{Checks, Files, Recall, Run, RunId};
 use crate::order::{Known, Order};
 use crate::plan::{Leaf, PlanNode, Shards};
-use crate::record::{Checked, JobRecord, JobState, Progress, ShardFailure, Written};
+use crate::record::{Checked, JobRecord, JobState, Progress, ShardFailure, WrittenDataset};
 
 /// What an engine works on.
 pub struct Input {
@@ -87,7 +87,7 @@ pub struct Engine {
     pub(super) failures: Vec<ShardFailure>,
     pub(super) output: Option<PureReport>,
     pub(super) checked: Option<Checked>,
-    pub(super) into: Option<Written>,
+    pub(super) into: Option<WrittenDataset>,
     /// Bytes of partial results that went to another host.
     pub(super) partial_bytes_moved: u64,
     /// Hosts that were found to be wrong.

@@ -9,7 +9,7 @@ use nearfield_protocol::{Digest, NodeId};
 
 use super::action::Ticket;
 use super::claims::Claim;
-use crate::order::Step;
+use crate::order::TreeStep;
 use crate::record::Checked;
 
 /// Names a run of the engine's.
@@ -32,7 +32,7 @@ pub struct Run {
 
 /// What a run is for.
 pub enum Task {
-    Step(Step),
+    TreeStep(TreeStep),
     Finish,
     /// It is made once more, to see whether it comes to the same.
     Check(Box<Check>),

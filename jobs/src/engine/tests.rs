@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::*;
 use crate::plan::{Shard, Shards};
-use crate::record::{JobRecord, Selection, Written};
+use crate::record::{JobRecord, Selection, WrittenDataset};
 
 fn id(number: u8) -> NodeId {
     NodeId::from_bytes([number; 32])
@@ -193,7 +193,7 @@ impl Honest {
             Action::Give { ticket, .. } => (*ticket, Event::Given(Ok(()))),
             Action::Files { ticket, key, .. } => (*ticket, Event::Files(Ok(Some(key.0)))),
             Action::Put { ticket, keys } => {
-                let written = Written {
+                let written = WrittenDataset {
                     name: "written".parse().unwrap(),
                     version: 1,
                     digest: Digest::EMPTY,

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::world::{Event, Lie, Millis, World};
 use crate::engine::{Action, Engine, Event as Came, Input, Ticket, View};
 use crate::plan::{Shard, Shards};
-use crate::record::{JobRecord, JobReport, JobState, Selection, Written};
+use crate::record::{JobRecord, JobReport, JobState, Selection, WrittenDataset};
 
 /// Fuel of any run.
 const FUEL: u64 = 7;
@@ -350,7 +350,7 @@ impl Job {
 
     fn written(&self, keys: &[ResultKey]) -> Came {
         assert_eq!(keys.len(), self.blobs.len(), "each shard's files are put once");
-        Came::Put(Ok(Written {
+        Came::Put(Ok(WrittenDataset {
             name: "written".parse().expect("a name"),
             version: 1,
             digest: Digest::EMPTY,

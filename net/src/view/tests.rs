@@ -1,3 +1,5 @@
+use nearfield_protocol::node::NodeRecord;
+use nearfield_protocol::records::{DatasetRecord, TokenRecord};
 use proptest::prelude::*;
 
 use super::*;

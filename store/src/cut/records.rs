@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use memchr::{memchr, memrchr};
-use nearfield_csv::Place;
+use nearfield_csv::FieldState;
 use nearfield_protocol::{Split, limits};
 
 use crate::form::BYTE_ORDER_MARK;
@@ -37,7 +37,7 @@ enum Kind {
     Lines,
     Fixed(u64),
     Csv {
-        field: Place,
+        field: FieldState,
         header: Option<Bytes>,
     },
 }
@@ -50,7 +50,7 @@ impl Records {
             Split::Lines | Split::Ndjson => Kind::Lines,
             Split::Fixed(size) => Kind::Fixed(u64::from(size.get())),
             Split::Csv => Kind::Csv {
-                field: Place::Start,
+                field: FieldState::Start,
                 header: None,
             },
             Split::None | Split::Files => return None,

@@ -17,7 +17,7 @@ use super::InPlace;
 use super::groups::Groups;
 use super::objects::{ObjectError, is_url, site};
 use super::source::{Source, SourceError};
-use super::table::Place;
+use super::table::FilePlace;
 use crate::error::StoreError;
 
 /// A shard in files that belong to somebody else.
@@ -25,7 +25,7 @@ pub struct InPlaceShard {
     digest: Digest,
     groups: Groups,
     /// Where it may lie, what is tried first in front; never empty. The lock is held to copy the pointer.
-    places: RwLock<Arc<[Place]>>,
+    places: RwLock<Arc<[FilePlace]>>,
     in_place: Arc<InPlace>,
 }
 
@@ -111,7 +111,7 @@ impl InPlaceShard {
         })
     }
 
-    fn read_at(&self, place: &Place, around: &Range<u64>) -> Outcome {
+    fn read_at(&self, place: &FilePlace, around: &Range<u64>) -> Outcome {
         if is_url(&place.path) {
             return self.read_object(place, around);
         }
@@ -140,7 +140,7 @@ impl InPlaceShard {
         Outcome::Changed
     }
 
-    fn read_object(&self, place: &Place, around: &Range<u64>) -> Outcome {
+    fn read_object(&self, place: &FilePlace, around: &Range<u64>) -> Outcome {
         let reader = match self.in_place.objects() {
             Ok(reader) => reader,
             Err(error) => return Outcome::Failed(error.into()),
@@ -153,15 +153,15 @@ impl InPlaceShard {
         }
     }
 
-    fn places(&self) -> Arc<[Place]> {
+    fn places(&self) -> Arc<[FilePlace]> {
         self.places.read().clone()
     }
 
-    fn set_places(&self, places: Vec<Place>) {
+    fn set_places(&self, places: Vec<FilePlace>) {
         *self.places.write() = places.into();
     }
 
-    fn put_first(&self, first: &Place, changed: &[Place]) {
+    fn put_first(&self, first: &FilePlace, changed: &[FilePlace]) {
         let all = self.places();
         let others = all
             .iter()

@@ -84,13 +84,13 @@ enum Contents {
 /// One walk through a folder.
 struct Walk<'a> {
     rules: &'a LeftOut,
-    found: Vec<Found>,
+    found: Vec<FolderEntry>,
     left_out: Vec<String>,
 }
 
 /// What stands in a folder.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct FolderEntry {
     /// Below the folder.
     pub path: String,
     pub kind: Kind,
@@ -151,14 +151,18 @@ impl Allowed {
     }
 
     /// All that stands in a folder and below and is not left out, in the order of a path index; and what is left out.
-    pub fn walk(&self, folder: &Path, rules: &LeftOut) -> Result<(Vec<Found>, Vec<String>), SourceError> {
+    pub fn walk(
+        &self,
+        folder: &Path,
+        rules: &LeftOut,
+    ) -> Result<(Vec<FolderEntry>, Vec<String>), SourceError> {
         let mut walk = Walk {
             rules,
             found: Vec::new(),
             left_out: Vec::new(),
         };
         self.walk_into(folder, "", 0, &mut walk)?;
-        walk.found.sort_unstable_by_key(Found::key);
+        walk.found.sort_unstable_by_key(FolderEntry::key);
         walk.left_out.sort_unstable();
         Ok((walk.found, walk.left_out))
     }
@@ -233,10 +237,10 @@ impl Allowed {
                     }
                 }
             };
-            walk.found.push(Found { path, kind });
+            walk.found.push(FolderEntry { path, kind });
         }
         if empty && !below.is_empty() {
-            walk.found.push(Found {
+            walk.found.push(FolderEntry {
                 path: below.to_owned(),
                 kind: Kind::EmptyDir,
             });
@@ -291,7 +295,7 @@ impl Allowed {
     }
 }
 
-impl Found {
+impl FolderEntry {
     fn key(&self) -> String {
         match self.kind {
             Kind::EmptyDir => format!("{}/", self.path),

@@ -51,7 +51,7 @@ pub struct FileRow {
 
 /// Where a shard's bytes were.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct FilePlace {
     pub path: String,
     pub offset: u64,
 }
@@ -79,7 +79,7 @@ impl Table {
     }
 
     /// A shard's groups and the places where it may be found.
-    pub fn shard(&self, digest: &Digest) -> Result<Option<(Groups, Vec<Place>)>, StoreError> {
+    pub fn shard(&self, digest: &Digest) -> Result<Option<(Groups, Vec<FilePlace>)>, StoreError> {
         let tx = self.db.begin_read()?;
         let shards = tx.open_table(SHARDS)?;
         let Some(row) = shards.get(digest.as_bytes())? else {
@@ -96,7 +96,7 @@ impl Table {
         {
             let place = place?;
             let (path, offset) = place.value();
-            places.push(Place {
+            places.push(FilePlace {
                 path: path.to_owned(),
                 offset,
             });
@@ -183,7 +183,7 @@ impl Table {
 
     /// Forgets places that do not hold a shard any more, and what was noted of the files that claim it there, so that
     /// they are read again. The shard's last place stays: it names the file.
-    pub fn drop_places(&self, digest: &Digest, stale: &[Place]) -> Result<(), StoreError> {
+    pub fn drop_places(&self, digest: &Digest, stale: &[FilePlace]) -> Result<(), StoreError> {
         if !self.has_any(digest, stale)? {
             return Ok(());
         }
@@ -203,7 +203,7 @@ impl Table {
     }
 
     /// Whether there is anything to forget: reading a changed file over and over must not write.
-    fn has_any(&self, digest: &Digest, stale: &[Place]) -> Result<bool, StoreError> {
+    fn has_any(&self, digest: &Digest, stale: &[FilePlace]) -> Result<bool, StoreError> {
         let tx = self.db.begin_read()?;
         let (places, rows) = (tx.open_multimap_table(PLACES)?, tx.open_table(FILES)?);
         let more_than_one = places.get(digest.as_bytes())?.len() > 1;

@@ -34,10 +34,10 @@ struct Walk<'a> {
 }
 
 /// `None` where the text is not JSON after all.
-type Found = Option<Option<Range<usize>>>;
+type KeyRange = Option<Option<Range<usize>>>;
 
 impl Walk<'_> {
-    fn value(&mut self, tokens: &[String]) -> Found {
+    fn value(&mut self, tokens: &[String]) -> KeyRange {
         let first = self.peek()?;
         let Some((token, rest)) = tokens.split_first() else {
             let start = self.at;
@@ -55,7 +55,7 @@ impl Walk<'_> {
         }
     }
 
-    fn object(&mut self, token: &str, rest: &[String]) -> Found {
+    fn object(&mut self, token: &str, rest: &[String]) -> KeyRange {
         let (mut found, mut seen) = (None, false);
         self.at += 1;
         if self.peek()? == b'}' {
@@ -85,7 +85,7 @@ impl Walk<'_> {
         }
     }
 
-    fn array(&mut self, token: &str, rest: &[String]) -> Found {
+    fn array(&mut self, token: &str, rest: &[String]) -> KeyRange {
         // RFC 6901 §4: an index has no sign, and no zero before it.
         let wanted = parse_digits::<usize>(token).filter(|_| token == "0" || !token.starts_with('0'));
         let mut found = None;

@@ -12,7 +12,7 @@ use nearfield_protocol::Digest;
 use super::super::State;
 use super::super::owned::Owned;
 use super::super::process::{Lost, Worker};
-use super::{Held, Supervisor, Trouble};
+use super::{HeldWorker, Supervisor, Trouble};
 use crate::resident::{NoRoom, Piece, Resident};
 use crate::wire::{Description, Id, Reply, Request};
 use crate::{GpuError, limits};
@@ -31,7 +31,7 @@ impl Supervisor {
     }
 
     /// The worker, started if there is none. For the beginning of an ask alone: what an ask has taken of a worker is no other's.
-    pub(super) fn held(&mut self) -> Result<&mut Held, GpuError> {
+    pub(super) fn held(&mut self) -> Result<&mut HeldWorker, GpuError> {
         if self.worker.as_mut().is_some_and(|held| held.worker.has_ended()) {
             self.lose("it ended");
         }
@@ -72,7 +72,7 @@ impl Supervisor {
         };
         let budget_bytes = options.budget_bytes.unwrap_or(usual);
         self.shared.budget_bytes.store(budget_bytes, Ordering::Relaxed);
-        self.worker = Some(Held {
+        self.worker = Some(HeldWorker {
             worker,
             resident: Resident::new(budget_bytes),
             owned: Owned::default(),
@@ -96,7 +96,7 @@ impl Supervisor {
     }
 
     /// The worker that this ask began with.
-    pub(super) fn current(&mut self) -> Result<&mut Held, GpuError> {
+    pub(super) fn current(&mut self) -> Result<&mut HeldWorker, GpuError> {
         let lost = || GpuError::DeviceLost("the GPU's worker was lost".to_owned());
         self.worker.as_mut().ok_or_else(lost)
     }
