@@ -3,13 +3,29 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use iroh::endpoint::Connection;
+use iroh::endpoint::{Connection, ConnectionError};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use nearfield_protocol::NodeId;
 use parking_lot::Mutex;
 
 use crate::document::Document;
 use crate::endpoint::node_id;
+
+/// What a node closes the connections with of who is no member.
+const NOT_A_MEMBER: u32 = 1;
+
+/// Closes a connection with a node that is no member.
+pub(crate) fn refuse(connection: &Connection) {
+    connection.close(NOT_A_MEMBER.into(), b"not a member");
+}
+
+/// Whether the other side closed it because this node is no member of its network.
+pub(crate) fn is_refused(connection: &Connection) -> bool {
+    match connection.close_reason() {
+        Some(ConnectionError::ApplicationClosed(close)) => close.error_code == NOT_A_MEMBER.into(),
+        _ => false,
+    }
+}
 
 /// The connections that others have made to this node.
 #[derive(Default)]
@@ -27,9 +43,7 @@ impl Doors {
                 node = node.short(),
                 "closing the connections of a node that is no member"
             );
-            for connection in connections.values() {
-                connection.close(1u32.into(), b"not a member");
-            }
+            connections.values().for_each(refuse);
         }
     }
 
@@ -98,7 +112,7 @@ impl<P: ProtocolHandler> ProtocolHandler for Gate<P> {
         if let Some(reason) = reason {
             let protocol = String::from_utf8_lossy(connection.alpn()).into_owned();
             tracing::warn!(node = node.short(), protocol, reason, "refused a connection");
-            connection.close(1u32.into(), b"not a member");
+            refuse(&connection);
             return Ok(());
         }
         let inside = self.doors.enter(node, &connection);

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use crate::endpoint::{SEND_WINDOW_BYTES, STREAM_WINDOW_BYTES, STREAMS, addresses, endpoint_id, node_id};
 use crate::error::NetError;
 use crate::frame;
+use crate::gate;
 use crate::network::Contact;
 
 /// Open to strangers: redeems invitations.
@@ -193,7 +194,7 @@ impl Peers {
     pub async fn forget(&self, node: NodeId) {
         for alpn in [JOIN, CONTROL, BYTES, CALL] {
             if let Some(connection) = self.connections.remove(&(node, alpn)).await {
-                connection.close(1u32.into(), b"not a member");
+                gate::refuse(&connection);
             }
         }
     }

@@ -15,12 +15,15 @@ use tokio_util::task::TaskTracker;
 use super::{BEAT, HOLDINGS, Hello, Load, MESSAGE_BYTES, Opening, Report, SILENCE, Welcome};
 use crate::error::NetError;
 use crate::frame;
+use crate::gate::is_refused;
 use crate::node::Node;
 use crate::peers::CONTROL;
 
 /// How soon a gateway that cannot be reached is tried again, at first and at most.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// Refusals one after the other before they are logged: a gateway may not have heard of a new node yet.
+const REFUSALS: u32 = 4;
 
 /// How long changes of the GPU's memory are gathered: a job changes it hundreds of times a second.
 const TOGETHER: Duration = Duration::from_millis(20);
@@ -102,11 +105,23 @@ impl Reporter {
 
 /// Keeps a stream to one gateway, for ever.
 async fn keep(reporter: Arc<Reporter>, node: Node, gateway: NodeId) {
-    let mut wait = FIRST_WAIT;
+    let (mut wait, mut refusals) = (FIRST_WAIT, 0);
     loop {
+        let connection = node.peers().connection(gateway, CONTROL).await;
         match report(&reporter, &node, gateway, &mut wait).await {
             Ok(()) => tracing::debug!(gateway = gateway.short(), "the gateway ended the report"),
             Err(error) => tracing::debug!(gateway = gateway.short(), %error, "no report"),
+        }
+        refusals = match connection.is_ok_and(|connection| is_refused(&connection)) {
+            true => refusals + 1,
+            false => 0,
+        };
+        if refusals == REFUSALS {
+            tracing::warn!(
+                gateway = gateway.short(),
+                "a gateway refuses this node as no member of its network: it was expelled, or removed while it was away. \
+                 A new invitation and an empty data folder bring the machine back"
+            );
         }
         // Apart from each other, so that a gateway that comes back is not met by all at once.
         sleep(wait.mul_f32(rand::random_range(0.5..1.0))).await;
