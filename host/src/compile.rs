@@ -299,7 +299,10 @@ fn internal(error: impl std::fmt::Display) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::lane::Lane;
 
     #[test]
     fn a_budget_grows_with_the_component_up_to_a_limit() {
@@ -309,5 +312,45 @@ mod tests {
         assert_eq!(Budget::of(64 * mib).cpu, Duration::from_secs(286));
         assert_eq!(Budget::of(64 * mib).memory_bytes, 4 << 30);
         assert_eq!(Budget::of(u64::MAX), Budget::of(64 * mib));
+    }
+
+    #[tokio::test]
+    async fn whoever_is_one_too_many_to_wait_is_refused_and_whoever_gives_up_frees_the_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let command = CompilerCommand {
+            program: "sh".into(),
+            arguments: ["-c", "sleep 60"].map(OsString::from).into(),
+        };
+        let compiler = Arc::new(Compiler::new(command, folder.path().to_owned()).unwrap());
+        let target = Target {
+            lane: Lane::LiveP2,
+            inlining: true,
+            timed: false,
+        };
+        let wait_for = async |permits: usize| {
+            while compiler.waiting.available_permits() != permits {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let compile = |number: usize| {
+            let compiler = compiler.clone();
+            async move {
+                compiler
+                    .code(Digest::of(&number.to_le_bytes()), b"", target, "key")
+                    .await
+            }
+        };
+        let waiting: Vec<_> = (0..MAX_WAITING)
+            .map(|number| tokio::spawn(compile(number)))
+            .collect();
+        wait_for(0).await;
+        let problem = compile(MAX_WAITING).await.err().unwrap();
+        assert_eq!(problem.kind, ProblemKind::Overload);
+        waiting.iter().for_each(tokio::task::JoinHandle::abort);
+        wait_for(MAX_WAITING).await;
+        assert!(
+            fs::read_dir(folder.path()).unwrap().next().is_none(),
+            "nothing is left in the folder"
+        );
     }
 }

@@ -21,6 +21,7 @@ use crate::engine::PLACES;
 use crate::idle::Idle;
 use crate::invoke::Invocation;
 use crate::logs::Logs;
+use crate::lookups::HostLookups;
 use crate::memory::GuestMemory;
 use crate::outgoing::Allowed;
 use crate::places::{Places, Queue};
@@ -81,6 +82,7 @@ pub(crate) struct Inner {
     pub gpu: Option<Gpu>,
     places: Places,
     idle: Arc<Idle>,
+    lookups: HostLookups,
     pub memory: Arc<GuestMemory>,
     /// What a guest burns in a millisecond, averaged over the last runs of jobs; 0 before any.
     pub fuel_per_ms: AtomicU64,
@@ -125,6 +127,7 @@ impl Host {
             places: Places::new(PLACES),
             memory: Arc::new(GuestMemory::new(memory_bytes, make_room)),
             idle,
+            lookups: HostLookups::default(),
             fuel_per_ms: AtomicU64::new(0),
             ready: moka::sync::Cache::new(MAX_READY),
         };
@@ -230,7 +233,10 @@ impl Host {
                 begins_with: component.memory_bytes(),
                 memory: self.inner.memory.share(function),
                 turns: Turns::default(),
-                allowed: Allowed::new(spec.function.manifest.allow.http.clone()),
+                allowed: Allowed::new(
+                    spec.function.manifest.allow.http.clone(),
+                    self.inner.lookups.clone(),
+                ),
                 component,
                 places,
                 queue: Queue::new(places),

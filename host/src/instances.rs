@@ -95,7 +95,7 @@ impl Instance {
         }
     }
 
-    /// Whether it may serve another call.
+    /// Whether it may serve another call: it is not used up.
     pub fn is_reusable(&mut self) -> bool {
         let guest = self.store.data_mut();
         // What lies idle must not keep others from the GPU's memory.

@@ -180,12 +180,12 @@ impl Invocation {
             tokio::select! {
                 biased;
                 ended = in_turns(deadline, &ready.turns, run) => match ended {
-                    Ok(Ok(())) => Ended::Well,
-                    Ok(Err(error)) if error.is::<OutOfTime>() => Ended::TimedOut,
-                    Ok(Err(error)) => Ended::Trapped(error),
-                    Err(OutOfTime) => Ended::TimedOut,
+                    Ok(Ok(())) => GuestEnd::Well,
+                    Ok(Err(error)) if error.is::<OutOfTime>() => GuestEnd::TimedOut,
+                    Ok(Err(error)) => GuestEnd::Trapped(error),
+                    Err(OutOfTime) => GuestEnd::TimedOut,
                 },
-                () = shared.gone() => Ended::Cancelled,
+                () = shared.gone() => GuestEnd::Cancelled,
             }
         };
         stages.run_us = begun.elapsed().as_micros() as u64;
@@ -208,13 +208,16 @@ impl Invocation {
             {
                 guest.log.note(&problem.to_string());
             }
-        } else if let Ended::Trapped(error) = &ended {
+        } else if let GuestEnd::Trapped(error) = &ended {
             problem = Some(trap_problem(&spec, error, None));
         }
         // A guest that failed or was stopped is dropped whole, and with it what its body still waits for.
-        let reuse = matches!(ended, Ended::Well) && spec.function.manifest.instances == Instances::Reuse;
-        if let Some(instance) = instance.take().filter(|_| reuse) {
-            ready.pool.give_back(instance);
+        let reuse = matches!(ended, GuestEnd::Well) && spec.function.manifest.instances == Instances::Reuse;
+        if let Some(mut instance) = instance.take().filter(|_| reuse)
+            && instance.is_reusable()
+        {
+            let bytes = instance.memory_bytes();
+            ready.pool.give_back(instance, bytes);
         }
         // The engine's slot comes free before the place that stands for it.
         drop(place);
@@ -224,7 +227,7 @@ impl Invocation {
             fuel,
             figures,
             problem,
-            cancelled: matches!(ended, Ended::Cancelled),
+            cancelled: matches!(ended, GuestEnd::Cancelled),
             deadline,
             cold,
             stages,
@@ -260,20 +263,20 @@ where
 }
 
 /// How a guest ended.
-enum Ended {
+enum GuestEnd {
     Well,
     Trapped(wasmtime::Error),
     TimedOut,
     Cancelled,
 }
 
-impl Ended {
+impl GuestEnd {
     fn problem(&self, spec: &CallSpec, guest: &Guest) -> Option<Problem> {
         let name = &spec.function.name;
         let limits = &spec.function.manifest.limits;
         match self {
-            Ended::Well | Ended::Cancelled => None,
-            Ended::TimedOut => Some(
+            GuestEnd::Well | GuestEnd::Cancelled => None,
+            GuestEnd::TimedOut => Some(
                 Problem::new(
                     ProblemKind::Timeout,
                     format!(
@@ -287,7 +290,7 @@ impl Ended {
                 )),
             ),
             // A guest that is refused memory traps in its own allocator, so the refusal is the cause.
-            Ended::Trapped(_) if guest.limiter.memory_refused => Some(
+            GuestEnd::Trapped(_) if guest.limiter.memory_refused => Some(
                 Problem::new(
                     ProblemKind::OutOfMemory,
                     format!(
@@ -297,7 +300,7 @@ impl Ended {
                 )
                 .with_limit(format!("limits.memory = {}", units::exact_bytes(limits.memory.0))),
             ),
-            Ended::Trapped(error) => Some(trap_problem(spec, error, guest.log.panic())),
+            GuestEnd::Trapped(error) => Some(trap_problem(spec, error, guest.log.panic())),
         }
     }
 }

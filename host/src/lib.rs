@@ -25,6 +25,7 @@ mod invoke;
 mod jobs;
 mod lane;
 mod logs;
+mod lookups;
 mod memory;
 mod meter;
 mod outgoing;

@@ -5,7 +5,7 @@
 //! guest's next request and is checked like any other.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,31 +18,28 @@ use nearfield_protocol::manifest::HostPort;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::logs::CallLog;
+use crate::lookups::{HostLookups, Lookups};
 use crate::memory::BODY_CHUNK_BYTES;
 
 /// Longest that resolving and connecting may take, whatever the guest asks for.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Names that the guests of one function's version look up at once.
-const LOOKUPS: usize = 16;
 /// Longest wait for the response's head, whatever the guest asks for.
 const FIRST_BYTE: Duration = Duration::from_secs(60);
 
 /// Whom the guests of one function's version may ask.
 pub(crate) struct Allowed {
     hosts: BTreeSet<HostPort>,
-    /// For look-ups of names.
-    lookups: Arc<Semaphore>,
+    lookups: Lookups,
 }
 
 impl Allowed {
-    pub fn new(hosts: BTreeSet<HostPort>) -> Arc<Self> {
+    pub fn new(hosts: BTreeSet<HostPort>, lookups: HostLookups) -> Arc<Self> {
         Arc::new(Allowed {
             hosts,
-            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            lookups: Lookups::new(lookups),
         })
     }
 }
@@ -223,22 +220,13 @@ async fn send(
         .map_err(|_| Refusal::AnswerTimeout(host.clone()))?
 }
 
-/// The addresses of a name. The system's own look-up holds a thread for as long as a name server takes, also when nobody waits
-/// for it any more, so those of one function are bounded.
-async fn resolve(host: &HostPort, lookups: &Arc<Semaphore>) -> Result<Vec<SocketAddr>, Refusal> {
-    let unresolved = || Refusal::Unresolved(host.clone());
+/// The addresses of a host, which may be one itself.
+async fn resolve(host: &HostPort, lookups: &Lookups) -> Result<Vec<SocketAddr>, Refusal> {
     if let Ok(address) = host.host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, host.port)]);
     }
-    let place = lookups.clone().acquire_owned().await.map_err(|_| unresolved())?;
-    let (name, port) = (host.host.clone(), host.port);
-    let look_up = move || {
-        let found = (name.as_str(), port).to_socket_addrs().map(Vec::from_iter);
-        drop(place);
-        found
-    };
-    let found = tokio::task::spawn_blocking(look_up).await;
-    found.ok().and_then(Result::ok).ok_or_else(unresolved)
+    let found = lookups.resolve(host).await;
+    found.ok_or_else(|| Refusal::Unresolved(host.clone()))
 }
 
 /// Resolves once and connects to the first address that may be talked to.

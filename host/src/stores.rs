@@ -18,6 +18,7 @@ use crate::data::access::{DataAccess, Sources};
 use crate::gpu::access::GpuAccess;
 use crate::guest::Guest;
 use crate::logs::{CallLog, Logs};
+use crate::lookups::HostLookups;
 use crate::memory::{FIELD_BYTES, Limiter, Share};
 use crate::meter::{Meter, begin};
 use crate::outgoing::{Allowed, Outgoing};
@@ -103,7 +104,7 @@ pub(crate) fn of_run(
         table,
         wasi: still::wasi(key, log.clone(), &meter),
         http: WasiHttpCtx::new(),
-        outgoing: Outgoing::new(Allowed::new(BTreeSet::new()), log.clone()),
+        outgoing: Outgoing::new(Allowed::new(BTreeSet::new(), HostLookups::default()), log.clone()),
         data: DataAccess::new(blobs.clone(), Arc::new(setting.inputs.clone()), Sources::Hidden),
         gpu: GpuAccess::of_run(gpu, spec),
         limiter: Limiter::new(setting.limits.memory_bytes, memory),
