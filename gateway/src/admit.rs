@@ -70,8 +70,8 @@ impl Default for Admission {
 
 /// A call's places, held until it has ended.
 pub struct Places {
-    _function: Place,
-    _host: Place,
+    _function: CallPlace,
+    _host: CallPlace,
 }
 
 impl Admission {
@@ -179,16 +179,16 @@ struct State {
 struct Waiter {
     limit: u32,
     /// Closed once nobody waits any more.
-    place: oneshot::Sender<Place>,
+    place: oneshot::Sender<CallPlace>,
 }
 
 /// A place, until it is dropped.
-pub struct Place {
+pub struct CallPlace {
     pool: Option<Arc<Pool>>,
     client: Client,
 }
 
-impl std::fmt::Debug for Place {
+impl std::fmt::Debug for CallPlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "a place of {:?}", self.client)
     }
@@ -201,7 +201,7 @@ fn may_take(held: u32, free: u32) -> bool {
 
 impl Pool {
     /// A place, of `limit` in all: at once, or after a bounded wait.
-    async fn enter(self: &Arc<Self>, client: &Client, limit: u32) -> Result<Place, Refusal> {
+    async fn enter(self: &Arc<Self>, client: &Client, limit: u32) -> Result<CallPlace, Refusal> {
         let waiting = match self.ask(client, limit)? {
             Ok(place) => return Ok(place),
             Err(waiting) => waiting,
@@ -217,7 +217,7 @@ impl Pool {
         self: &Arc<Self>,
         client: &Client,
         limit: u32,
-    ) -> Result<Result<Place, oneshot::Receiver<Place>>, Refusal> {
+    ) -> Result<Result<CallPlace, oneshot::Receiver<CallPlace>>, Refusal> {
         let mut state = self.state.lock();
         match state.take(client, limit) {
             true => Ok(Ok(self.place(client))),
@@ -225,8 +225,8 @@ impl Pool {
         }
     }
 
-    fn place(self: &Arc<Self>, client: &Client) -> Place {
-        Place {
+    fn place(self: &Arc<Self>, client: &Client) -> CallPlace {
+        CallPlace {
             pool: Some(self.clone()),
             client: client.clone(),
         }
@@ -284,7 +284,7 @@ impl State {
         }
     }
 
-    fn wait(&mut self, client: &Client, limit: u32) -> Result<oneshot::Receiver<Place>, Refusal> {
+    fn wait(&mut self, client: &Client, limit: u32) -> Result<oneshot::Receiver<CallPlace>, Refusal> {
         let is_new = !self.queues.contains_key(client);
         if is_new && self.queues.len() >= limits::WAITING_CLIENTS {
             return Err(Refusal::Full);
@@ -337,7 +337,7 @@ impl State {
     }
 }
 
-impl Drop for Place {
+impl Drop for CallPlace {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.take() {
             pool.give_back(&self.client);
@@ -361,11 +361,11 @@ mod tests {
     }
 
     /// A place, if there is one at once.
-    fn take(pool: &Arc<Pool>, number: u8, limit: u32) -> Option<Place> {
+    fn take(pool: &Arc<Pool>, number: u8, limit: u32) -> Option<CallPlace> {
         pool.ask(&client(number), limit).ok()?.ok()
     }
 
-    fn take_all(pool: &Arc<Pool>, number: u8, limit: u32) -> Vec<Place> {
+    fn take_all(pool: &Arc<Pool>, number: u8, limit: u32) -> Vec<CallPlace> {
         std::iter::from_fn(|| take(pool, number, limit)).collect()
     }
 
@@ -483,7 +483,7 @@ mod tests {
     #[tokio::test]
     async fn no_more_wait_than_run_and_whoever_has_none_finds_room() {
         let pool = Arc::new(Pool::default());
-        let _held: Vec<Place> = (1..=4).filter_map(|number| take(&pool, number, 4)).collect();
+        let _held: Vec<CallPlace> = (1..=4).filter_map(|number| take(&pool, number, 4)).collect();
         assert_eq!(pool.state.lock().taken, 4);
         let wait = |number: u8| {
             let asked = pool.ask(&client(number), 4);
@@ -494,7 +494,7 @@ mod tests {
         let mut waiting: Vec<_> = many.map(|number| wait(number).unwrap()).collect();
         assert_eq!(wait(9).err(), Some(Refusal::Full), "it waits already");
         let late = wait(99).unwrap();
-        let refused = |waiting: &mut oneshot::Receiver<Place>| {
+        let refused = |waiting: &mut oneshot::Receiver<CallPlace>| {
             matches!(waiting.try_recv(), Err(oneshot::error::TryRecvError::Closed))
         };
         assert_eq!(
@@ -515,7 +515,7 @@ mod tests {
         #[test]
         fn places_are_counted(steps in proptest::collection::vec((0u8..6, any::<bool>()), 0..200), limit in 1u32..20) {
             let pool = Arc::new(Pool::default());
-            let mut held: Vec<Place> = Vec::new();
+            let mut held: Vec<CallPlace> = Vec::new();
             for (number, gives) in steps {
                 let own = held.iter().position(|place| place.client == client(number));
                 match (gives, own) {

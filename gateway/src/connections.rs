@@ -30,7 +30,7 @@ struct State {
 }
 
 /// A connection's place, until it is dropped or pushed out.
-pub struct Place {
+pub struct ConnectionPlace {
     connections: Arc<Connections>,
     number: u64,
     /// Cancelled once it is pushed out.
@@ -61,7 +61,7 @@ impl Connections {
     }
 
     /// A place for one more, which counts for `address`: a trusted proxy's counts for none.
-    pub fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Place> {
+    pub fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Option<ConnectionPlace> {
         let mut state = self.state.lock();
         if let Some(address) = address {
             let there = state.by_address.get(&address).copied().unwrap_or_default();
@@ -79,7 +79,7 @@ impl Connections {
         if let Some(address) = address {
             *state.by_address.entry(address).or_default() += 1;
         }
-        Some(Place {
+        Some(ConnectionPlace {
             connections: self.clone(),
             number,
             pushed_out,
@@ -129,7 +129,7 @@ impl Proof {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         self.connections.state.lock().remove(self.number);
     }
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
     use crate::origin::sharer;
 
-    fn enter(connections: &Arc<Connections>, address: &str) -> Option<Place> {
+    fn enter(connections: &Arc<Connections>, address: &str) -> Option<ConnectionPlace> {
         connections.enter(Some(sharer(address.parse().unwrap())))
     }
 
@@ -195,7 +195,7 @@ mod tests {
         #[test]
         fn places_are_never_more_than_there_are(steps in proptest::collection::vec((0u8..4, 0u8..3, 0usize..8), 0..200)) {
             let connections = Arc::new(Connections::new(6, 3));
-            let mut places: Vec<(Option<IpAddr>, Place)> = Vec::new();
+            let mut places: Vec<(Option<IpAddr>, ConnectionPlace)> = Vec::new();
             for (address, what, which) in steps {
                 let address = (address > 0).then(|| IpAddr::from([192, 0, 2, address]));
                 match what {

@@ -17,6 +17,7 @@ use nearfield_store::path_index::{MAX_LINKS, NotFollowed};
 use nearfield_store::{Dataset, Shard, Store, StoreError};
 
 use crate::body::{self, Body};
+use crate::breaks_late::BreaksLate;
 use crate::preconditions::{self, Answer, EntityTag, Modified, Validators};
 use crate::reply;
 
@@ -147,7 +148,7 @@ pub const METHODS: &str = "GET, HEAD";
 
 /// What a URL names, and so how long its answer may be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Named {
+pub enum NamedBy {
     /// The same bytes for ever.
     ByDigest,
     /// Other bytes once something is put under the name.
@@ -158,7 +159,7 @@ pub enum Named {
 pub async fn respond(
     store: &Store,
     content: &Content,
-    named: Named,
+    named: NamedBy,
     method: &Method,
     headers: &HeaderMap,
 ) -> Response<Body> {
@@ -198,7 +199,7 @@ pub async fn respond(
 }
 
 /// An answer but for its content: its status and the headers that all content has, or the refusal.
-pub fn headed(answer: &Answer, validators: &Validators, named: Named, size_bytes: u64) -> Response<Body> {
+pub fn headed(answer: &Answer, validators: &Validators, named: NamedBy, size_bytes: u64) -> Response<Body> {
     let mut response = Response::new(body::empty());
     *response.status_mut() = match answer {
         Answer::Whole => StatusCode::OK,
@@ -237,19 +238,19 @@ pub fn headed(answer: &Answer, validators: &Validators, named: Named, size_bytes
     response
 }
 
-impl Named {
+impl NamedBy {
     /// Only whoever has the token may keep it. A name is asked about each time, which costs no content while its ETag holds.
     fn cache_control(self) -> &'static str {
         match self {
-            Named::ByDigest => "private, max-age=31536000, immutable",
-            Named::ByName { .. } => "private, no-cache",
+            NamedBy::ByDigest => "private, max-age=31536000, immutable",
+            NamedBy::ByName { .. } => "private, no-cache",
         }
     }
 
     pub fn modified(self) -> Option<Modified> {
         match self {
-            Named::ByDigest => None,
-            Named::ByName { put } => put,
+            NamedBy::ByDigest => None,
+            NamedBy::ByName { put } => put,
         }
     }
 }
@@ -269,7 +270,7 @@ async fn stream_pieces(store: Store, pieces: Vec<Piece>) -> Result<Body, Problem
         let (data, rest) = read_frame(&store, piece).await?;
         Ok(Some((Frame::data(data), (store, pieces, rest))))
     });
-    Ok(StreamBody::new(first.chain(others)).boxed_unsync())
+    Ok(BreaksLate::new(StreamBody::new(Box::pin(first.chain(others)))).boxed_unsync())
 }
 
 /// The first bytes of a piece, and what is left of it.

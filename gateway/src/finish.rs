@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Body as _, Frame};
+use http_body::Frame;
 use nearfield_protocol::{Problem, ProblemKind, limits};
 use tokio::sync::oneshot;
 
@@ -22,9 +22,6 @@ pub struct FinishingBody {
     trailers: HeaderMap,
     /// Taken when it has come.
     report: Option<oneshot::Receiver<Cost>>,
-    /// Why the response breaks off, until the client has what came before: hyper drops a connection whose body fails, and with it
-    /// a head that was not sent yet.
-    broken: Option<Problem>,
 }
 
 impl FinishingBody {
@@ -35,7 +32,6 @@ impl FinishingBody {
             left_bytes: limits::RESPONSE_BODY_BYTES,
             trailers: HeaderMap::new(),
             report: Some(report),
-            broken: None,
         }
     }
 
@@ -64,24 +60,7 @@ impl http_body::Body for FinishingBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
-        if let Some(problem) = self.broken.take() {
-            return Poll::Ready(Some(Err(problem)));
-        }
-        match ready!(self.poll_next(cx)) {
-            Some(Err(problem)) => {
-                // A body that is not ready has hyper send what it was given.
-                self.broken = Some(problem);
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            frame => Poll::Ready(frame),
-        }
-    }
-}
-
-impl FinishingBody {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
-        let this = self;
+        let this = &mut *self;
         if let Some(data) = this.held.pop_front() {
             return Poll::Ready(Some(this.take(data)));
         }
@@ -108,55 +87,5 @@ impl FinishingBody {
             set_cost(&mut trailers, cost);
         }
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::task::{Wake, Waker};
-
-    use http_body_util::{BodyExt, StreamBody};
-    use nearfield_protocol::Digest;
-    use nearfield_protocol::manifest::FunctionManifest;
-    use nearfield_protocol::records::FunctionVersion;
-
-    use super::*;
-
-    #[derive(Default)]
-    struct Woken(AtomicBool);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-
-    #[test]
-    fn what_came_before_a_response_breaks_off_is_sent_first() {
-        let function = FunctionVersion {
-            name: "f".parse().unwrap(),
-            version: 1,
-            component: Digest::of(b"component"),
-            manifest: FunctionManifest::default(),
-            deployed_unix_ms: 0,
-            rolled_back_to: None,
-        };
-        let trapped = Problem::new(ProblemKind::Trap, "trapped");
-        let rest = StreamBody::new(futures_util::stream::iter([Err(trapped.clone())])).boxed_unsync();
-        let rest = DeclaredBody::new(rest, Arc::new(function), None, Arc::default());
-        let (_cost, report) = oneshot::channel();
-        let mut body = FinishingBody::new([Bytes::from_static(b"some")].into(), rest, report);
-        let woken = Arc::new(Woken::default());
-        let waker = Waker::from(woken.clone());
-        let mut poll = || Pin::new(&mut body).poll_frame(&mut Context::from_waker(&waker));
-        let some = poll().map(|frame| frame.unwrap().unwrap().into_data().unwrap());
-        assert_eq!(some, Poll::Ready(Bytes::from_static(b"some")));
-        assert!(poll().is_pending() && woken.0.load(Ordering::Relaxed));
-        let Poll::Ready(Some(Err(problem))) = poll() else {
-            panic!("it goes on")
-        };
-        assert_eq!(problem, trapped);
     }
 }

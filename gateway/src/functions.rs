@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use nearfield_protocol::call::never_has_content;
@@ -15,6 +15,7 @@ use nearfield_protocol::{CallId, Problem, unix_ms};
 use crate::attempts;
 use crate::body::{self, Body, DeclaredBody, HeldEnd};
 use crate::booking;
+use crate::breaks_late::BreaksLate;
 use crate::client::Peer;
 use crate::contentless;
 use crate::cors;
@@ -94,7 +95,7 @@ async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
     );
     let (fault, refused) = (booking.fault.clone(), booking.refused.clone());
     let scarce = booking.scarce.clone();
-    let method = request.method().clone();
+    let (method, version) = (request.method().clone(), request.version());
     let (on_report, report) = booking.begin();
     let (chosen, response) = match hosts[..] {
         [host] if host == gateway.cluster.hosts.local() => {
@@ -129,8 +130,12 @@ async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
                 None => HeaderValue::from_static("nearfield-fuel, server-timing"),
                 Some(_) => HeaderValue::from_static("nearfield-fuel, nearfield-gpu, server-timing"),
             };
-            parts.headers.insert(header::TRAILER, trailer);
-            Response::from_parts(parts, FinishingBody::new(frames, rest, report).boxed_unsync())
+            // HTTP/1.1 has trailers behind chunks alone.
+            if version > Version::HTTP_11 || !parts.headers.contains_key(header::CONTENT_LENGTH) {
+                parts.headers.insert(header::TRAILER, trailer);
+            }
+            let body = FinishingBody::new(frames, rest, report);
+            Response::from_parts(parts, BreaksLate::new(body).boxed_unsync())
         }
         Err(problem) => {
             let problem = fault

@@ -10,6 +10,7 @@ use nearfield_protocol::{FunctionName, Problem, ProblemKind, limits, units};
 
 use self::names::{is_claim, is_order, is_user, is_whole_origin, not_forwarded};
 use crate::client::Peer;
+use crate::own_fields::SERVER_TIMING;
 
 /// Refuses a request that HTTP allows in principle and no function should have to think about. What it says of its length.
 pub fn check_request<B>(request: &Request<B>) -> Result<Option<DeclaredLength>, Problem> {
@@ -116,7 +117,9 @@ pub fn check_response<B>(
     let length = length.map_err(|fault| fault.of_function(function))?;
     let headers = response.headers_mut();
     strip_hop_by_hop(headers);
-    remove_where(headers, |name| is_order(name) || is_whole_origin(name));
+    remove_where(headers, |name| {
+        is_order(name) || is_whole_origin(name) || *name == SERVER_TIMING
+    });
     if let Some(length) = length {
         // One word for it, however it was said.
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length.declared()));
@@ -149,6 +152,7 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
             || is_user(name)
             || is_order(name)
             || is_whole_origin(name)
+            || *name == SERVER_TIMING
             || matches!(
                 *name,
                 header::AUTHORIZATION

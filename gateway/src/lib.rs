@@ -9,6 +9,7 @@ mod attempts;
 mod auth;
 mod body;
 mod booking;
+mod breaks_late;
 mod budget;
 mod calls;
 mod choose;

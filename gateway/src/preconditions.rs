@@ -97,7 +97,7 @@ pub fn evaluate(
     let modified_s = current.modified.map(|modified| modified.unix_s);
 
     if headers.contains_key(header::IF_MATCH) {
-        if !Listed::of(headers, header::IF_MATCH).any(|tag| current.tag.same_strongly(tag)) {
+        if !TagList::of(headers, header::IF_MATCH).any(|tag| current.tag.same_strongly(tag)) {
             return Answer::Failed(header::IF_MATCH);
         }
     } else if let (Some(since), Some(modified)) = (date(headers, header::IF_UNMODIFIED_SINCE), modified_s)
@@ -107,7 +107,7 @@ pub fn evaluate(
     }
 
     if headers.contains_key(header::IF_NONE_MATCH) {
-        if Listed::of(headers, header::IF_NONE_MATCH).any(|tag| current.tag.same_weakly(tag)) {
+        if TagList::of(headers, header::IF_NONE_MATCH).any(|tag| current.tag.same_weakly(tag)) {
             return match reads {
                 true => Answer::NotModified,
                 false => Answer::Failed(header::IF_NONE_MATCH),
@@ -223,19 +223,19 @@ fn number(text: &str) -> Option<u64> {
 }
 
 /// The tags that a header lists, over all its lines.
-enum Listed<'a> {
+enum TagList<'a> {
     /// `*`: whatever there is.
     Any,
     Tags(Vec<Tag<'a>>),
 }
 
-impl<'a> Listed<'a> {
+impl<'a> TagList<'a> {
     fn of(headers: &'a HeaderMap, name: HeaderName) -> Self {
         let mut tags = Vec::new();
         for value in headers.get_all(&name) {
             let mut rest = value.as_bytes();
             if rest.trim_ascii() == b"*" {
-                return Listed::Any;
+                return TagList::Any;
             }
             // A line that breaks the grammar counts up to there.
             loop {
@@ -247,13 +247,13 @@ impl<'a> Listed<'a> {
                 rest = left;
             }
         }
-        Listed::Tags(tags)
+        TagList::Tags(tags)
     }
 
     fn any(&self, same: impl Fn(&Tag<'_>) -> bool) -> bool {
         match self {
-            Listed::Any => true,
-            Listed::Tags(tags) => tags.iter().any(same),
+            TagList::Any => true,
+            TagList::Tags(tags) => tags.iter().any(same),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::body::Body;
 use crate::client::Peer;
 use crate::connections::{Connections, Proof};
-use crate::content::{self, Content, Named};
+use crate::content::{self, Content, NamedBy};
 use crate::contentless;
 use crate::first_bytes::FirstBytes;
 use crate::line_ends::LineEnds;
@@ -241,6 +242,10 @@ async fn finished(
     let old = request.version() <= Version::HTTP_11;
     let has_body = !request.body().is_end_stream();
     let mut response = answer(gateway, side, request, peer).await;
+    if response.status().canonical_reason().is_none() {
+        // hyper would say `<none>`.
+        response.extensions_mut().insert(ReasonPhrase::from_static(b""));
+    }
     if old && has_body {
         if matches!(
             response.status(),
@@ -315,7 +320,7 @@ async fn bytes(gateway: &Gateway, request: &Request<Incoming>) -> Response<Body>
     match found.await {
         Ok(content) => {
             let store = &gateway.cluster.catalog.store;
-            let named = Named::ByDigest;
+            let named = NamedBy::ByDigest;
             content::respond(store, &content, named, request.method(), request.headers()).await
         }
         Err(problem) => reply::problem(&problem),

@@ -83,7 +83,7 @@ pub async fn deploy(
         compile_elsewhere(gateway, component, host);
         version
     };
-    Ok(deployed(gateway, &version, previous.as_ref(), &surface))
+    Ok(deployed(gateway, &version, previous.as_ref(), &surface).await)
 }
 
 pub async fn rollback(
@@ -124,7 +124,7 @@ pub async fn rollback(
         .deploy(&name, target.component, free, write)
         .await?;
     compile_elsewhere(gateway, target.component, host);
-    Ok(deployed(gateway, &version, Some(newest), &surface))
+    Ok(deployed(gateway, &version, Some(newest), &surface).await)
 }
 
 pub fn list(gateway: &Gateway) -> Response<Body> {
@@ -270,7 +270,7 @@ fn new_version(
     }
 }
 
-fn deployed(
+async fn deployed(
     gateway: &Gateway,
     version: &FunctionVersion,
     previous: Option<&FunctionVersion>,
@@ -283,7 +283,7 @@ fn deployed(
             "version": version.version,
             "component": version.component,
             "url": is_called(surface).then(|| url(gateway, version)),
-            "notices": notices(gateway, version),
+            "notices": notices(gateway, version).await,
             "imports": surface.imports,
             "exports": surface.exports,
             "code_bytes": surface.code_bytes,
@@ -302,23 +302,39 @@ fn is_called(surface: &Surface) -> bool {
 }
 
 /// What a deployment is told that it will lack.
-fn notices(gateway: &Gateway, version: &FunctionVersion) -> Vec<String> {
-    let records = gateway.cluster.catalog.node.records();
-    let missing = version
-        .manifest
-        .inputs
-        .iter()
-        .filter_map(|(name, input)| match input {
-            Input::Newest(dataset) if records.dataset(dataset).is_none() => Some((name, dataset)),
-            _ => None,
-        });
-    missing
-        .map(|(name, dataset)| {
-            format!(
-                "input `{name}` is the dataset `{dataset}`, which is not there: until `nearfield put … --name {dataset}`, calls fail"
-            )
-        })
-        .collect()
+async fn notices(gateway: &Gateway, version: &FunctionVersion) -> Vec<String> {
+    let mut notices = Vec::new();
+    for (name, input) in &version.manifest.inputs {
+        match input {
+            Input::Newest(dataset) => {
+                let records = gateway.cluster.catalog.node.records();
+                if records.dataset(dataset).is_none() {
+                    notices.push(format!(
+                        "input `{name}` is the dataset `{dataset}`, which is not there: until `nearfield put … --name {dataset}`, \
+                         calls fail"
+                    ));
+                }
+            }
+            Input::Pinned(digest) => {
+                let Err(Problem { kind, detail, .. }) = gateway.cluster.dataset(digest).await else {
+                    continue;
+                };
+                match kind {
+                    ProblemKind::UnknownBlob => {
+                        notices.push(format!("input `{name}`: {detail}: until one has, calls fail"));
+                    }
+                    ProblemKind::UnknownDataset => {
+                        notices.push(format!(
+                            "input `{name}`: {detail}: calls fail until the manifest names one"
+                        ));
+                    }
+                    // That it cannot be reached now is told by the call that needs it.
+                    _ => {}
+                }
+            }
+        }
+    }
+    notices
 }
 
 fn route(function: &FunctionVersion) -> Route {

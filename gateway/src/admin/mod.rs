@@ -8,6 +8,7 @@ mod files;
 mod functions;
 mod jobs;
 mod nodes;
+mod put;
 mod request;
 mod shards;
 mod streamed;
@@ -127,7 +128,7 @@ pub async fn put_for(gateway: &Arc<Gateway>, via: NodeId, request: Request<Incom
         let segments = asked.segments.clone();
         match segments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["v1", "datasets", name] if asked.method == Method::POST => {
-                datasets::put(gateway, name, asked, Some(via)).await
+                put::put(gateway, name, asked, Some(via)).await
             }
             _ => Err(Problem::new(
                 ProblemKind::BadRequest,
@@ -159,7 +160,7 @@ async fn admitted(gateway: &Arc<Gateway>, asked: AdminRequest) -> Result<Respons
         ("POST", ["v1", "invitations"]) => nodes::invite(gateway, asked).await,
         ("POST", ["v1", "leave"]) => nodes::leave(gateway).await,
         ("GET", ["v1", "datasets"]) => Ok(datasets::list(gateway)),
-        ("POST", ["v1", "datasets", name]) => datasets::put(gateway, name, asked, None).await,
+        ("POST", ["v1", "datasets", name]) => put::put(gateway, name, asked, None).await,
         ("GET", ["v1", "datasets", name]) => datasets::describe(gateway, name, asked.flag("shards")?).await,
         ("GET", ["v1", "datasets", name, "files"]) => files::list(gateway, name, &asked).await,
         ("DELETE", ["v1", "datasets", name]) => datasets::remove(gateway, name, asked.flag("purge")?).await,

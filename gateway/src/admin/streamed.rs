@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::body::Body;
+use crate::breaks_late::BreaksLate;
 
 /// The content type of a tar.
 pub const TAR: &str = "application/x-tar";
@@ -51,7 +52,10 @@ pub async fn tar(
         };
         Some((piece.map(Frame::data), (None, received)))
     });
-    Ok(response(StreamBody::new(frames).boxed_unsync(), TAR))
+    Ok(response(
+        BreaksLate::new(StreamBody::new(Box::pin(frames))).boxed_unsync(),
+        TAR,
+    ))
 }
 
 /// One JSON value a line as they come: those that are there, and further ones until `ended`.

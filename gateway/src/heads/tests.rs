@@ -126,6 +126,7 @@ fn a_response_says_nothing_for_its_host_its_connection_or_its_origin() {
             ("set-cookie", "a=1"),
             ("nearfield-problem", "1"),
             ("nearfield-fuel", "0"),
+            ("server-timing", "me"),
             ("connection", "close, x-one"),
             ("x-one", "1"),
             ("transfer-encoding", "chunked"),
@@ -178,6 +179,7 @@ fn trailers_say_no_more_than_heads() {
     let mut trailers = headers(&[
         ("grpc-status", "0"),
         ("nearfield-fuel", "0"),
+        ("server-timing", "me"),
         ("nearfield-param-id", "forged"),
         ("x-forwarded-for", "203.0.113.1"),
         ("content-length", "5"),

@@ -1,6 +1,5 @@
 //! What gateways of other nodes ask of this node's host: calls, runs, puts. How they ask is `nearfield_cluster::peer`.
 
-mod head_first;
 mod read_to_end;
 mod serve;
 

@@ -26,10 +26,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::head_first::HeadFirst;
 use super::read_to_end::ReadToEnd;
 use crate::admin;
 use crate::body::{self, Body, broken};
+use crate::breaks_late::BreaksLate;
 use crate::contentless;
 use crate::heads;
 use crate::state::Gateway;
@@ -156,7 +156,7 @@ impl Serving {
                     // What would not reach the gateway as what it is, and what is a host's to say and never a guest's.
                     heads::check_response(&function.name, &mut response)?;
                     let response = contentless::settle(&method, response).await?;
-                    Ok(response.map(|body| HeadFirst::new(body).boxed_unsync()))
+                    Ok(response.map(|body| BreaksLate::new(body).boxed_unsync()))
                 };
                 Ok(answer.await.unwrap_or_else(|problem| told(&problem)))
             }

@@ -28,7 +28,7 @@ struct Node {
 
 /// A route for a path.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct RouteMatch {
     pub index: usize,
     /// Bytes of the path before what the guest sees. The value of a `{*rest}` is left to it.
     pub prefix_bytes: usize,
@@ -59,7 +59,7 @@ impl Tree {
         true
     }
 
-    pub fn find(&self, path: &str) -> Option<Found> {
+    pub fn find(&self, path: &str) -> Option<RouteMatch> {
         let mut best = None;
         self.root.find(path, 0, &mut Vec::new(), &mut best);
         best
@@ -69,12 +69,12 @@ impl Tree {
 impl Node {
     /// Of `path` the first `at` bytes led here; `values` are those of the parameters on the way. Each node of the tree is
     /// looked at once at most.
-    fn find(&self, path: &str, at: usize, values: &mut Vec<Range<usize>>, best: &mut Option<Found>) {
-        let offer = |index: Option<usize>, values: &[Range<usize>], best: &mut Option<Found>| {
+    fn find(&self, path: &str, at: usize, values: &mut Vec<Range<usize>>, best: &mut Option<RouteMatch>) {
+        let offer = |index: Option<usize>, values: &[Range<usize>], best: &mut Option<RouteMatch>| {
             if let Some(index) = index
                 && best.as_ref().is_none_or(|best| best.prefix_bytes < at)
             {
-                *best = Some(Found {
+                *best = Some(RouteMatch {
                     index,
                     prefix_bytes: at,
                     values: values.to_vec(),

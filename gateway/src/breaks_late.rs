@@ -1,27 +1,26 @@
-//! A body that breaks off after its head is on its way, and never before.
+//! A body that breaks off once its reader has what came before, the head as well.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use http_body::{Body, Frame, SizeHint};
 
-/// hyper drops a head that it has not sent yet where the body fails at once, and the gateway would take its host for lost: no guest may be
-/// able to do that. A body that is pending once lets the head go first.
-pub(super) struct HeadFirst<B> {
+/// hyper drops a connection whose body fails, and with it what it has not sent yet: the head, if the body fails soon. A client would
+/// get an empty answer, and a gateway would take its host for lost, which no guest may be able to bring about. A body that is
+/// pending once before it fails has hyper send what it was given.
+pub struct BreaksLate<B: Body> {
     inner: B,
-    head_went: bool,
+    /// Why it breaks off, until the reader has what came before.
+    broken: Option<B::Error>,
 }
 
-impl<B> HeadFirst<B> {
+impl<B: Body> BreaksLate<B> {
     pub fn new(inner: B) -> Self {
-        HeadFirst {
-            inner,
-            head_went: false,
-        }
+        BreaksLate { inner, broken: None }
     }
 }
 
-impl<B: Body + Unpin> Body for HeadFirst<B> {
+impl<B: Body<Error: Unpin> + Unpin> Body for BreaksLate<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -29,15 +28,21 @@ impl<B: Body + Unpin> Body for HeadFirst<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        if !std::mem::replace(&mut self.head_went, true) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
         }
-        Pin::new(&mut self.inner).poll_frame(cx)
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) => {
+                self.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            polled => polled,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.broken.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -53,11 +58,11 @@ mod tests {
     use hyper::server::conn::http1;
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
+    use nearfield_protocol::{Problem, ProblemKind};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::body::Body as Boxed;
-    use nearfield_protocol::{Problem, ProblemKind};
 
     /// An answer of five bytes that fails at once, or after three of them.
     fn fails(first: Option<&'static [u8]>) -> Response<Boxed> {
@@ -65,11 +70,11 @@ mod tests {
         let problem = Err(Problem::new(ProblemKind::BadResponse, "it has fewer"));
         let body = StreamBody::new(futures_util::stream::iter(frames.into_iter().chain([problem])));
         let response = Response::builder().header("content-length", "5");
-        response.body(HeadFirst::new(body).boxed_unsync()).unwrap()
+        response.body(BreaksLate::new(body).boxed_unsync()).unwrap()
     }
 
     #[tokio::test]
-    async fn the_head_arrives_whenever_the_body_fails() {
+    async fn what_came_before_arrives_whenever_the_body_fails() {
         for first in [None, Some(&b"abc"[..])] {
             let (mut client, server) = tokio::io::duplex(1 << 16);
             let service = service_fn(|_| async { Ok::<_, Problem>(fails(first)) });
@@ -85,7 +90,7 @@ mod tests {
             read.unwrap();
             assert!(served.is_err());
             assert!(
-                answer.starts_with(b"HTTP/1.1 200 OK\r\n"),
+                answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.ends_with(first.unwrap_or(b"\r\n\r\n")),
                 "{}",
                 answer.escape_ascii()
             );
