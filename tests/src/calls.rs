@@ -1,4 +1,6 @@
-use crate::harness::{Node, noise};
+use nearfield_testkit::noise_bytes;
+
+use crate::harness::Node;
 
 #[test]
 fn the_same_answer_from_every_toolchain() {
@@ -29,7 +31,7 @@ fn fuel_is_exact_across_processes() {
         let node = Node::start();
         node.deploy("hello", "hello", "public = true");
         node.deploy("p3", "plain_p3", "public = true");
-        ["/fn/hello", "/fn/hello", "/fn/p3", "/fn/p3"].map(|path| node.get(path).fuel())
+        ["/fn/hello", "/fn/hello", "/fn/p3", "/fn/p3"].map(|path| node.fuel(&node.get(path)))
     };
     let (first, second) = (fuel(), fuel());
     assert_eq!(first, second);
@@ -42,7 +44,7 @@ fn bodies_stream_both_ways() {
     let node = Node::start();
     node.deploy("echo", "echo", "public = true");
     for len in [0, 1, 4_096, 4_097, 70_000, 5 << 20] {
-        let body = noise(len as u64, len);
+        let body = noise_bytes(len as u64, len);
         let reply = node.post("/fn/echo", &body);
         assert_eq!(reply.status, 200);
         assert!(
@@ -58,11 +60,11 @@ fn a_call_is_explained_afterwards() {
     let node = Node::start();
     node.deploy("hello", "hello", "public = true");
     let reply = node.get("/fn/hello");
-    let id = reply.header("nearfield-id").unwrap();
-    let call = node.admin("GET", &format!("/v1/calls/{id}"), &[]).json();
+    let id = reply.id();
+    let call = node.record(id);
     assert_eq!(call["function"], "hello");
     assert_eq!(call["status"], 200);
-    assert_eq!(call["report"]["fuel"], reply.fuel());
+    assert_eq!(call["report"]["fuel"], node.fuel(&reply));
     assert_eq!(call["placement"]["chosen"], call["host"]);
     assert!(
         String::from_utf8(node.ok(&["explain", id]))
@@ -80,7 +82,7 @@ fn reused_instances_answer_like_fresh_ones() {
             .map(|_| {
                 let reply = node.get(&format!("/fn/{name}"));
                 assert_eq!(reply.text(), "Hello, world!");
-                reply.fuel()
+                node.fuel(&reply)
             })
             .collect();
         assert!(
@@ -199,4 +201,30 @@ fn a_client_that_hangs_up_is_booked_all_the_same() {
         cancelled["report"]["fuel"].as_u64().unwrap() > 1_000_000,
         "{cancelled}"
     );
+}
+
+#[test]
+fn a_deployment_says_what_its_inputs_lack() {
+    let node = Node::start();
+    let deployed = node.deploy("hello", "hello", "");
+    let component = deployed["component"].as_str().unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), noise_bytes(1, 1000)).unwrap();
+    let put = node.json(&["put", file.path().to_str().unwrap(), "--name", "there"]);
+    let there = put["digest"].as_str().unwrap();
+    let nothing = format!("b3:{}", "a1".repeat(32));
+    let inputs = format!(
+        "inputs = {{ absent = \"absent\", blob = \"{component}\", nothing = \"{nothing}\", named = \"there\", \
+         pinned = \"{there}\" }}"
+    );
+    let deployed = node.deploy("lacks", "hello", &inputs);
+    let notices: Vec<_> = deployed["notices"].as_array().unwrap().iter().collect();
+    assert_eq!(notices.len(), 3, "{notices:?}");
+    for (notice, says) in notices.iter().zip([
+        "`absent`, which is not there",
+        "is a blob, not a dataset",
+        "no node of this network has",
+    ]) {
+        assert!(notice.as_str().unwrap().contains(says), "{notices:?}");
+    }
 }

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nearfield::job::Job;
 use nearfield::mock;
+use nearfield_testkit::noise_bytes;
 use serde_json::{Value, json};
 
-use crate::harness::{Node, noise, until};
+use crate::harness::{Node, until};
 
 /// Random jobs in an ordinary run of the tests.
 const SEEDS: u64 = 120;
@@ -128,7 +129,9 @@ fn a_result_is_read_before_its_guest_frees_it() {
     let files = Files {
         name: "parts".to_owned(),
         split: "bytes",
-        files: (0..5).map(|part| (format!("{part}"), noise(part, 100))).collect(),
+        files: (0..5)
+            .map(|part| (format!("{part}"), noise_bytes(part, 100)))
+            .collect(),
     };
     files.put(&node);
     let output = node.ok(&["run", "freed", "--over", "parts"]);
@@ -158,7 +161,7 @@ fn random_jobs_come_to_the_same_in_wasm_and_natively() {
                     let seed = number * 10 + part;
                     (
                         format!("part{part}"),
-                        noise(seed, 1 + (seed as usize * 7_919) % 60_000),
+                        noise_bytes(seed, 1 + (seed as usize * 7_919) % 60_000),
                     )
                 })
                 .collect(),
@@ -194,7 +197,7 @@ struct Words(std::vec::IntoIter<u8>, u64);
 
 impl Words {
     fn new(seed: u64) -> Self {
-        Words(noise(seed, 1 << 16).into_iter(), seed)
+        Words(noise_bytes(seed, 1 << 16).into_iter(), seed)
     }
 
     fn next(&mut self) -> usize {
@@ -346,7 +349,7 @@ fn the_examples_come_to_the_same_in_wasm_and_natively() {
             "grey.png".to_owned(),
             png(1 + words.below(400) as u32, words.next() as u8),
         ));
-        folder.push(("torn.png".to_owned(), noise(round, 300)));
+        folder.push(("torn.png".to_owned(), noise_bytes(round, 300)));
         let folder = Files {
             name: named("folder"),
             split: "files",

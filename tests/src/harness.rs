@@ -1,11 +1,13 @@
-//! A node of one's own for each test, and the ways to speak with it.
+//! A node of one's own for each test, and the ways to speak with it: `nearfield_testkit` for tests, where whatever fails panics.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nearfield_testkit::{Answer, Log, Patience, Start, noise_bytes, root};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -14,43 +16,39 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running node. Killed when dropped; its folder goes with it.
 pub struct Node {
-    child: Child,
+    kit: nearfield_testkit::Node,
     pub data: TempDir,
-    pub functions_url: String,
-    pub admin_url: String,
     pub token: String,
-    /// What it was started with.
-    flags: Vec<String>,
+}
+
+impl Deref for Node {
+    type Target = nearfield_testkit::Node;
+
+    fn deref(&self) -> &Self::Target {
+        &self.kit
+    }
 }
 
 /// An HTTP response, whole.
-pub struct Reply {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+#[derive(Debug)]
+pub struct Reply(Answer);
+
+impl Deref for Reply {
+    type Target = Answer;
+
+    fn deref(&self) -> &Answer {
+        &self.0
+    }
 }
 
 impl Reply {
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
-    }
-
-    pub fn fuel(&self) -> u64 {
-        self.header("nearfield-fuel")
-            .expect("every response says its fuel")
-            .parse()
-            .unwrap()
+    /// The id of its call.
+    pub fn id(&self) -> &str {
+        self.call().unwrap()
     }
 
     /// The last part of a problem's type; panics with the whole reply if it is none.
@@ -74,44 +72,35 @@ impl Reply {
 impl Node {
     /// A fresh node with a fresh folder.
     pub fn start() -> Node {
-        Node::start_in(tempfile::tempdir().unwrap(), &[])
+        Node::start_in(fresh(), &[])
     }
 
     /// A node on a folder that may have been used before.
     pub fn start_in(data: TempDir, flags: &[&str]) -> Node {
-        Node::start_as(Command::new(binary()), data, flags)
+        Node::of(start(&data, flags), data)
     }
 
     /// A node with these variables in its environment.
     pub fn start_with(variables: &[(&str, String)], flags: &[&str]) -> Node {
-        let mut command = Command::new(binary());
-        command.envs(variables.iter().map(|(name, value)| (name, value)));
-        Node::start_as(command, tempfile::tempdir().unwrap(), flags)
+        let data = fresh();
+        Node::of(start(&data, flags).variables(&owned(variables)), data)
     }
 
-    /// A node whose disk can be made to refuse writes; see [`limit_files`](Node::limit_files).
+    /// A node whose disk can be made to refuse writes, by [`limit_files`](Node::limit_files).
     pub fn start_on_fragile_disk(data: TempDir) -> Node {
+        let mut start = start(&data, &[]);
         // Beyond the limit the kernel sends a signal that ends a process, unless it is ignored.
-        let mut shell = Command::new("sh");
-        shell
-            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
-            .arg(binary());
-        Node::start_as(shell, data, &[])
-    }
-
-    /// A fresh node whose log goes to a file.
-    pub fn start_logging_to(log: &Path) -> Node {
-        Node::start_in_logging_to(tempfile::tempdir().unwrap(), log)
+        start.runner = ["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]
+            .map(Into::into)
+            .into();
+        Node::of(start, data)
     }
 
     /// A node on a folder that may have been used before, whose log goes to a file.
     pub fn start_in_logging_to(data: TempDir, log: &Path) -> Node {
-        let mut shell = Command::new("sh");
-        shell
-            .args(["-c", "exec \"$0\" \"$@\" 2>\"$LOG\""])
-            .arg(binary())
-            .env("LOG", log);
-        Node::start_as(shell, data, &[])
+        let mut start = start(&data, &[]);
+        start.log = Log::File(log.to_owned());
+        Node::of(start, data)
     }
 
     /// A new node that joins the network of `gateway`, as `invite` says.
@@ -122,111 +111,34 @@ impl Node {
 
     /// A new node that joins with a ticket.
     pub fn join_with(ticket: &str, flags: &[&str]) -> Node {
-        let mut command = Command::new(binary());
-        command.args(["join", ticket]);
-        Node::launch(command, tempfile::tempdir().unwrap(), flags)
+        let data = fresh();
+        let mut start = start(&data, flags);
+        start.ticket = Some(ticket.to_owned());
+        Node::of(start, data)
     }
 
     /// A node on a folder that it may refuse: what it says then.
     pub fn try_start_in(data: TempDir) -> Result<Node, String> {
-        let mut command = Command::new(binary());
-        command.arg("up").stderr(Stdio::piped());
-        let (mut child, line) = Node::spawn(command, &data, &[]);
-        if !line.is_empty() {
-            // What it still says is read by nobody, and must not stop it.
-            let mut said = child.stderr.take().unwrap();
-            std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
-            return Ok(Node::of(child, &line, data, &[]));
-        }
-        let said = child.wait_with_output().unwrap().stderr;
-        Err(String::from_utf8_lossy(&said).into_owned())
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut start = start(&data, &[]);
+        start.log = Log::File(log.path().to_owned());
+        Node::try_of(start, data)
     }
 
-    fn start_as(mut command: Command, data: TempDir, flags: &[&str]) -> Node {
-        command.arg("up");
-        Node::launch(command, data, flags)
+    fn of(start: Start, data: TempDir) -> Node {
+        Node::try_of(start, data)
+            .unwrap_or_else(|error| panic!("{error}; is it built? `cargo xtask test` does"))
     }
 
-    fn launch(mut command: Command, data: TempDir, flags: &[&str]) -> Node {
-        command.stderr(Stdio::inherit());
-        let (child, line) = Node::spawn(command, &data, flags);
-        Node::of(child, &line, data, flags)
-    }
-
-    /// The process, and the first line that it says: none if it ends before.
-    fn spawn(mut command: Command, data: &TempDir, flags: &[&str]) -> (Child, String) {
-        // Starting a driver for each node of each test would take longer than most tests.
-        let gpu: &[&str] = if flags.contains(&"--gpu") {
-            &[]
-        } else {
-            &["--gpu", "off"]
-        };
-        let mut child = command
-            .args(gpu)
-            .args([
-                "--peers",
-                "127.0.0.1:0",
-                "--listen",
-                "127.0.0.1:0",
-                "--admin",
-                "127.0.0.1:0",
-                "--json",
-            ])
-            .args(flags)
-            .env("NEARFIELD_DATA", data.path())
-            .env_remove("NEARFIELD_URL")
-            .env_remove("NEARFIELD_TOKEN")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask test`", binary().display()));
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        (child, line)
-    }
-
-    fn of(child: Child, line: &str, data: TempDir, flags: &[&str]) -> Node {
-        let up: Value =
-            serde_json::from_str(line).unwrap_or_else(|_| panic!("the node did not start: {line:?}"));
-        let url = |name: &str| up[name].as_str().unwrap().to_owned();
+    fn try_of(start: Start, data: TempDir) -> Result<Node, String> {
+        let kit = start.run().map_err(|error| format!("{error:#}"))?;
         let token = std::fs::read_to_string(data.path().join("admin.token")).unwrap();
-        Node {
-            functions_url: url("functions_url"),
-            admin_url: url("admin_url"),
-            child,
-            data,
-            token,
-            flags: flags.iter().map(|flag| flag.to_string()).collect(),
-        }
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// From now on the node's writes past the first `bytes` of any file fail, until it is `None`.
-    pub fn limit_files(&self, bytes: Option<u64>) {
-        use rustix::process::{Pid, Resource, Rlimit, prlimit};
-        let limit = Rlimit {
-            current: bytes,
-            maximum: None,
-        };
-        let pid = Pid::from_raw(self.pid() as i32).unwrap();
-        prlimit(Some(pid), Resource::Fsize, limit).unwrap();
+        Ok(Node { kit, data, token })
     }
 
     /// What `/readyz` says.
     pub fn ready(&self) -> Reply {
         self.request("GET", &format!("{}/readyz", self.admin_url), &[], &[])
-    }
-
-    /// Processor time that the node has used, in the kernel's ticks (a hundredth of a second each).
-    pub fn cpu_ticks(&self) -> u64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
-        // After the command's name in parentheses: utime and stime are the 12th and 13th field.
-        let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
     /// This node's id.
@@ -255,50 +167,47 @@ impl Node {
 
     /// `kill -9`. Its folder stays until it is dropped.
     pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.kit.child().kill().unwrap();
+        self.kit.child().wait().unwrap();
     }
 
     /// `kill -9`, then a new process on the same folder.
     pub fn crash_and_restart(mut self) -> Node {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        let data = std::mem::replace(&mut self.data, tempfile::tempdir().unwrap());
-        let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
-        Node::start_in(data, &flags)
+        self.kill();
+        let Node { kit, data, .. } = self;
+        let mut start = kit.started().clone();
+        start.ticket = None;
+        Node::of(start, data)
     }
 
     /// Stops it, and starts it on the same folder with other variables and flags.
     pub fn restart_with(self, variables: &[(&str, String)], flags: &[&str]) -> Node {
         let (data, code) = self.stop();
         assert_eq!(code, Some(0));
-        let mut command = Command::new(binary());
-        command.envs(variables.iter().map(|(name, value)| (name, value)));
-        Node::start_as(command, data, flags)
+        Node::of(start(&data, flags).variables(&owned(variables)), data)
     }
 
     /// SIGTERM, and waits for the end. Returns the exit code.
-    pub fn stop(mut self) -> (TempDir, Option<i32>) {
-        let pid = self.pid().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-        let started = Instant::now();
-        let status = loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => break status,
-                None if started.elapsed() > PATIENCE => panic!("the node does not stop"),
-                None => std::thread::yield_now(),
-            }
-        };
-        (
-            std::mem::replace(&mut self.data, tempfile::tempdir().unwrap()),
-            status.code(),
-        )
+    pub fn stop(self) -> (TempDir, Option<i32>) {
+        let Node { mut kit, data, .. } = self;
+        kit.terminate().unwrap();
+        let mut code = None;
+        until("the node stops", || {
+            let status = kit.child().try_wait().unwrap();
+            code = status.and_then(|status| status.code());
+            status.is_some()
+        });
+        (data, code)
+    }
+
+    /// Processor time that the node has used, in the kernel's ticks (a hundredth of a second each).
+    pub fn cpu_ticks(&self) -> u64 {
+        self.kit.cpu_ticks().unwrap()
+    }
+
+    /// From now on the node's writes past the first `bytes` of any file fail, until it is `None`.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        self.kit.limit_files(bytes).unwrap();
     }
 
     /// Runs a verb of the command line against this node.
@@ -308,12 +217,8 @@ impl Node {
 
     /// A verb with this node as its node, not started yet.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
-        command
-            .args(arguments)
-            .env("NEARFIELD_URL", &self.admin_url)
-            .env("NEARFIELD_DATA", self.data.path())
-            .env_remove("NEARFIELD_TOKEN");
+        let mut command = self.nearfield();
+        command.args(arguments);
         command
     }
 
@@ -409,41 +314,47 @@ impl Node {
         )
     }
 
+    /// As [`get`](Node::get), of an answer that may break off: why it did.
+    pub fn try_get(&self, path: &str) -> Result<Reply, String> {
+        self.try_request("GET", &format!("{}{path}", self.functions_url), &[], &[])
+    }
+
+    /// The record of the call that has this id.
+    pub fn record(&self, call: &str) -> Value {
+        self.kit.record(call).unwrap()
+    }
+
+    /// What the call of this reply burned. Where the answer took long, that follows the head, and the call's record has it.
+    pub fn fuel(&self, reply: &Reply) -> u64 {
+        match reply.header("nearfield-fuel") {
+            Some(fuel) => fuel.parse().unwrap(),
+            None => {
+                let follows = reply
+                    .header("trailer")
+                    .is_some_and(|names| names.contains("nearfield-fuel"));
+                assert!(follows || reply.header("content-length").is_some());
+                self.record(reply.id())["report"]["fuel"].as_u64().unwrap()
+            }
+        }
+    }
+
     pub fn request(&self, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .timeout_global(Some(PATIENCE))
-            .build()
-            .into();
-        let mut request = ureq::http::Request::builder().method(method).uri(url);
+        self.try_request(method, url, headers, body).unwrap()
+    }
+
+    fn try_request(
+        &self,
+        method: &str,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Reply, String> {
+        let mut request = http::Request::builder().method(method).uri(url);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = match method {
-            "GET" | "HEAD" | "DELETE" => agent.run(request.body(()).unwrap()),
-            _ => agent.run(request.body(body).unwrap()),
-        };
-        let (parts, mut body) = response
-            .unwrap_or_else(|error| panic!("{method} {url}: {error}"))
-            .into_parts();
-        let mut bytes = Vec::new();
-        body.as_reader().read_to_end(&mut bytes).unwrap();
-        let headers = parts
-            .headers
-            .iter()
-            .map(|(name, value)| {
-                (
-                    name.to_string(),
-                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
-                )
-            })
-            .collect();
-        Reply {
-            status: parts.status.as_u16(),
-            headers,
-            body: bytes,
-        }
+        let answer = self.send(request.body(body.to_vec()).unwrap());
+        answer.map(Reply).map_err(|error| format!("{error:#}"))
     }
 
     /// Sends raw bytes to the functions' listener and reads until the other side closes.
@@ -454,14 +365,6 @@ impl Node {
     /// The same to the admin listener.
     pub fn raw_admin(&self, bytes: &[u8]) -> Vec<u8> {
         raw(&self.admin_url, bytes)
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // It may have been stopped already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -479,6 +382,27 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(started.elapsed() < PATIENCE, "never: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+fn fresh() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn owned(variables: &[(&str, String)]) -> Vec<(String, String)> {
+    let own = |(name, value): &(&str, String)| ((*name).to_owned(), value.clone());
+    variables.iter().map(own).collect()
+}
+
+/// How a test's node starts.
+fn start(data: &TempDir, flags: &[&str]) -> Start {
+    let mut start = Start::new(&binary(), data.path());
+    start.patience = Patience(PATIENCE);
+    start.log = Log::Inherited;
+    // Starting a driver for each node of each test would take longer than most tests.
+    if !flags.contains(&"--gpu") {
+        start = start.flags(&["--gpu", "off"]);
+    }
+    start.flags(flags)
 }
 
 /// The built command line.
@@ -501,10 +425,6 @@ pub fn component_file(name: &str) -> PathBuf {
     file
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
-}
-
 fn raw(url: &str, bytes: &[u8]) -> Vec<u8> {
     let address = url.strip_prefix("http://").unwrap();
     let mut stream = std::net::TcpStream::connect(address).unwrap();
@@ -516,18 +436,9 @@ fn raw(url: &str, bytes: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// Bytes that look random and are the same every time.
-pub fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes());
-    hasher.finalize_xof().fill(&mut bytes);
-    bytes
-}
-
 /// Lines of text of about `len` bytes, the same every time.
 pub fn lines(seed: u64, len: usize) -> Vec<u8> {
-    let noise = noise(seed, len / 8 + 64);
+    let noise = noise_bytes(seed, len / 8 + 64);
     let mut text = Vec::with_capacity(len + 64);
     for (number, chunk) in noise.chunks(7).cycle().enumerate() {
         if text.len() >= len {

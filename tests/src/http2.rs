@@ -10,9 +10,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use nearfield_testkit::noise_bytes;
 use tokio::runtime::Runtime;
 
-use crate::harness::{Node, noise};
+use crate::harness::Node;
 
 /// One connection.
 struct Client {
@@ -89,8 +90,7 @@ impl Answer {
 
 fn booked_fuel(node: &Node, answer: &Answer) -> u64 {
     let id = answer.head.headers["nearfield-id"].to_str().unwrap();
-    let call = node.admin("GET", &format!("/v1/calls/{id}"), &[]).json();
-    call["report"]["fuel"].as_u64().unwrap()
+    node.record(id)["report"]["fuel"].as_u64().unwrap()
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_long_response_says_its_fuel_in_trailers() {
     let node = Node::start();
     node.deploy("echo", "echo", "public = true");
     let client = Client::connect(&node);
-    let sent = Bytes::from(noise(1, 5 << 20));
+    let sent = Bytes::from(noise_bytes(1, 5 << 20));
     let request = client
         .request("POST", "/fn/echo")
         .body(Full::new(sent.clone()))

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use nearfield_testkit::noise_bytes;
 use serde_json::{Value, json};
 
-use crate::harness::{Node, fails, lines, noise};
+use crate::harness::{Node, fails, lines};
 
 /// Text of `len` bytes with `extra` lines spread over it.
 fn text_with(seed: u64, len: usize, extra: &[&str]) -> Vec<u8> {
@@ -44,7 +45,7 @@ fn put(node: &Node, name: &str, text: &[u8]) -> Value {
 /// Lines of words that come again and again, as those of real texts do.
 fn prose(seed: u64, len: usize) -> Vec<u8> {
     let mut text = Vec::with_capacity(len + 16);
-    for (number, pair) in noise(seed, len).chunks_exact(2).enumerate() {
+    for (number, pair) in noise_bytes(seed, len).chunks_exact(2).enumerate() {
         if text.len() >= len {
             break;
         }

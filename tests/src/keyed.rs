@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Node, fails, until};
+use crate::harness::{Node, fails};
 
 const LOCATED: &str =
     "public = true\ninputs = { data = \"users\" }\nlocate = { input = \"data\", key = \"{rest}\" }";
@@ -71,18 +71,14 @@ fn a_record_is_found_by_its_key() {
             shard["keys"][0].as_str().unwrap() <= id && id <= shard["keys"][1].as_str().unwrap()
         };
         let shard = shards.iter().find(holds).unwrap();
-        let call = format!("/v1/calls/{}", reply.header("nearfield-id").unwrap());
-        until("the call is recorded", || {
-            node.admin("GET", &call, &[]).status == 200
-        });
-        let call = node.admin("GET", &call, &[]).json();
+        let call = node.record(reply.id());
         assert_eq!(call["placement"]["located"], shard["digest"], "placed by its key");
     }
     assert_eq!(node.get("/fn/lookup/nobody").status, 404);
     let reply = node.get(&format!("/fn/lookup/{}", &sorted[7][..11]));
     assert_eq!(
-        reply.fuel(),
-        node.get(&format!("/fn/lookup/{}", &sorted[7][..11])).fuel(),
+        node.fuel(&reply),
+        node.fuel(&node.get(&format!("/fn/lookup/{}", &sorted[7][..11]))),
         "a look-up costs the same each time"
     );
 }

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod calls;
+mod content;
 mod data;
 mod differential;
 mod full_disk;

@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nearfield_testkit::noise_bytes;
 use serde_json::Value;
 
-use crate::harness::{Node, fails, lines, noise, until};
+use crate::harness::{Node, fails, lines, until};
 
 /// A gateway without a host, and hosts.
 pub struct Network {
@@ -127,11 +128,7 @@ fn a_located_call_runs_on_a_holder() {
         assert!(reply.text().starts_with(&format!("file {}\n", round % 40)));
         assert_eq!(reply.header("nearfield-placement"), Some("local=1/1 moved=0"));
         let host = reply.header("nearfield-host").unwrap();
-        let path = format!("/v1/calls/{}", reply.header("nearfield-id").unwrap());
-        until("the call is written down", || {
-            gateway.admin("GET", &path, &[]).status == 200
-        });
-        let call = gateway.admin("GET", &path, &[]).json();
+        let call = gateway.record(reply.id());
         let located = &call["placement"]["located"];
         let shard = shards.iter().find(|shard| shard["digest"] == *located).unwrap();
         let holders = shard["holders"].as_array().unwrap();
@@ -334,7 +331,7 @@ fn hosts_put_parts_of_one_dataset_and_nothing_else() {
 fn bytes_stay_where_their_labels_say() {
     let network = Network::start(3);
     let gateway = &network.gateway;
-    let text = noise(5, 3 << 20);
+    let text = noise_bytes(5, 3 << 20);
     network.put("private", &text, &["--only", "n=1", "--replicas", "1"]);
     let described = gateway.json(&["describe", "dataset/private", "--shards"]);
     let host = &network.hosts[1].id()[..10];
@@ -429,7 +426,12 @@ fn a_remote_call_is_like_one_here() {
     let network = Network::start(1);
     let gateway = &network.gateway;
     gateway.deploy("echo", "echo", "public = true");
-    for body in [noise(1, 0), noise(2, 100), noise(3, 100_000), noise(4, 5 << 20)] {
+    for body in [
+        noise_bytes(1, 0),
+        noise_bytes(2, 100),
+        noise_bytes(3, 100_000),
+        noise_bytes(4, 5 << 20),
+    ] {
         let reply = gateway.post("/fn/echo", &body);
         assert_eq!(reply.status, 200, "{}", reply.text());
         assert!(reply.body == body, "{} of {}", reply.body.len(), body.len());
@@ -441,7 +443,7 @@ fn a_remote_call_is_like_one_here() {
     );
     let looped = gateway.get("/fn/hostile/loop");
     assert_eq!((looped.status, looped.problem().as_str()), (504, "out-of-fuel"));
-    assert!(looped.fuel() > 90_000_000, "what it burned is told");
+    assert!(gateway.fuel(&looped) > 90_000_000, "what it burned is told");
     let panicked = gateway.get("/fn/hostile/panic");
     assert_eq!((panicked.status, panicked.problem().as_str()), (502, "trap"));
     let logs = String::from_utf8(gateway.ok(&["logs", "hostile"])).unwrap();

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use nearfield_testkit::noise_bytes;
 use serde_json::{Value, json};
 
-use crate::harness::{Node, Reply, noise, until};
+use crate::harness::{Node, Reply, until};
 use crate::network::Network;
 
 const SOFTWARE: [&str; 2] = ["--gpu", "software"];
@@ -50,29 +51,15 @@ fn counted(bytes: &[u8]) -> Value {
     json!(counts)
 }
 
-/// What the node wrote down about a call. It does so when the body has ended, which can be a moment after the client has it all.
-fn record(node: &Node, reply: &Reply) -> Value {
-    let path = format!("/v1/calls/{}", reply.header("nearfield-id").unwrap());
-    let mut record = Value::Null;
-    until("the call is booked", || {
-        let told = node.admin("GET", &path, &[]);
-        if told.status == 200 {
-            record = told.json();
-        }
-        told.status == 200
-    });
-    record
-}
-
 /// Whether a call was placed where a GPU has its data.
 fn was_resident(gateway: &Node, reply: &Reply) -> bool {
-    let reason = &record(gateway, reply)["placement"]["candidates"][0]["reason"];
+    let reason = &gateway.record(reply.id())["placement"]["candidates"][0]["reason"];
     reason == "has all of the call's data in its GPU's memory"
 }
 
 /// One of the figures of a call's record. Its headers say them only if the answer came at once.
 fn figure(node: &Node, reply: &Reply, name: &str) -> u64 {
-    let figures = &record(node, reply)["report"]["gpu"];
+    let figures = &node.record(reply.id())["report"]["gpu"];
     figures[name]
         .as_u64()
         .unwrap_or_else(|| panic!("{name} in {figures}"))
@@ -131,9 +118,8 @@ fn functions_compute_and_say_what_they_took() {
         ("[5.0]", 0)
     );
     assert_eq!(
-        again.fuel(),
-        node.post("/fn/saxpy", br#"{"a": 0.5, "x": [8], "y": [1]}"#)
-            .fuel()
+        node.fuel(&again),
+        node.fuel(&node.post("/fn/saxpy", br#"{"a": 0.5, "x": [8], "y": [1]}"#))
     );
     // Said with the answer: by a header, or by a trailer if it took longer than it is held back for.
     let body = r#"{"a": 1, "x": [1], "y": [1]}"#;
@@ -181,7 +167,7 @@ fn a_shard_is_uploaded_once() {
         return;
     }
     let node = node(&[]);
-    let files: Vec<_> = (0..3).map(|seed| noise(seed, 1 << 20)).collect();
+    let files: Vec<_> = (0..3).map(|seed| noise_bytes(seed, 1 << 20)).collect();
     put_numbers(&node, &files);
     node.deploy("histogram", "histogram", OVER_NUMBERS);
     for (uploads, file) in [(1, 0), (0, 0), (1, 1), (0, 1), (0, 0)] {
@@ -233,7 +219,7 @@ fn jobs_compute_and_are_not_remembered() {
     }
     let node = node(&[]);
     let files: Vec<_> = (0..5)
-        .map(|seed| noise(seed, 300_000 + 4 * seed as usize))
+        .map(|seed| noise_bytes(seed, 300_000 + 4 * seed as usize))
         .collect();
     put_numbers(&node, &files);
     node.deploy("histogram", "histogram", OVER_NUMBERS);
@@ -260,7 +246,7 @@ fn the_nearest_rows_as_a_call_and_as_a_job() {
     let node = node(&[]);
     const DIM: usize = 24;
     // Rows of small integers, so that sums are exact and no two scores are nearly equal by chance of rounding.
-    let bytes: Vec<u8> = noise(7, DIM * 3_000)
+    let bytes: Vec<u8> = noise_bytes(7, DIM * 3_000)
         .iter()
         .flat_map(|byte| (f32::from(*byte) - 128.0).to_le_bytes())
         .collect();
@@ -425,7 +411,7 @@ fn a_worker_that_is_killed_is_replaced() {
         return;
     }
     let node = node(&[]);
-    let files = [noise(1, 1 << 20)];
+    let files = [noise_bytes(1, 1 << 20)];
     put_numbers(&node, &files);
     node.deploy("histogram", "histogram", OVER_NUMBERS);
     node.deploy("shader", "shader", ANY);
@@ -493,10 +479,10 @@ fn three_times_the_memory_stays_under_the_budget_and_right() {
         return;
     }
     let node = node(&["--gpu-memory", "4MiB"]);
-    let files: Vec<_> = (0..24).map(|seed| noise(seed, 512 << 10)).collect();
+    let files: Vec<_> = (0..24).map(|seed| noise_bytes(seed, 512 << 10)).collect();
     put_numbers(&node, &files);
     node.deploy("histogram", "histogram", OVER_NUMBERS);
-    let order = noise(99, 100);
+    let order = noise_bytes(99, 100);
     let mut uploads = 0;
     for at in order.iter().map(|byte| *byte as usize % files.len()) {
         let reply = node.get(&format!("/fn/histogram/{at:02}"));
@@ -520,7 +506,7 @@ fn a_call_runs_where_the_shard_is_in_gpu_memory() {
     let network = Network::start_with(2, &SOFTWARE);
     let gateway = &network.gateway;
     has_gpus(gateway, 2);
-    let files: Vec<_> = (0..6).map(|seed| noise(seed, 256 << 10)).collect();
+    let files: Vec<_> = (0..6).map(|seed| noise_bytes(seed, 256 << 10)).collect();
     put_numbers(gateway, &files);
     network.wait_for_replicas("numbers");
     gateway.deploy("histogram", "histogram", OVER_NUMBERS);

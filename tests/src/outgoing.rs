@@ -66,8 +66,7 @@ fn an_allowed_request_goes_out() {
         reply.text()
     );
     assert_eq!(server.hits(), 1);
-    let id = reply.header("nearfield-id").unwrap().to_owned();
-    let call = node.admin("GET", &format!("/v1/calls/{id}"), &[]).json();
+    let call = node.record(reply.id());
     assert_eq!(call["report"]["outgoing_requests"], 1);
 }
 

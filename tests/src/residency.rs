@@ -3,14 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Node, fails, noise, until};
+use nearfield_testkit::noise_bytes;
+
+use crate::harness::{Node, fails, until};
 
 /// Longest until what a node let go of is off its disk: rounds of repair, and the next sweep, which comes each minute.
 const SWEPT: Duration = Duration::from_secs(90);
 
 /// A word that no other test's data has, nor a node's own files.
 fn marker(seed: u64) -> String {
-    let word: String = noise(seed, 12).iter().map(|byte| format!("{byte:02x}")).collect();
+    let word: String = noise_bytes(seed, 12)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("marker{word}")
 }
 

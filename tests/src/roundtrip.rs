@@ -3,7 +3,9 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use crate::harness::{Node, fails, lines, noise};
+use nearfield_testkit::noise_bytes;
+
+use crate::harness::{Node, fails, lines};
 
 fn put_and_get(node: &Node, name: &str, bytes: &[u8], split: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
@@ -27,7 +29,7 @@ fn every_size_comes_back_identical() {
         9 << 20,
     ] {
         for split in ["bytes", "none"] {
-            let bytes = noise(len as u64, len);
+            let bytes = noise_bytes(len as u64, len);
             assert!(
                 put_and_get(&node, "x.bin", &bytes, split) == bytes,
                 "{len} bytes, {split}"
@@ -151,7 +153,7 @@ fn one_added_file_changes_few_packs() {
     for number in 0..200 {
         std::fs::write(
             source.path().join(format!("{number:04}.bin")),
-            noise(number, 40_000),
+            noise_bytes(number, 40_000),
         )
         .unwrap();
     }
@@ -166,7 +168,7 @@ fn one_added_file_changes_few_packs() {
         (&again["digest"], &again["new_shards"]),
         (&first["digest"], &0.into())
     );
-    std::fs::write(source.path().join("0100-new.bin"), noise(999, 40_000)).unwrap();
+    std::fs::write(source.path().join("0100-new.bin"), noise_bytes(999, 40_000)).unwrap();
     let third = put();
     assert!(
         (1..=3).contains(&third["new_shards"].as_u64().unwrap()),
@@ -185,7 +187,7 @@ fn make_folder(root: &Path) {
         .unwrap();
     }
     std::fs::write(root.join("many.txt"), b"sorts between the folder and its files").unwrap();
-    std::fs::write(root.join("big.bin"), noise(1, 5 << 20)).unwrap();
+    std::fs::write(root.join("big.bin"), noise_bytes(1, 5 << 20)).unwrap();
     std::fs::write(root.join("run.sh"), b"#!/bin/sh\n").unwrap();
     std::fs::set_permissions(root.join("run.sh"), PermissionsExt::from_mode(0o755)).unwrap();
     std::fs::write(root.join(format!("many/deep/{}", "long-name-".repeat(20))), b"x").unwrap();

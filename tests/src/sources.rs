@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::Output;
 
 use nearfield_s3_server::{Change, S3Server, Script};
+use nearfield_testkit::noise_bytes;
 use tempfile::TempDir;
 
-use crate::harness::{Node, fails, lines, noise};
+use crate::harness::{Node, fails, lines};
 use crate::web::{Answering, Web};
 
 /// A node, and an S3 server with a script.
@@ -60,7 +61,7 @@ impl Two {
 #[test]
 fn an_object_comes_as_it_is_by_ranges() {
     let two = start(Script::default());
-    let content = noise(1, 20_000_000);
+    let content = noise_bytes(1, 20_000_000);
     two.s3.put("bucket", "a b/ü+%.bin", content.clone()).unwrap();
     two.s3.put("bucket", "empty", "").unwrap();
     two.stored(&["s3://bucket/a b/ü+%.bin", "--name", "data"]);
@@ -80,18 +81,18 @@ fn faults_on_the_way_are_got_over() {
         ..Script::default()
     };
     let two = start(script);
-    let content = noise(2, 30_000_000);
+    let content = noise_bytes(2, 30_000_000);
     two.s3.put("bucket", "x", content.clone()).unwrap();
     for number in 0..10u64 {
         two.s3
-            .put("bucket", &format!("p/{number}"), noise(number, 3_000_000))
+            .put("bucket", &format!("p/{number}"), noise_bytes(number, 3_000_000))
             .unwrap();
     }
     two.stored(&["s3://bucket/x", "--name", "data"]);
     assert!(two.node.ok(&["get", "data"]) == content);
     two.stored(&["s3://bucket/p/", "--name", "folder"]);
     for number in 0..10 {
-        assert!(two.node.ok(&["get", &format!("folder/{number}")]) == noise(number, 3_000_000));
+        assert!(two.node.ok(&["get", &format!("folder/{number}")]) == noise_bytes(number, 3_000_000));
     }
     let counts = two.s3.counts();
     assert!(counts.faults > 2 && counts.requests > 15, "{counts:?}");
@@ -109,13 +110,13 @@ fn what_changes_while_it_is_read_is_refused() {
             at_request: 4,
             bucket: "bucket".to_owned(),
             key: "x".to_owned(),
-            content: noise(4, length).into(),
+            content: noise_bytes(4, length).into(),
         };
         let two = start(Script {
             change: Some(change),
             ..Script::default()
         });
-        two.s3.put("bucket", "x", noise(3, 40_000_000)).unwrap();
+        two.s3.put("bucket", "x", noise_bytes(3, 40_000_000)).unwrap();
         let put = two.put(&[url, "--name", "data"]);
         fails(&put, 1, "s3://bucket/x changed while it was read");
         fails(&put, 1, "\"next\":\"put it again");
@@ -176,9 +177,9 @@ fn a_prefix_is_a_folder() {
             _ => format!("a/b c/ü/{number}.txt"),
         };
         let content = match number {
-            7 => noise(number, 9 << 20),
+            7 => noise_bytes(number, 9 << 20),
             number if number.is_multiple_of(10) => Vec::new(),
-            number => noise(number, number as usize * 1000),
+            number => noise_bytes(number, number as usize * 1000),
         };
         two.s3
             .put("bucket", &format!("p/{path}"), content.clone())
@@ -283,7 +284,7 @@ fn a_web_server_with_ranges_without_them_and_one_that_breaks_off() {
         }
         output
     };
-    let content = noise(6, 20_000_000);
+    let content = noise_bytes(6, 20_000_000);
     for (name, answering, requests) in [
         ("ranges", Answering::Ranges, 3),
         ("unnamed", Answering::RangesWithoutEtag, 2),
@@ -339,7 +340,7 @@ fn a_redirect_to_plain_http_elsewhere_is_not_followed() {
 #[test]
 fn tls_needs_a_certificate_that_is_trusted() {
     let node = Node::start();
-    let content = noise(7, 20_000_000);
+    let content = noise_bytes(7, 20_000_000);
     let (web, certificate) = Web::start_tls(content.clone(), Answering::Ranges);
     let trusted = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(trusted.path(), certificate).unwrap();

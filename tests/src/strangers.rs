@@ -113,7 +113,7 @@ fn tickets_open_once_in_time_and_only_as_they_were_made() {
 async fn strangers_and_the_expelled_are_refused_everywhere_and_it_is_logged() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("gateway.log");
-    let gateway = Node::start_logging_to(&log);
+    let gateway = Node::start_in_logging_to(tempfile::tempdir().unwrap(), &log);
     let contact = issuer(&ticket(&gateway, &[]));
 
     // A member of a network of its own.
@@ -135,6 +135,19 @@ async fn strangers_and_the_expelled_are_refused_everywhere_and_it_is_logged() {
     let said = std::fs::read_to_string(&log).unwrap();
     assert!(said.contains("it was expelled"), "{said}");
     expelled.close().await;
+}
+
+#[test]
+fn a_host_that_is_expelled_says_so_in_its_log() {
+    let gateway = Node::start();
+    let (data, _) = Node::join(&gateway, &[], &[]).stop();
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("host.log");
+    let host = Node::start_in_logging_to(data, &log);
+    let said = || std::fs::read_to_string(&log).unwrap();
+    assert!(!said().contains("no member"), "{}", said());
+    gateway.ok(&["rm", &format!("node/{}", host.id())]);
+    until("it says so", || said().contains("refuses this node as no member"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

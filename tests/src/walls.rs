@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Node, Reply};
+use crate::harness::{Node, Reply, until};
 use crate::network::Network;
 
 /// The rude function on both of its WASIs.
@@ -77,8 +77,8 @@ fn a_guest_speaks_for_itself_alone() {
                     "nearfield-id",
                     "server-timing",
                 ] {
-                    let told = reply.headers.iter().filter(|(name, _)| name == ours);
-                    let told: Vec<_> = told.map(|(_, value)| value.as_str()).collect();
+                    let told = reply.headers.get_all(ours).iter();
+                    let told: Vec<_> = told.map(|value| value.to_str().unwrap()).collect();
                     // What an answer cost follows it where the answer took long.
                     let follows = told.is_empty() && ["nearfield-fuel", "server-timing"].contains(&ours);
                     assert!(
@@ -108,7 +108,13 @@ fn a_body_is_as_long_as_its_head_says() {
                 (1, 0, 502),
             ] {
                 let target = format!("/fn/{name}?field=content-length:{length}&body=abc&times={times}");
-                let reply = node.get(&target);
+                // A guest that takes longer than a response is held back for is found out later: its response breaks off.
+                let mut whole = None;
+                until("the node has judged the length before it answers", || {
+                    whole = node.try_get(&target).ok();
+                    whole.is_some()
+                });
+                let reply = whole.unwrap();
                 assert_eq!(reply.status, status, "{target}: {}", reply.text());
                 match status {
                     200 => assert_eq!(reply.text(), "abc".repeat(times)),
@@ -123,11 +129,12 @@ fn a_body_is_as_long_as_its_head_says() {
                 }
                 // On a connection that goes on nothing is left over, whatever the method.
                 let answer = raw(node, &[&target, "/fn/hello"]);
-                assert_eq!(
-                    statuses(&answer),
-                    [status.to_string().as_str(), "200"],
-                    "{answer}"
+                let broke_off = status == 502 && statuses(&answer) == ["200"];
+                assert!(
+                    broke_off || statuses(&answer) == [status.to_string().as_str(), "200"],
+                    "{target}: {answer}"
                 );
+                assert!(!broke_off || !answer.contains("Hello"), "{target}: {answer}");
                 let head = node.asks("HEAD", &target, &[]);
                 assert_eq!((head.status, head.body.len()), (200, 0), "{target}");
             }
@@ -139,6 +146,8 @@ fn a_body_is_as_long_as_its_head_says() {
                 let body = answer.split_once("\r\n\r\n").map_or(0, |(_, body)| body.len());
                 let failed = answer.starts_with("HTTP/1.1 502 ");
                 assert!(failed || body < length, "{name}: {body} of {length} bytes");
+                let head = answer.split("\r\n\r\n").next().unwrap_or_default();
+                assert!(!head.contains("\r\ntrailer:"), "no trailer can follow: {head}");
             }
         }
     }
@@ -157,10 +166,10 @@ fn what_http_does_not_have_is_refused_and_long_errors_are_cut() {
             let reply = node.get(&format!("/fn/{name}?error=7000000"));
             assert_eq!((reply.status, reply.problem().as_str()), (502, "no-response"));
             assert!(reply.body.len() < 10_000, "{} bytes", reply.body.len());
-            let path = format!("/v1/calls/{}", reply.header("nearfield-id").unwrap());
-            let call = node.admin("GET", &path, &[]);
-            assert_eq!(call.json()["report"]["problem"]["status"], 502);
-            assert!(call.body.len() < 20_000, "{} bytes", call.body.len());
+            let record = node.record(reply.id());
+            assert_eq!(record["report"]["problem"]["status"], 502);
+            let bytes = record.to_string().len();
+            assert!(bytes < 20_000, "{bytes} bytes");
         }
     }
 }

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use nearfield_testkit::Node;
 use serde_json::Value;
 
-use crate::node::Node;
 use crate::workspace::{apt_install, output};
 
 /// The adapter's name, as `nearfield doctor` tells it; Mesa's software adapter is installed where there is none and that needs

@@ -1,11 +1,9 @@
 //! `cargo xtask`: sets up what is missing, then does the thing. It drives the `nearfield` binary as a user would.
 
 mod bench;
-mod cleanup;
 mod demo;
 mod gpu;
 mod guests;
-mod node;
 mod readme;
 mod report;
 mod soak;
@@ -39,7 +37,7 @@ NEARFIELD_BARE_GPU, where those are set.";
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match cleanup::on_interrupt().and_then(|()| run(&arguments)) {
+    match nearfield_testkit::cleanup::on_interrupt().and_then(|()| run(&arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -1,16 +1,10 @@
 //! Where things are, and running other programs.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-
-/// The repository's root.
-pub fn root() -> &'static Path {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().expect("xtask is a folder of the workspace")
-}
+pub use nearfield_testkit::{output, root};
 
 /// Which build of ours runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,21 +141,6 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs it and gives what it printed; its stderr goes into the error.
-pub fn output(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("starting {}", command.get_program().display()))?;
-    ensure!(
-        output.status.success(),
-        "{command:?} ended with {}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(output.stdout)
-}
-
 /// Whether a program is on the path.
 pub fn has(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -189,11 +168,4 @@ pub fn apt_install(packages: &[&str]) -> bool {
 /// Says on stderr what is going on.
 pub fn step(what: &str) {
     eprintln!("── {what}");
-}
-
-/// The last lines of a file, for errors.
-pub fn tail(path: &Path) -> String {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let lines: Vec<_> = text.lines().collect();
-    lines[lines.len().saturating_sub(20)..].join("\n")
 }

@@ -5,10 +5,10 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nearfield_testkit::Node;
+use nearfield_testkit::cleanup::Folder;
 use serde_json::json;
 
-use crate::cleanup::Folder;
-use crate::node::Node;
 use crate::report::{Table, bytes, rate, time};
 use crate::workspace::{self, Profile, step};
 use crate::{sources, text};

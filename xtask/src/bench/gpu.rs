@@ -6,11 +6,11 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use nearfield_testkit::Node;
+use nearfield_testkit::cleanup::Folder;
 use serde_json::{Value, json};
 use ureq::http::Request;
 
-use crate::cleanup::Folder;
-use crate::node::Node;
 use crate::report::{Table, median};
 use crate::workspace::{self, Profile, output, step};
 use crate::{gpu, guests};

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nearfield_testkit::cleanup::Folder;
+use nearfield_testkit::{Node, Start, until_ready};
 use serde_json::{Value, json};
 
 use super::peers::{self, Peer};
 use super::wrk::{self, Load};
-use crate::cleanup::Folder;
 use crate::guests;
-use crate::node::{Node, until_ready};
 use crate::report::{Table, count, median, time};
 use crate::workspace::{self, Profile, step};
 
@@ -200,7 +200,9 @@ impl<F: Fn(&str) -> PathBuf> Setting<F> {
                 )?)
             }
             Server::Nearfield(function) => {
-                let node = Node::start_on_core(peers::CORE, &self.nearfield, &folder.join("data"))?;
+                let node = Start::new(&self.nearfield, &folder.join("data"))
+                    .on_core(peers::CORE)
+                    .run()?;
                 let url = format!("{}/fn/{function}", node.functions_url);
                 until_ready(&url)?;
                 Running::Ours { url, _node: node }

@@ -5,12 +5,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nearfield_testkit::Node;
+use nearfield_testkit::cleanup::Folder;
 use serde_json::{Value, json};
 
 use super::peers;
-use crate::cleanup::Folder;
 use crate::guests;
-use crate::node::Node;
 use crate::report::{Table, bytes, count, median, rate, time};
 use crate::text;
 use crate::workspace::{self, Profile, root, step};

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use nearfield_testkit::cleanup::Process;
+use nearfield_testkit::{memory_of, until_ready};
 
-use crate::cleanup::Process;
-use crate::node::{memory_of, until_ready};
 use crate::workspace::{has, root, run, step};
 
 /// The core that servers have for themselves.

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nearfield_testkit::cleanup::Folder;
+use nearfield_testkit::{Node, Start};
 use serde_json::Value;
 
 use super::SOURCES_BYTES;
-use crate::cleanup::Folder;
 use crate::guests::{self, component};
-use crate::node::Node;
 use crate::report::{Table, bytes, count, rate, time};
 use crate::sources;
 use crate::workspace::{self, Profile, step};
@@ -27,12 +27,14 @@ pub fn run(hosts: usize, profile: Profile) -> Result<()> {
     let folder = Folder::new("demo-hosts")?;
 
     step("starting a gateway, which hosts nothing, and its hosts");
-    let gateway = Node::start_with_options(&["--no-host"], &binary, &folder.path().join("gateway"))?;
+    let gateway = Start::new(&binary, &folder.path().join("gateway"))
+        .flags(&["--no-host"])
+        .run()?;
     let may_put = ["--may-put", "registry"];
     let hosts: Result<Vec<Node>> = (0..hosts)
         .map(|index| {
             let data = folder.path().join(format!("host-{index}"));
-            Node::join(&gateway, &may_put, &binary, &data)
+            Start::new(&binary, &data).join(&gateway, &may_put)
         })
         .collect();
     let hosts = hosts?;

@@ -7,12 +7,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nearfield_testkit::cleanup::Folder;
+use nearfield_testkit::{Answer, Node};
 use serde_json::Value;
 use ureq::http::Request;
 
-use crate::cleanup::Folder;
 use crate::guests;
-use crate::node::{Answer, Node};
 use crate::report::{Table, bytes, count, rate, short, time};
 use crate::sources::{self, Facts};
 use crate::workspace::{self, Profile, root, step};
@@ -290,7 +290,7 @@ impl Calls<'_> {
             answer.status,
             answer.text()
         );
-        let told = self.node.explain(&answer)?;
+        let told = self.node.record(answer.call()?)?;
         self.table.row([
             what.to_owned(),
             answer.status.to_string(),
@@ -331,7 +331,7 @@ fn keep(node: &Node, folder: &Folder, binary: &Path, facts: &Facts) {
         admin = node.admin_url,
         data = data.display(),
         binary = binary.display(),
-        pid = node.id(),
+        pid = node.pid(),
         folder = folder.path().display(),
     );
     // The first call compiled; an answer in milliseconds is what one sees from here on.

@@ -7,12 +7,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use nearfield_testkit::Node;
+use nearfield_testkit::cleanup::Folder;
 use walkdir::WalkDir;
 
 use super::inputs::{digest, write_folder, write_noise, write_text};
 use super::{Finding, Setting};
-use crate::cleanup::Folder;
-use crate::node::Node;
 use crate::report::bytes;
 use crate::workspace::output;
 

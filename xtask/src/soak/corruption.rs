@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nearfield_testkit::cleanup::Folder;
+use nearfield_testkit::{Node, Start};
 
 use super::inputs::{draw, write_text};
 use super::{Finding, Setting};
-use crate::cleanup::Folder;
 use crate::guests::component;
-use crate::node::Node;
 use crate::report::{bytes, count, time};
 
 const HOSTS: usize = 3;
@@ -26,14 +26,12 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     };
     let folder = Folder::new("corruption")?;
     // What the gateway reads comes from the hosts each time.
-    let gateway = Node::start_with_options(
-        &["--no-host", "--max-cached", "1MiB"],
-        &setting.nearfield,
-        &folder.path().join("gateway"),
-    )?;
+    let gateway = Start::new(&setting.nearfield, &folder.path().join("gateway"))
+        .flags(&["--no-host", "--max-cached", "1MiB"])
+        .run()?;
     let dir = |index: usize| folder.path().join(format!("host-{index}"));
     let hosts: Result<Vec<Node>> = (0..HOSTS)
-        .map(|index| Node::join(&gateway, &[], &setting.nearfield, &dir(index)))
+        .map(|index| Start::new(&setting.nearfield, &dir(index)).join(&gateway, &[]))
         .collect();
     let mut hosts: Vec<Option<Node>> = hosts?.into_iter().map(Some).collect();
     let text = folder.path().join("text");

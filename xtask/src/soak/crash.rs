@@ -6,12 +6,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nearfield_testkit::Node;
+use nearfield_testkit::cleanup::Folder;
 
 use super::inputs::{draw, noise_bytes, vary_component};
 use super::{Finding, Setting};
-use crate::cleanup::Folder;
 use crate::guests;
-use crate::node::Node;
 use crate::report::count;
 
 /// The longest wait before a kill: by then a round's puts and deploys are well under way.

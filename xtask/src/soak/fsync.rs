@@ -8,13 +8,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nearfield_testkit::Node;
+use nearfield_testkit::cleanup::{Folder, Process};
 use rustix::process::Signal;
 
 use super::inputs::{vary_component, write_noise};
 use super::{Finding, Setting};
-use crate::cleanup::{Folder, Process};
 use crate::guests;
-use crate::node::Node;
 use crate::report::count;
 use crate::workspace::{apt_install, has};
 
@@ -169,7 +169,7 @@ fn attach(node: &Node, trace: &Path) -> Result<Process> {
             CALLS,
             "--attach",
         ])
-        .arg(node.id().to_string())
+        .arg(node.pid().to_string())
         .arg("--output")
         .arg(trace)
         .stderr(File::create(&said)?);

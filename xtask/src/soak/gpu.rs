@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nearfield_testkit::cleanup::Folder;
+use nearfield_testkit::{Answer, Node, Start};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use ureq::http::Request;
 
 use super::inputs::{draw, noise_bytes};
 use super::{Finding, Setting};
-use crate::cleanup::Folder;
-use crate::node::{Answer, Node};
 use crate::report::{count, median, time};
 use crate::{gpu, guests};
 
@@ -106,7 +106,9 @@ fn budget(setting: &Setting) -> Result<Finding> {
     const BUDGET: u64 = 16 << 20;
     let folder = Folder::new("gpu-budget")?;
     let data = folder.path().join("data");
-    let node = Node::start_with_options(&["--gpu-memory", "16MiB"], &setting.nearfield, &data)?;
+    let node = Start::new(&setting.nearfield, &data)
+        .flags(&["--gpu-memory", "16MiB"])
+        .run()?;
     let files: Vec<Vec<u8>> = (0..48).map(|seed| noise_bytes(seed, 1 << 20)).collect();
     put_numbers(&node, folder.path(), &files)?;
     deploy(&node, setting, folder.path(), "histogram", OVER_NUMBERS)?;
@@ -149,7 +151,7 @@ fn kills(setting: &Setting) -> Result<Vec<Finding>> {
     gpu::wait(&node)?;
     let path = "/fn/histogram/000";
     let expected = counted(&bytes);
-    let node_id = node.id();
+    let node_id = node.pid();
     let rounds = rounds(setting, 5, 50);
     let (stop, mut recoveries) = (AtomicBool::new(false), Vec::new());
     let (mut right, mut lost) = (0_u64, 0_u64);
@@ -176,7 +178,7 @@ fn kills(setting: &Setting) -> Result<Vec<Finding>> {
                 // The load or this call notices; a call that was under way may be lost with it.
                 while node.get(path)?.status != 200 {}
                 recoveries.push(begun.elapsed().as_secs_f64());
-                ensure!(node.id() == node_id, "the node is another one");
+                ensure!(node.pid() == node_id, "the node is another one");
             }
             Ok(())
         })();
@@ -261,9 +263,11 @@ fn hostile(setting: &Setting) -> Result<Finding> {
 fn placement(setting: &Setting) -> Result<Finding> {
     let folder = Folder::new("gpu-placement")?;
     let binary = &setting.nearfield;
-    let gateway = Node::start_with_options(&["--no-host"], binary, &folder.path().join("gateway"))?;
-    let first = Node::join(&gateway, &[], binary, &folder.path().join("first"))?;
-    let second = Node::join(&gateway, &[], binary, &folder.path().join("second"))?;
+    let gateway = Start::new(binary, &folder.path().join("gateway"))
+        .flags(&["--no-host"])
+        .run()?;
+    let first = Start::new(binary, &folder.path().join("first")).join(&gateway, &[])?;
+    let second = Start::new(binary, &folder.path().join("second")).join(&gateway, &[])?;
     let files: Vec<Vec<u8>> = (0..20).map(|seed| noise_bytes(seed, 512 << 10)).collect();
     until("both hosts are there", || {
         let nodes = gateway.json(&["ls", "nodes"])?;
@@ -422,7 +426,7 @@ fn json_of(answer: &Answer) -> Result<Value> {
 
 /// One of the figures of a call's record. Its headers say them only if the answer came at once.
 fn figure(node: &Node, answer: &Answer, name: &str) -> Result<u64> {
-    let record = node.explain(answer)?;
+    let record = node.record(answer.call()?)?;
     record["report"]["gpu"][name]
         .as_u64()
         .with_context(|| record.to_string())

@@ -5,13 +5,13 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use nearfield_testkit::cleanup::Folder;
+use nearfield_testkit::{Node, Start};
 use serde_json::Value;
 use walkdir::WalkDir;
 
 use super::jobs::rig::{self, deploy, number, path};
 use super::{Finding, Setting};
-use crate::cleanup::Folder;
-use crate::node::Node;
 use crate::report::{bytes, time};
 
 const FILES: usize = 20;
@@ -32,7 +32,7 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     }
     let allowed = ["--allow-path", path(&logs)?];
     let data = folder.path().join("there");
-    let there = Node::start_with_options(&allowed, &setting.nearfield, &data)?;
+    let there = Start::new(&setting.nearfield, &data).flags(&allowed).run()?;
     let stored = Node::start(&setting.nearfield, &folder.path().join("stored"))?;
 
     let before = taken(&data)?;

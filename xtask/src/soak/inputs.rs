@@ -5,18 +5,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-
-/// A stream of bytes without structure: nothing in it repeats or compresses.
-pub fn noise(seed: u64) -> impl Read {
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof()
-}
-
-/// The first bytes of [`noise`].
-pub fn noise_bytes(seed: u64, count: usize) -> Vec<u8> {
-    let mut bytes = vec![0; count];
-    noise(seed).read_exact(&mut bytes).expect("noise has no end");
-    bytes
-}
+pub use nearfield_testkit::{noise, noise_bytes};
 
 /// A few random bits.
 pub fn draw(seed: u64) -> u64 {

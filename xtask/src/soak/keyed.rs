@@ -8,13 +8,13 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use nearfield_testkit::Node;
+use nearfield_testkit::cleanup::Folder;
 
 use super::inputs::draw;
 use super::jobs::rig::{deploy, path};
 use super::{Finding, Setting};
 use crate::bench::wrk;
-use crate::cleanup::Folder;
-use crate::node::Node;
 use crate::report::{bytes, time};
 
 const HEADER: &str = "user_id,name,city,balance";
@@ -138,7 +138,7 @@ fn write_table(path: &Path, records: u64) -> Result<u64> {
 fn check_order(node: &Node, records: u64, expected: u64) -> Result<()> {
     let mut get = node.nearfield();
     get.args(["get", "users"]).stdout(Stdio::piped());
-    let mut get = crate::cleanup::Process::start(&mut get)?;
+    let mut get = nearfield_testkit::cleanup::Process::start(&mut get)?;
     let stdout = get.child().stdout.take().context("what is got")?;
     let mut lines = BufReader::with_capacity(1 << 20, stdout).lines();
     ensure!(

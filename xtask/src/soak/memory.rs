@@ -1,11 +1,11 @@
 //! Memory stays flat: what calls take, they give back.
 
 use anyhow::{Result, ensure};
+use nearfield_testkit::Node;
+use nearfield_testkit::cleanup::Folder;
 use ureq::http::Request;
 
 use super::{Finding, Setting};
-use crate::cleanup::Folder;
-use crate::node::Node;
 use crate::report::{bytes, count};
 use crate::workspace::root;
 

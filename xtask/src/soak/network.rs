@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nearfield_testkit::cleanup::Folder;
+use nearfield_testkit::{Node, Start};
 use serde_json::Value;
 use ureq::http::Request;
 
 use super::inputs::{draw, write_noise, write_words};
 use super::{Finding, Setting};
-use crate::cleanup::Folder;
 use crate::guests::component;
-use crate::node::Node;
 use crate::report::{bytes, count, time};
 
 const HOSTS: usize = 3;
@@ -88,15 +88,13 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     let folder = Folder::new("network")?;
     let dir = folder.path();
     let gateway_dir = dir.join("gateway");
-    let gateway = Node::start_with_options(&["--no-host"], &setting.nearfield, &gateway_dir)?;
+    let gateway = Start::new(&setting.nearfield, &gateway_dir)
+        .flags(&["--no-host"])
+        .run()?;
     let hosts: Result<Vec<_>> = (0..HOSTS)
         .map(|index| {
-            Node::join(
-                &gateway,
-                &[],
-                &setting.nearfield,
-                &dir.join(format!("host-{index}")),
-            )
+            let data = dir.join(format!("host-{index}"));
+            Start::new(&setting.nearfield, &data).join(&gateway, &[])
         })
         .collect();
     let mut network = Network {
@@ -194,7 +192,7 @@ fn located_calls(network: &Network<'_>, calls: u64) -> Result<Finding> {
         let answer = gateway.get(&format!("/fn/cat/{}.txt", call % 200))?;
         ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
         let host = answer.header("nearfield-host").unwrap_or_default().to_owned();
-        let placed = gateway.explain(&answer)?;
+        let placed = gateway.record(answer.call()?)?;
         let holds = |shard: &&Value| shard["digest"] == placed["placement"]["located"];
         let shard = shards.iter().find(holds).context("the shard that was located")?;
         let holders = shard["holders"].as_array().context("holders")?;

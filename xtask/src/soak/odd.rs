@@ -5,11 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use nearfield_testkit::cleanup::Folder;
 use serde_json::Value;
 
 use super::{Finding, Setting};
 use crate::bench::peers;
-use crate::cleanup::Folder;
 use crate::workspace::{self, root};
 
 /// Cases of each of the five properties of the whole store, and of those of its parts: 100,000 and more.

@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nearfield_testkit::Node;
+use nearfield_testkit::cleanup::Folder;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Finding, Setting};
-use crate::cleanup::Folder;
-use crate::node::Node;
 use crate::report::{bytes, count, time};
 
 /// Clients that call as fast as they are answered: as many as a function has calls at once.

@@ -5,14 +5,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nearfield_testkit::cleanup::Folder;
+use nearfield_testkit::{Node, Start};
 use serde_json::Value;
 
 use super::inputs::{write_noise, write_words};
 use super::wires::{Side, Wires};
 use super::{Finding, Setting};
-use crate::cleanup::Folder;
 use crate::guests::component;
-use crate::node::Node;
 use crate::report::{bytes, count, time};
 
 /// Hosts on the cables after those of the gateways.
@@ -46,14 +46,22 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     let dir = folder.path();
     let nearfield = &setting.nearfield;
     let no_host = &["--no-host"];
-    let first = Node::start_in(wires.place(0), no_host, nearfield, &dir.join("gateway-0"))?;
+    let first = Start::new(nearfield, &dir.join("gateway-0"))
+        .at(wires.place(0))
+        .flags(no_host)
+        .run()?;
     let as_gateway = &["--role", "gateway"];
     let at = dir.join("gateway-1");
-    let second = Node::join_in(wires.place(1), &first, as_gateway, no_host, nearfield, &at)?;
+    let second = Start::new(nearfield, &at)
+        .at(wires.place(1))
+        .flags(no_host)
+        .join(&first, as_gateway)?;
     let hosts: Result<Vec<_>> = (0..HOSTS)
         .map(|index| {
             let at = dir.join(format!("host-{index}"));
-            Node::join_in(wires.place(2 + index), &first, &[], &[], nearfield, &at)
+            Start::new(nearfield, &at)
+                .at(wires.place(2 + index))
+                .join(&first, &[])
         })
         .collect();
     let mut network = Network {
@@ -236,7 +244,10 @@ impl Network<'_> {
         // Its own job goes on where it is started again.
         let data = self.folder.join("gateway-0");
         let place = self.wires.place(0);
-        self.gateways[0] = Node::start_in(place, &["--no-host"], &self.setting.nearfield, &data)?;
+        self.gateways[0] = Start::new(&self.setting.nearfield, &data)
+            .at(place)
+            .flags(&["--no-host"])
+            .run()?;
         let waited = self.gateways[0].json(&["wait", &job])?;
         ensure!(waited["output"] == expected["output"], "another result: {waited}");
         Ok((

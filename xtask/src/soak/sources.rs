@@ -6,12 +6,12 @@ use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nearfield_testkit::cleanup::{Folder, Process};
+use nearfield_testkit::{Start, memory_of};
 use serde_json::Value;
 
 use super::inputs::{digest, write_noise};
 use super::{Finding, Setting};
-use crate::cleanup::{Folder, Process};
-use crate::node::{Node, memory_of};
 use crate::report::{bytes, count, rate, time};
 use crate::workspace;
 
@@ -120,7 +120,10 @@ fn trip(
         Way::Copy => (&[], &[], &[]),
         Way::InPlace => (&variables, &["--allow-source", "s3://soak/"], &["--in-place"]),
     };
-    let node = Node::start_with_variables(of_node, flags, &setting.nearfield, &data)?;
+    let node = Start::new(&setting.nearfield, &data)
+        .variables(of_node)
+        .flags(flags)
+        .run()?;
     let mut put = node.nearfield();
     put.args(["put", "s3://soak/object", "--name", "object"])
         .args(how)

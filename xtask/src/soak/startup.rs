@@ -4,10 +4,10 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use nearfield_testkit::cleanup::Folder;
+use nearfield_testkit::{Node, until_ready};
 
 use super::{Finding, Setting};
-use crate::cleanup::Folder;
-use crate::node::{Node, until_ready};
 use crate::report::{count, median, time};
 
 /// DESIGN §13: with 100,000 sealed blobs.

@@ -4,8 +4,8 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
+use nearfield_testkit::Place;
 
-use crate::node::Place;
 use crate::workspace::output;
 
 /// What all namespaces here are called, and so the left-overs of a run that was interrupted.

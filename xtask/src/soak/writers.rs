@@ -9,11 +9,11 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nearfield_testkit::Node;
+use nearfield_testkit::cleanup::{Folder, Process};
 
 use super::inputs::draw;
 use super::{Finding, Setting};
-use crate::cleanup::{Folder, Process};
-use crate::node::Node;
 use crate::report::count;
 use crate::workspace;
 

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nearfield_testkit::cleanup::Folder;
+use nearfield_testkit::{Answer, Node, Start, until_ready};
 use serde_json::{Value, json};
 use ureq::http::Request;
 
 use self::toolchains::{Toolchain, Wasi};
 use super::peers::{self, Peer};
 use super::wrk;
-use crate::cleanup::Folder;
-use crate::node::{Answer, Node, until_ready};
 use crate::report::{Table, bytes, count, median, time};
 use crate::soak::inputs;
 use crate::workspace::{self, Profile, given, root, step};
@@ -133,7 +133,7 @@ fn ours(name: &'static str, component: &Path, nearfield: &Path, folder: &Path) -
     }
     node.stop()?;
     let load = |instances: &str| -> Result<Rate> {
-        let node = Node::start_on_core(peers::CORE, nearfield, &data)?;
+        let node = Start::new(nearfield, &data).on_core(peers::CORE).run()?;
         let url = format!("{}/fn/{instances}/", node.functions_url);
         let per_second = loaded(&url)?;
         let memory_bytes = node.memory("VmRSS")?;

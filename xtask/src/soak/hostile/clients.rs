@@ -5,9 +5,9 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nearfield_testkit::Node;
 
-use super::Attack;
-use crate::node::Node;
+use super::{Attack, End};
 
 /// How long a client waits for an answer to nonsense.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -147,7 +147,7 @@ pub fn attacks() -> Vec<Attack> {
     let attacks = requests.map(|(name, bytes)| Attack {
         name: name.to_owned(),
         at_once: 8,
-        attempt: Box::new(move |node| send(node, &bytes)),
+        attempt: Box::new(move |node| Ok(send(node, &bytes)?.map(End::from))),
     });
     attacks.collect()
 }

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use nearfield_testkit::Node;
 use serde_json::Value;
 use ureq::http::Request;
 
-use super::Attack;
-use crate::node::Node;
+use super::{Attack, End};
 use crate::soak::Setting;
 
 /// Ways to misbehave that `functions/hostile` knows.
@@ -35,6 +36,9 @@ const HOSTILE: [&str; 21] = [
     "host/fields",
     "host/directories",
 ];
+
+/// Of all that goes on until its time is over.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Answers that `functions/rude` and `functions/rude-p3` give, and what becomes of them.
 const RUDE: [(&str, &str, u16); 6] = [
@@ -125,7 +129,7 @@ pub fn attacks() -> Vec<Attack> {
                 attempt: Box::new(move |node| {
                     let answer = node.get(&target)?;
                     ensure!(answer.status == status, "{} to {target}", answer.status);
-                    Ok(Some(status.to_string()))
+                    Ok(Some(status.to_string().into()))
                 }),
             });
         }
@@ -154,13 +158,14 @@ fn gets(path: &str, at_once: usize) -> Attack {
             let request = Request::get(format!("{}{target}", node.functions_url)).body(Vec::new())?;
             // A response that breaks off is an error here, and meant.
             let Ok(answer) = node.send(request) else {
-                return Ok(Some("broken off".to_owned()));
+                return Ok(Some("broken off".to_owned().into()));
             };
             let problem: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
             let kind = problem["type"].as_str().and_then(|kind| kind.rsplit(':').next());
-            Ok(Some(
-                kind.map_or_else(|| answer.status.to_string(), str::to_owned),
-            ))
+            Ok(Some(End {
+                what: kind.map_or_else(|| answer.status.to_string(), str::to_owned),
+                late: (kind == Some("timeout")).then(|| answer.took.saturating_sub(TIMEOUT)),
+            }))
         }),
     }
 }

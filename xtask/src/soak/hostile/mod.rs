@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nearfield_testkit::cleanup::Folder;
+use nearfield_testkit::{Node, Start};
 
 use super::{Finding, Setting};
-use crate::cleanup::Folder;
-use crate::node::Node;
 use crate::report::time;
 
 /// What a neighbour's slowest hundredth may be beside an attack: so many times what it is without, or so much more.
@@ -25,8 +25,32 @@ const MOST_MORE: Duration = Duration::from_millis(5);
 /// Rounds of an attack at which a neighbour noticed too much, before that counts: other programs of the machine are noticed too.
 const ROUNDS: usize = 3;
 
-/// One attempt. What came of it, in a few words, if there is something to tell.
-type Attempt = Box<dyn Fn(&Node) -> Result<Option<String>> + Sync>;
+/// How late after its deadline a call may end. Its client's way there and back counts, too.
+const LATEST: Duration = Duration::from_millis(50);
+
+/// One attempt. What came of it, if there is something to tell.
+type Attempt = Box<dyn Fn(&Node) -> Result<Option<End>> + Sync>;
+
+/// How an attempt ended.
+struct End {
+    /// In a few words.
+    what: String,
+    /// How long after its deadline, if that ended it.
+    late: Option<Duration>,
+}
+
+impl From<String> for End {
+    fn from(what: String) -> Self {
+        End { what, late: None }
+    }
+}
+
+/// How often attempts of an attack ended so.
+struct Came {
+    what: String,
+    times: usize,
+    latest: Option<Duration>,
+}
 
 /// One attack: what so many attackers do, each again and again.
 struct Attack {
@@ -35,15 +59,17 @@ struct Attack {
     attempt: Attempt,
 }
 
-/// What a neighbour noticed.
+/// What a neighbour noticed, and how late calls ended that their deadline ended.
 struct Noticed {
     quiet: Duration,
     beside: Duration,
+    latest: Option<Duration>,
 }
 
 impl Noticed {
     fn is_little(&self) -> bool {
         self.beside <= (self.quiet * MOST_TIMES).max(self.quiet + MOST_MORE)
+            && self.latest.is_none_or(|latest| latest <= LATEST)
     }
 }
 
@@ -51,9 +77,10 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     let folder = Folder::new("hostile")?;
     let start = |name: &str| Node::start(&setting.nearfield, &folder.path().join(name));
     let alone = start("alone")?;
-    let gateway =
-        Node::start_with_options(&["--no-host"], &setting.nearfield, &folder.path().join("gateway"))?;
-    let host = Node::join(&gateway, &[], &setting.nearfield, &folder.path().join("host"))?;
+    let gateway = Start::new(&setting.nearfield, &folder.path().join("gateway"))
+        .flags(&["--no-host"])
+        .run()?;
+    let host = Start::new(&setting.nearfield, &folder.path().join("host")).join(&gateway, &[])?;
     for node in [&alone, &gateway] {
         guests::deploy(node, folder.path(), setting)?;
     }
@@ -87,7 +114,7 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     }
     ensure!(
         beyond.is_empty(),
-        "the neighbour noticed too much:\n{}",
+        "the neighbour noticed too much, or calls ended too late:\n{}",
         beyond.join("\n")
     );
     Ok(findings)
@@ -119,7 +146,7 @@ fn beside(node: &Node, attack: &Attack, quick: bool) -> Result<(Noticed, String)
 fn once(node: &Node, attack: &Attack, quiet: Duration, beside: Duration) -> Result<(Noticed, String)> {
     let quiet = p99(neighbour(node, quiet)?);
     let over = AtomicBool::new(false);
-    let came = Mutex::new(Vec::<(String, usize)>::new());
+    let came = Mutex::new(Vec::<Came>::new());
     let beside = std::thread::scope(|scope| {
         let attackers: Vec<_> = (0..attack.at_once)
             .map(|_| {
@@ -129,9 +156,16 @@ fn once(node: &Node, attack: &Attack, quiet: Duration, beside: Duration) -> Resu
                             continue;
                         };
                         let mut came = came.lock().expect("no panic under this lock");
-                        match came.iter_mut().find(|(known, _)| *known == end) {
-                            Some((_, times)) => *times += 1,
-                            None => came.push((end, 1)),
+                        match came.iter_mut().find(|known| known.what == end.what) {
+                            Some(known) => {
+                                known.times += 1;
+                                known.latest = known.latest.max(end.late);
+                            }
+                            None => came.push(Came {
+                                what: end.what,
+                                times: 1,
+                                latest: end.late,
+                            }),
                         }
                     }
                     Ok(())
@@ -148,12 +182,21 @@ fn once(node: &Node, attack: &Attack, quiet: Duration, beside: Duration) -> Resu
         took
     })?;
     let came = came.into_inner().expect("no panic under this lock");
-    let came: Vec<_> = came
-        .into_iter()
-        .map(|(end, times)| format!("{times} {end}"))
-        .collect();
+    let latest = came.iter().filter_map(|came| came.latest).max();
+    let told = came.iter().map(|Came { what, times, latest }| match latest {
+        Some(late) => format!("{times} {what}, {} late at most", time(*late)),
+        None => format!("{times} {what}"),
+    });
+    let told = told.collect::<Vec<_>>().join(", ");
     let beside = p99(beside);
-    Ok((Noticed { quiet, beside }, came.join(", ")))
+    Ok((
+        Noticed {
+            quiet,
+            beside,
+            latest,
+        },
+        told,
+    ))
 }
 
 /// Calls a function of somebody else's for so long, one call after the other, and tells how long each took.

@@ -4,10 +4,10 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use nearfield_testkit::Node;
 use serde_json::Value;
 
 use super::rig::{self, Rig, number, put};
-use crate::node::Node;
 use crate::report::count;
 use crate::soak::{Finding, Setting};
 

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use nearfield_testkit::Node;
+use nearfield_testkit::cleanup::Folder;
 use redb::{ReadableDatabase, ReadableTableMetadata, TableHandle};
 use walkdir::WalkDir;
 
 use super::rig::{self, Ended, deploy, put};
-use crate::cleanup::Folder;
-use crate::node::Node;
 use crate::report::{bytes, count};
 use crate::soak::{Finding, Setting};
 use crate::sources;

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nearfield_testkit::cleanup::Folder;
+use nearfield_testkit::{Node, Start};
 
 use super::flights::flights;
 use super::rig::{self, Ended, deploy, number, put};
-use crate::cleanup::Folder;
-use crate::node::Node;
 use crate::report::{bytes, count};
 use crate::soak::{Finding, Setting};
 
@@ -26,7 +26,9 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     )?;
     let start = |name: &str, workers: &str| -> Result<Node> {
         let data = folder.path().join(name);
-        let node = Node::start_with_workers(workers, &setting.nearfield, &data)?;
+        let node = Start::new(&setting.nearfield, &data)
+            .flags(&["--job-workers", workers])
+            .run()?;
         put(&node, &csv, "flights", "csv", "64KiB")?;
         deploy(
             setting,
@@ -53,7 +55,9 @@ pub fn run(setting: &Setting) -> Result<Vec<Finding>> {
     node.kill()?;
     drop(node);
     let data = folder.path().join("killed");
-    let node = Node::start_with_workers("2", &setting.nearfield, &data)?;
+    let node = Start::new(&setting.nearfield, &data)
+        .flags(&["--job-workers", "2"])
+        .run()?;
     let resumed = rig::follow(&node, id)?.done()?;
     node.stop()?;
     same(&alone, &resumed)?;

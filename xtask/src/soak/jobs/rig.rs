@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nearfield_testkit::Node;
+use nearfield_testkit::cleanup::Folder;
 use serde_json::Value;
 
-use crate::cleanup::Folder;
 use crate::guests;
-use crate::node::Node;
 use crate::soak::Setting;
 
 /// How often memory is looked at.

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Watches for Ctrl-C and SIGTERM on a thread of its own, clears up, and ends this process with 130.
 pub fn on_interrupt() -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
+    open().watched = true;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -41,14 +42,17 @@ pub fn on_interrupt() -> Result<()> {
 }
 
 /// A child that is killed when this is dropped.
+#[derive(Debug)]
 pub struct Process(Child);
 
 impl Process {
-    /// Starts it in a process group of its own: Ctrl-C reaches us alone, and we end it.
+    /// Starts it. Where [`on_interrupt`] watches it goes into a process group of its own: Ctrl-C reaches us alone, and we end it.
     pub fn start(command: &mut Command) -> Result<Process> {
         let mut open = open();
+        if open.watched {
+            command.process_group(0);
+        }
         let child = command
-            .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", command.get_program().display()))?;
         open.processes.push(Pid::from_child(&child));
@@ -88,7 +92,7 @@ pub struct Folder(PathBuf);
 
 impl Folder {
     pub fn new(name: &str) -> Result<Folder> {
-        let parent = crate::workspace::root().join("target/tmp");
+        let parent = crate::root().join("target/tmp");
         std::fs::create_dir_all(&parent)?;
         let mut open = open();
         let path = tempfile::Builder::new()
@@ -122,12 +126,15 @@ impl Drop for Folder {
 
 /// What is there to clear up. Its lock is held over each start, so that Ctrl-C finds all that was started.
 struct Open {
+    /// Whether Ctrl-C is watched for.
+    watched: bool,
     processes: Vec<Pid>,
     folders: Vec<PathBuf>,
 }
 
 fn open() -> MutexGuard<'static, Open> {
     static OPEN: Mutex<Open> = Mutex::new(Open {
+        watched: false,
         processes: Vec::new(),
         folders: Vec::new(),
     });
