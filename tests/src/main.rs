@@ -31,6 +31,7 @@ mod roundtrip;
 mod sources;
 mod strangers;
 mod tokens;
+mod upgrade;
 mod verbs;
 mod walls;
 mod web;

@@ -171,7 +171,7 @@ enum Running {
     /// The node lives as long as its URL is loaded.
     Ours {
         url: String,
-        _node: Node,
+        _node: Box<Node>,
     },
 }
 
@@ -205,7 +205,10 @@ impl<F: Fn(&str) -> PathBuf> Setting<F> {
                     .run()?;
                 let url = format!("{}/fn/{function}", node.functions_url);
                 until_ready(&url)?;
-                Running::Ours { url, _node: node }
+                Running::Ours {
+                    url,
+                    _node: Box::new(node),
+                }
             }
         })
     }
