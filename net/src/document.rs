@@ -32,7 +32,8 @@ use crate::identity::Identity;
 use crate::network::Network;
 use crate::view::{Entry, Records};
 
-/// Longest value of a record that is taken from another node: an expulsion lists 35 bytes for each record.
+/// Longest value of a record that is written, and taken from another node. An expulsion has 70 bytes for each record of the gateway that
+/// it shuts out.
 pub const RECORD_BYTES: u64 = 16 << 20;
 /// Entries of one comparison follow each other faster than that.
 const CALM: Duration = Duration::from_millis(400);
@@ -304,6 +305,11 @@ impl Document {
         }
         let bytes = serde_json::to_vec(value).map_err(NetError::records)?;
         let size_bytes = bytes.len() as u64;
+        if size_bytes > RECORD_BYTES {
+            return Err(NetError::Records(format!(
+                "a record of `{name}` has {size_bytes} bytes, and no node takes one of more than {RECORD_BYTES}"
+            )));
+        }
         let digest = self.store.add_record(bytes.clone().into()).await?;
         self.values.lock().insert(digest);
 

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::{Load, MemberEvent, Question, Reply, Reporter};
+use crate::document::RECORD_BYTES;
 use crate::endpoint::bind;
 use crate::network::Network;
 use crate::peers::{BYTES, CALL, CONTROL, Peers};
@@ -257,6 +258,30 @@ async fn two_gateways_that_write_one_name_at_once_both_count() {
         let versions = |member: &Member| member.node.records().dataset_versions(&name).to_vec();
         assert_eq!(versions(&founder), versions(&gateway), "{both:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_would_take_is_not_written() {
+    let founder = Member::found().await;
+    let gateway = Member::joined(&founder.ticket(Role::Gateway, &[])).await;
+    let reason = |bytes: usize| "x".repeat(bytes);
+    let most = RECORD_BYTES as usize;
+    let written = founder.node.quarantine(&gateway.node.id(), reason(most)).await;
+    assert!(written.unwrap_err().to_string().contains("no node takes one"));
+    let quarantined = |member: &Member| {
+        let records = member.node.records();
+        let node = records.node(&gateway.node.id()).unwrap();
+        node.quarantined.as_ref().map(String::len)
+    };
+    assert_eq!(quarantined(&founder), None);
+    // One that is nearly as long spreads.
+    let long = most - 1_000;
+    founder
+        .node
+        .quarantine(&gateway.node.id(), reason(long))
+        .await
+        .unwrap();
+    until("it is there", || quarantined(&gateway) == Some(long)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -402,6 +402,7 @@ impl Store {
         if let Err(error) = self.inner.fs.shutdown().await {
             tracing::warn!(%error, "the blob store did not shut down cleanly");
         }
+        self.inner.in_place.close();
     }
 }
 

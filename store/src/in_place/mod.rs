@@ -81,6 +81,14 @@ impl InPlace {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
+    /// Closes the files that were read lately.
+    pub fn close(&self) {
+        self.shards.invalidate_all();
+        self.open.invalidate_all();
+        self.shards.run_pending_tasks();
+        self.open.run_pending_tasks();
+    }
+
     /// An error once the node is about to end.
     fn going_on(&self) -> io::Result<()> {
         match self.stopping.load(Ordering::Relaxed) {
