@@ -20,6 +20,7 @@ use crate::inspect::{Inspection, inspect};
 use crate::lane::Lane;
 use crate::problem::store_problem;
 use crate::pure::{self, JobComponent};
+use crate::texts;
 
 /// Components held ready: each maps its code, some megabytes of address space.
 const MAX_LOADED: u64 = 1_024;
@@ -84,9 +85,11 @@ impl TargetEngine {
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         p2::add_only_http_to_linker_async(&mut linker)?;
         contentless::add_to_linker(&mut linker)?;
+        texts::add_p2_to_linker(&mut linker)?;
         if target.lane == Lane::LiveP3 {
             wasmtime_wasi::p3::add_to_linker(&mut linker)?;
             p3::add_to_linker(&mut linker)?;
+            texts::add_p3_to_linker(&mut linker)?;
         }
         data::add_to_linker(&mut linker)?;
         data::output::add_to_linker(&mut linker)?;

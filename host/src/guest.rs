@@ -46,9 +46,10 @@ impl WasiHttpView for Guest {
 }
 
 impl Guest {
-    /// Counts what the host holds for the guest's handles.
+    /// Counts what the host holds for the guest's handles and outgoing requests.
     pub fn count_held(&mut self) -> wasmtime::Result<()> {
-        self.limiter.hold(&mut self.table)
+        let exchanges = self.outgoing.held_bytes();
+        self.limiter.hold(&mut self.table, exchanges)
     }
 
     /// What the guest's handles stand for.

@@ -39,6 +39,7 @@ mod ready;
 mod shared;
 mod still;
 mod stores;
+mod texts;
 mod turns;
 
 pub use body::GuestBody;

@@ -9,7 +9,8 @@ use tokio::sync::Semaphore;
 
 /// Names that the guests of one function's version look up at once.
 const OF_VERSION: usize = 16;
-/// Names that all guests of a host look up at once. Whoever waits has its turn after at most 16 others of each version.
+/// Names that all guests of a host look up at once, beside one of each version: however many versions wait for slow name servers, the
+/// next one has its look-up at once.
 const OF_HOST: usize = 128;
 
 /// The look-ups of a host.
@@ -25,6 +26,8 @@ impl Default for HostLookups {
 /// The look-ups of one function's version.
 pub(crate) struct Lookups {
     own: Arc<Semaphore>,
+    /// The one that no other version's look-ups keep waiting.
+    first: Arc<Semaphore>,
     all: HostLookups,
 }
 
@@ -32,6 +35,7 @@ impl Lookups {
     pub fn new(all: HostLookups) -> Self {
         Lookups {
             own: Arc::new(Semaphore::new(OF_VERSION)),
+            first: Arc::new(Semaphore::new(1)),
             all,
         }
     }
@@ -46,7 +50,14 @@ impl Lookups {
     /// Runs this on a thread of its own. Dropped, it no longer waits for it, and the places come free when the thread is.
     async fn run<T: Send + 'static>(&self, look_up: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let own = self.own.clone().acquire_owned().await.ok()?;
-        let all = self.all.0.clone().acquire_owned().await.ok()?;
+        let all = match self.first.clone().try_acquire_owned() {
+            Ok(first) => first,
+            Err(_) => tokio::select! {
+                biased;
+                first = self.first.clone().acquire_owned() => first.ok()?,
+                all = self.all.0.clone().acquire_owned() => all.ok()?,
+            },
+        };
         let running = tokio::task::spawn_blocking(move || {
             let found = look_up();
             drop((own, all));
@@ -91,16 +102,19 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        reach(OF_HOST).await;
+        let most = OF_HOST + versions.len();
+        reach(most).await;
         // Guests that end let nobody in: the threads are still held.
         waiting.iter().for_each(tokio::task::JoinHandle::abort);
         let late = tokio::spawn({
-            let lookups = Lookups::new(all.clone());
+            let lookups = versions[0].clone();
             async move { lookups.run(|| 7).await }
         });
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(!late.is_finished());
-        assert_eq!(slow.load(Ordering::SeqCst), OF_HOST);
+        assert_eq!(slow.load(Ordering::SeqCst), most);
+        // Another version's first is looked up all the same.
+        assert_eq!(Lookups::new(all.clone()).run(|| 8).await, Some(8));
         drop(ends);
         assert_eq!(late.await.unwrap(), Some(7));
         reach(0).await;

@@ -12,8 +12,10 @@ use tokio::sync::Notify;
 use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi_http::FieldMap;
+use wasmtime_wasi_http::p2::bindings::http::types::{Method, Scheme};
 use wasmtime_wasi_http::p2::body::HostOutgoingBody;
-use wasmtime_wasi_http::p2::types::{HostOutgoingRequest, HostOutgoingResponse};
+use wasmtime_wasi_http::p2::types::{HostIncomingResponse, HostOutgoingRequest, HostOutgoingResponse};
+use wasmtime_wasi_http::p3;
 
 /// Table elements of one store.
 const TABLE_ELEMENTS: usize = 100_000;
@@ -231,9 +233,9 @@ impl Limiter {
         self.memory_refused = false;
     }
 
-    /// Counts what the host holds for the guest's handles.
-    pub fn hold(&mut self, table: &mut ResourceTable) -> wasmtime::Result<()> {
-        let held: u64 = table.iter_mut().map(|entry| held_for(entry)).sum();
+    /// Counts what the host holds for the guest's handles, and `more`.
+    pub fn hold(&mut self, table: &mut ResourceTable, more: u64) -> wasmtime::Result<()> {
+        let held = more + table.iter_mut().map(|entry| held_for(entry)).sum::<u64>();
         if self.used_bytes + held > self.memory_bytes {
             self.memory_refused = true;
             return Err(BeyondLimit.into());
@@ -259,14 +261,37 @@ fn held_for(entry: &mut dyn Any) -> u64 {
         true => 0,
         false => FIELD_BYTES as u64,
     };
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len) as u64;
     if let Some(fields) = entry.downcast_ref::<FieldMap>() {
         headers(fields)
     } else if entry.is::<HostOutgoingBody>() {
         2 * BODY_CHUNK_BYTES as u64
     } else if let Some(response) = entry.downcast_ref::<HostOutgoingResponse>() {
         headers(&response.headers)
+    } else if let Some(response) = entry.downcast_ref::<HostIncomingResponse>() {
+        headers(&response.headers)
     } else if let Some(request) = entry.downcast_ref::<HostOutgoingRequest>() {
-        headers(&request.headers)
+        let method = match &request.method {
+            Method::Other(method) => method.len() as u64,
+            _ => 0,
+        };
+        let scheme = match &request.scheme {
+            Some(Scheme::Other(scheme)) => scheme.len() as u64,
+            _ => 0,
+        };
+        let (authority, path) = (text(&request.authority), text(&request.path_with_query));
+        headers(&request.headers) + method + scheme + authority + path
+    } else if let Some(request) = entry.downcast_ref::<p3::Request>() {
+        let scheme = request.scheme.as_ref().map_or(0, |scheme| scheme.as_str().len());
+        let authority = request.authority.as_ref().map_or(0, |name| name.as_str().len());
+        let path = request
+            .path_with_query
+            .as_ref()
+            .map_or(0, |path| path.as_str().len());
+        let texts = request.method.as_str().len() + scheme + authority + path;
+        headers(&request.headers) + texts as u64
+    } else if let Some(response) = entry.downcast_ref::<p3::Response>() {
+        headers(&response.headers)
     } else {
         0
     }
@@ -447,17 +472,46 @@ mod tests {
         };
         let mut pushed: Vec<_> = (0..24).map(|at| table.push(full(&at)).unwrap()).collect();
         table.push(FieldMap::new_mutable(FIELD_BYTES)).unwrap();
-        limiter.hold(&mut table).unwrap();
+        limiter.hold(&mut table, 0).unwrap();
         assert_eq!(limiter.used_bytes(), 4 << 20);
         assert!(!limiter.memory_growing(1 << 20, 2 << 20, None).unwrap());
         pushed.push(table.push(full(&24)).unwrap());
         limiter.memory_refused = false;
-        assert!(limiter.hold(&mut table).is_err());
+        assert!(limiter.hold(&mut table, 0).is_err());
         assert!(limiter.memory_refused);
         for fields in pushed {
             table.delete(fields).unwrap();
         }
-        limiter.hold(&mut table).unwrap();
+        limiter.hold(&mut table, 0).unwrap();
         assert_eq!(host.used_bytes.load(Ordering::Relaxed), 1 << 20);
+    }
+
+    #[test]
+    fn texts_of_requests_count_by_their_length() {
+        const TEXT_BYTES: usize = 64 << 10;
+        let host = host(1 << 30);
+        let mut limiter = Limiter::new(1 << 20, share(&host, "f"));
+        let mut table = ResourceTable::new();
+        let text = || "x".repeat(TEXT_BYTES);
+        let request = || HostOutgoingRequest {
+            method: Method::Other(text()),
+            scheme: Some(Scheme::Other(text())),
+            authority: Some(text()),
+            path_with_query: Some(text()),
+            headers: FieldMap::new_mutable(FIELD_BYTES),
+            body: None,
+        };
+        let held: Vec<_> = (0..4).map(|_| table.push(request()).unwrap()).collect();
+        limiter.hold(&mut table, 0).unwrap();
+        assert_eq!(limiter.used_bytes(), 16 * TEXT_BYTES as u64);
+        // What is held elsewhere counts beside.
+        assert!(limiter.hold(&mut table, 1).is_err());
+        let more = table.push(request()).unwrap();
+        assert!(limiter.hold(&mut table, 0).is_err());
+        table.delete(more).unwrap();
+        held.into_iter()
+            .for_each(|request| drop(table.delete(request).unwrap()));
+        limiter.hold(&mut table, 1 << 20).unwrap();
+        assert_eq!(limiter.used_bytes(), 1 << 20);
     }
 }

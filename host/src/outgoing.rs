@@ -5,34 +5,48 @@
 //! guest's next request and is checked like any other.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use nearfield_protocol::http::named_by_connection;
 use nearfield_protocol::limits;
 use nearfield_protocol::manifest::HostPort;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::logs::CallLog;
 use crate::lookups::{HostLookups, Lookups};
-use crate::memory::BODY_CHUNK_BYTES;
+use crate::memory::{BODY_CHUNK_BYTES, FIELD_BYTES};
 
 /// Longest that resolving and connecting may take, whatever the guest asks for.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Longest wait for the response's head, whatever the guest asks for.
 const FIRST_BYTE: Duration = Duration::from_secs(60);
+/// Longest head of a response, and what hyper reads ahead of it.
+const HEAD_BYTES: usize = 64 << 10;
+/// What may come before a response's head is whole: itself, and interim responses, which nobody asked for.
+const BYTES_BEFORE_HEAD: u64 = 2 * HEAD_BYTES as u64;
+/// What the host holds for an exchange: hyper's buffers, of which the response's head is made, and what that has as fields.
+const EXCHANGE_BYTES: u64 = 2 * HEAD_BYTES as u64 + FIELD_BYTES as u64;
+/// Connections that the guests of one function's version have at once: a file each.
+const CONNECTIONS: usize = 256;
 
 /// Whom the guests of one function's version may ask.
 pub(crate) struct Allowed {
     hosts: BTreeSet<HostPort>,
     lookups: Lookups,
+    connections: Arc<Semaphore>,
 }
 
 impl Allowed {
@@ -40,6 +54,7 @@ impl Allowed {
         Arc::new(Allowed {
             hosts,
             lookups: Lookups::new(lookups),
+            connections: Arc::new(Semaphore::new(CONNECTIONS)),
         })
     }
 }
@@ -50,6 +65,8 @@ pub(crate) struct Outgoing {
     log: CallLog,
     sent: u32,
     bytes: Arc<AtomicU64>,
+    /// Exchanges under way: each has a clone.
+    open: Arc<()>,
 }
 
 type Sent = (
@@ -64,7 +81,13 @@ impl Outgoing {
             log,
             sent: 0,
             bytes: Arc::default(),
+            open: Arc::default(),
         }
+    }
+
+    /// Bytes that the host holds for exchanges under way.
+    pub fn held_bytes(&self) -> u64 {
+        (Arc::strong_count(&self.open) as u64 - 1) * EXCHANGE_BYTES
     }
 
     pub fn renew(&mut self) {
@@ -114,10 +137,18 @@ impl WasiHttpHooks for Outgoing {
         drop(processed);
         let admitted = self.admit(request.uri());
         let (allowed, log, bytes) = (self.allowed.clone(), self.log.clone(), self.bytes.clone());
+        let open = self.open.clone();
         Box::new(async move {
             let sending = async {
                 let host = admitted?;
-                send(host, &allowed, request, options.unwrap_or_default(), bytes).await
+                send(
+                    host,
+                    &allowed,
+                    request,
+                    options.unwrap_or_default(),
+                    (bytes, open),
+                )
+                .await
             };
             sending.await.map_err(|refusal: Refusal| {
                 log.note(&format!("outgoing request refused: {refusal}"));
@@ -199,20 +230,25 @@ async fn send(
     allowed: &Allowed,
     request: http::Request<WasiBody>,
     options: RequestOptions,
-    bytes: Arc<AtomicU64>,
+    (bytes, open): (Arc<AtomicU64>, Arc<()>),
 ) -> Result<Sent, Refusal> {
     let connect = options.connect_timeout.unwrap_or(CONNECT).min(CONNECT);
-    let stream = tokio::time::timeout(connect, connect_checked(&host, allowed))
+    let connecting = async {
+        let place = allowed.connections.clone().acquire_owned().await;
+        Ok((connect_checked(&host, allowed).await?, place.ok()))
+    };
+    let (stream, place) = tokio::time::timeout(connect, connecting)
         .await
         .map_err(|_| Refusal::ConnectTimeout(host.clone()))??;
+    let held = (open, place);
     let first_byte = options.first_byte_timeout.unwrap_or(FIRST_BYTE).min(FIRST_BYTE);
     let tls = request.uri().scheme() != Some(&http::uri::Scheme::HTTP);
     let exchange = async {
         if tls {
             let stream = handshake_tls(&host, stream).await?;
-            exchange(&host, stream, request, bytes).await
+            exchange(&host, stream, request, bytes, held).await
         } else {
-            exchange(&host, stream, request, bytes).await
+            exchange(&host, stream, request, bytes, held).await
         }
     };
     tokio::time::timeout(first_byte, exchange)
@@ -324,12 +360,13 @@ async fn handshake_tls(
         .map_err(failed)
 }
 
-/// One HTTP/1.1 exchange. The connection lives as long as the returned future is polled.
+/// One HTTP/1.1 exchange. The connection lives as long as the returned future is polled, and `held` with it.
 async fn exchange(
     host: &HostPort,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     mut request: http::Request<WasiBody>,
     bytes: Arc<AtomicU64>,
+    held: impl Send + 'static,
 ) -> Result<Sent, Refusal> {
     let failed = |error| Refusal::Http(host.clone(), error);
     // The connection is to the host already; HTTP/1.1 wants the path alone in the request line.
@@ -341,7 +378,15 @@ async fn exchange(
     *request.uri_mut() = path.parse().map_err(|_| Refusal::NoHost)?;
     let up = bytes.clone();
     let request = request.map(|body| count(body, up));
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+    let has_head = Arc::new(AtomicBool::new(false));
+    let stream = UntilHead {
+        stream,
+        left_bytes: BYTES_BEFORE_HEAD,
+        has_head: has_head.clone(),
+    };
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(HEAD_BYTES)
+        .handshake(TokioIo::new(stream))
         .await
         .map_err(failed)?;
     let mut connection = Box::pin(connection);
@@ -356,11 +401,13 @@ async fn exchange(
         }
     }
     .map_err(failed)?;
+    has_head.store(true, Ordering::Relaxed);
     let response = without_connections_own(response);
     let response = response.map(|body| count(body.map_err(Error::Hyper).boxed_unsync(), bytes));
     // What comes after the response, or breaks then, is no fault of the response: a body that is too short says so itself.
     let rest = async move {
         let _ = connection.await;
+        drop(held);
         Ok(())
     };
     Ok((response, Box::new(rest)))
@@ -377,6 +424,61 @@ fn without_connections_own<B>(mut response: http::Response<B>) -> http::Response
         response.headers_mut().remove(name);
     }
     response
+}
+
+/// A stream that fails once more came than may before a response's head. hyper reads over interim responses (1xx) by itself, and
+/// without an end.
+struct UntilHead<S> {
+    stream: S,
+    left_bytes: u64,
+    has_head: Arc<AtomicBool>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for UntilHead<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        if !self.has_head.load(Ordering::Relaxed) {
+            let read = (buffer.filled().len() - before) as u64;
+            self.left_bytes = self.left_bytes.checked_sub(read).ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "too much comes before the response's head",
+                )
+            })?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for UntilHead<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
 }
 
 /// Counts a body's data bytes.
@@ -410,7 +512,7 @@ mod tests {
             .map_err(|never| match never {})
             .boxed_unsync();
         let request = http::Request::get("http://example.org/").body(body).unwrap();
-        let sent = exchange(&host, guest, request, Arc::default()).await;
+        let sent = exchange(&host, guest, request, Arc::default(), ()).await;
         let Ok((response, rest)) = sent else {
             panic!("it was refused")
         };
@@ -419,6 +521,36 @@ mod tests {
         let (body, rest) = tokio::join!(response.into_body().collect(), Box::into_pin(rest));
         assert_eq!(body.unwrap().to_bytes(), "there");
         assert!(rest.is_ok(), "{rest:?}");
+    }
+
+    #[tokio::test]
+    async fn interim_responses_end() {
+        let (guest, mut origin) = tokio::io::duplex(4_096);
+        let sending = tokio::spawn(async move {
+            let mut sent = 0;
+            while origin
+                .write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+                .await
+                .is_ok()
+            {
+                sent += 28;
+            }
+            sent
+        });
+        let host: HostPort = "example.org:80".parse().unwrap();
+        let body = http_body_util::Empty::new()
+            .map_err(|never| match never {})
+            .boxed_unsync();
+        let request = http::Request::get("http://example.org/").body(body).unwrap();
+        let held = Arc::new(());
+        let sent = exchange(&host, guest, request, Arc::default(), held.clone()).await;
+        assert!(matches!(sent, Err(Refusal::Http(..))));
+        assert_eq!(Arc::strong_count(&held), 1, "what was held for it is given back");
+        let came = sending.await.unwrap();
+        assert!(
+            (BYTES_BEFORE_HEAD..BYTES_BEFORE_HEAD * 2).contains(&came),
+            "{came}"
+        );
     }
 
     #[test]
