@@ -150,7 +150,7 @@ fn too_many_wait() -> Problem {
 
 /// Why there is no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal {
+pub enum Refusal {
     /// None came free in time, or too many others wait.
     Full,
     /// This client has its share of those who wait.
@@ -201,7 +201,7 @@ fn may_take(held: u32, free: u32) -> bool {
 
 impl Pool {
     /// A place, of `limit` in all: at once, or after a bounded wait.
-    async fn enter(self: &Arc<Self>, client: &Client, limit: u32) -> Result<CallPlace, Refusal> {
+    pub async fn enter(self: &Arc<Self>, client: &Client, limit: u32) -> Result<CallPlace, Refusal> {
         let waiting = match self.ask(client, limit)? {
             Ok(place) => return Ok(place),
             Err(waiting) => waiting,

@@ -8,6 +8,7 @@
 //! threads of their own, and few at once.
 
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -17,14 +18,15 @@ use http::{HeaderMap, header};
 use nearfield_net::Records;
 use nearfield_protocol::records::{FunctionVersion, TokenVersion};
 use nearfield_protocol::{Digest, Problem, ProblemKind, unix_ms};
-use tokio::sync::Semaphore;
 
+use crate::admit::{CallPlace, Client, Pool};
+use crate::origin::sharer;
 use crate::tokens::{self, Facts, Token};
 
 /// Tokens that are remembered, good and bad ones: each has some KiB.
 const MAX_KNOWN: u64 = 4_096;
 /// Tokens that are judged at once: who sends many takes no more of the machine than this.
-const JUDGED_AT_ONCE: usize = 2;
+const JUDGED_AT_ONCE: u32 = 2;
 
 /// Checks tokens.
 pub struct Auth {
@@ -32,8 +34,8 @@ pub struct Auth {
     keys: KeyPair,
     /// Digest of a token's text → the token, or why it is none of ours.
     known: moka::sync::Cache<Digest, Result<Arc<Token>, Problem>>,
-    /// Turns to judge a token.
-    judges: Semaphore,
+    /// Turns to judge a token, which clients share.
+    judges: Arc<Pool>,
 }
 
 /// Who calls.
@@ -60,7 +62,7 @@ impl Auth {
             admin: blake3::hash(admin_token.as_bytes()),
             keys: tokens::keys(&secret)?,
             known: moka::sync::Cache::new(MAX_KNOWN),
-            judges: Semaphore::new(JUDGED_AT_ONCE),
+            judges: Arc::default(),
         })
     }
 
@@ -73,12 +75,13 @@ impl Auth {
         }
     }
 
-    /// Who asks to call a function, if they may.
+    /// Who asks to call a function, if they may. `address` is where the request comes from: nobody knows yet who sent it.
     pub async fn caller(
         &self,
         headers: &HeaderMap,
         asked: &CallTarget<'_>,
         records: &Records,
+        address: IpAddr,
     ) -> Result<Caller, Problem> {
         if asked.function.manifest.public {
             return Ok(Caller::Anyone);
@@ -92,7 +95,8 @@ impl Auth {
         if self.is_admin(token) {
             return Ok(Caller::Admin);
         }
-        let token = self.read(token, records).await?;
+        let client = Client::Address(sharer(address));
+        let token = self.read(token, records, &client).await?;
         let issued = records
             .token(&token.id)
             // Signed by another gateway than issued it: that one may be expelled.
@@ -102,7 +106,8 @@ impl Auth {
         check_grant(issued, asked.function, unix_ms(now))?;
         if !token.is_plain() {
             let (method, path) = (asked.method.to_owned(), asked.path.to_owned());
-            self.judge(move || {
+            let turn = self.turn(&client).await?;
+            judge(turn, move || {
                 let (method, path) = (&method, &path);
                 token.check(&Facts { now, method, path })
             })
@@ -112,11 +117,13 @@ impl Auth {
     }
 
     /// Reads a token, once for all calls with it.
-    async fn read(&self, text: &str, records: &Records) -> Result<Arc<Token>, Problem> {
+    async fn read(&self, text: &str, records: &Records, client: &Client) -> Result<Arc<Token>, Problem> {
         let digest = Digest::of(text.as_bytes());
         if let Some(known) = self.known.get(&digest) {
             return known;
         }
+        // Even to take a token's text apart costs more than to send it.
+        let turn = self.turn(client).await?;
         // A refusal before a signature is checked is not remembered: it costs little, and the token's record may be on its way.
         let unverified = tokens::parse(text)?;
         let Some(key) = tokens::key_of(&unverified, records.token_keys()) else {
@@ -130,16 +137,18 @@ impl Auth {
         }
         let (known, key) = (self.known.clone(), key.to_owned());
         let read = move || known.get_with(digest, || tokens::read(unverified, &key).map(Arc::new));
-        self.judge(read).await
+        judge(turn, read).await
     }
 
-    /// Does what takes long for a token where it holds up no guest and no other request.
-    async fn judge<T: Send + 'static>(
-        &self,
-        judge: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-    ) -> Result<T, Problem> {
-        let _turn = self.judges.acquire().await.map_err(unjudged)?;
-        tokio::task::spawn_blocking(judge).await.map_err(unjudged)?
+    /// A turn to judge a token.
+    async fn turn(&self, client: &Client) -> Result<CallPlace, Problem> {
+        self.judges.enter(client, JUDGED_AT_ONCE).await.map_err(|_| {
+            Problem::new(
+                ProblemKind::TooManyRequests,
+                "as many tokens of this client are judged and wait for it as may: send the request again in a moment",
+            )
+            .with_limit(format!("tokens judged at once = {JUDGED_AT_ONCE}"))
+        })
     }
 
     /// The public half of the key that signs this gateway's tokens.
@@ -156,6 +165,20 @@ impl Auth {
         // Comparing hashes takes the same time wherever they differ.
         blake3::hash(token.as_bytes()) == self.admin
     }
+}
+
+/// Does what takes long for a token where it holds up no guest and no other request. The turn is over once the thread is free,
+/// whether or not the client still waits.
+async fn judge<T: Send + 'static>(
+    turn: CallPlace,
+    judge: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    let judged = move || {
+        let judged = judge();
+        drop(turn);
+        judged
+    };
+    tokio::task::spawn_blocking(judged).await.map_err(unjudged)?
 }
 
 /// What the record of a token allows, at the time `now`.
@@ -234,6 +257,8 @@ mod tests {
     use nearfield_protocol::manifest::FunctionManifest;
     use nearfield_protocol::records::TokenRecord;
 
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     fn auth() -> Auth {
         Auth::new("admin", [7; 32]).unwrap()
     }
@@ -298,11 +323,14 @@ mod tests {
             path: "/",
         };
         for token in [token.as_str(), "nonsense"] {
-            let refused = auth.caller(&headers(token), &asked, &records).await.unwrap_err();
+            let refused = auth
+                .caller(&headers(token), &asked, &records, HERE)
+                .await
+                .unwrap_err();
             assert_eq!(refused.kind, ProblemKind::Unauthorized);
         }
         assert!(
-            auth.caller(&headers(&token), &asked, &records)
+            auth.caller(&headers(&token), &asked, &records, HERE)
                 .await
                 .unwrap_err()
                 .detail
@@ -332,11 +360,54 @@ mod tests {
                 ..tokens::Narrowing::default()
             };
             let narrowed = tokens::narrow(&token, &narrowing).unwrap();
-            let caller = auth.caller(&headers(&narrowed), &asked, &records).await;
+            let caller = auth.caller(&headers(&narrowed), &asked, &records, HERE).await;
             assert_eq!(caller.is_ok(), number == 0, "{caller:?}");
         }
         auth.known.run_pending_tasks();
         assert!(auth.known.entry_count() <= 20, "{}", auth.known.entry_count());
+    }
+
+    /// Who leaves frees its turn when the thread is free and not before, and who floods keeps no other client waiting.
+    #[tokio::test]
+    async fn few_tokens_are_judged_at_once_and_clients_take_turns() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        use std::sync::mpsc;
+
+        let auth = Arc::new(auth());
+        let client = |last: u8| Client::Address([192, 0, 2, last].into());
+        let running = Arc::new(AtomicUsize::new(0));
+        let judged = |client: Client| {
+            let (end, ended) = mpsc::channel::<()>();
+            let (auth, running) = (auth.clone(), running.clone());
+            let task = tokio::spawn(async move {
+                let judge = move || {
+                    running.fetch_add(1, Ordering::SeqCst);
+                    let _ = ended.recv();
+                    running.fetch_sub(1, Ordering::SeqCst);
+                    Ok(())
+                };
+                super::judge(auth.turn(&client).await?, judge).await
+            });
+            (task, end)
+        };
+        let until = async |so: &dyn Fn() -> bool| {
+            while !so() {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        let mut flood: Vec<_> = (0..30).map(|_| judged(client(1))).collect();
+        until(&|| running.load(Ordering::SeqCst) == 2).await;
+        flood.iter().take(20).for_each(|(task, _)| task.abort());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        assert_eq!(running.load(Ordering::SeqCst), 2, "their threads are still busy");
+        // The other client's turn comes with the first place, before the rest of the flood.
+        let (other, end) = judged(client(2));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        drop(end);
+        drop(flood.drain(..20));
+        other.await.unwrap().unwrap();
+        drop(flood);
+        until(&|| running.load(Ordering::SeqCst) == 0).await;
     }
 
     /// Records of tokens for `f`, with the keys that signed them.
@@ -367,17 +438,21 @@ mod tests {
         let both = records(&[("t1", first.key()), ("t2", second.key())]);
         // Whoever is asked, and whoever issued it.
         for auth in [&first, &second] {
-            let caller = auth.caller(&headers(&signed_by(&first)), &asked, &both).await;
+            let caller = auth
+                .caller(&headers(&signed_by(&first)), &asked, &both, HERE)
+                .await;
             assert!(matches!(caller, Ok(Caller::Token(_))), "{caller:?}");
             // Another gateway's key signs nothing that looks like it.
-            let refused = auth.caller(&headers(&signed_by(&second)), &asked, &both).await;
+            let refused = auth
+                .caller(&headers(&signed_by(&second)), &asked, &both, HERE)
+                .await;
             assert_eq!(refused.unwrap_err().kind, ProblemKind::Unauthorized);
         }
         // One that comes before its record counts once that is here.
         let third = Auth::new("admin", [9; 32]).unwrap();
         let token = headers(&signed_by(&first));
-        assert!(third.caller(&token, &asked, &records(&[])).await.is_err());
-        assert!(third.caller(&token, &asked, &both).await.is_ok());
+        assert!(third.caller(&token, &asked, &records(&[]), HERE).await.is_err());
+        assert!(third.caller(&token, &asked, &both, HERE).await.is_ok());
     }
 
     #[test]

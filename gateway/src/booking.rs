@@ -48,7 +48,7 @@ impl Booking {
         (Box::new(move |report| open.close(report)), receiver)
     }
 
-    fn write(self, report: CallReport) {
+    fn write(self, report: CallReport) -> Places {
         let gateway = &self.gateway;
         gateway
             .metrics
@@ -70,7 +70,7 @@ impl Booking {
             placement: self.placement,
             report,
         });
-        drop(self.places);
+        self.places
     }
 }
 
@@ -83,11 +83,12 @@ pub fn told(problem: Problem, scarce: Option<&Problem>) -> Problem {
 }
 
 /// What a response says of its call.
-#[derive(Debug, Clone, Copy)]
 pub struct Cost {
     pub fuel: u64,
     pub gpu: Option<GpuUsage>,
     pub stages: Stages,
+    /// The call's places, for as long as its response waits for its client.
+    pub places: Places,
 }
 
 /// Books its call when the host reports, and also when the host is gone without a report.
@@ -108,15 +109,16 @@ impl OpenBooking {
                 report.problem = Some(problem.clone());
                 report.cancelled = false;
             }
-            let cost = Cost {
-                fuel: report.fuel,
-                gpu: report.gpu,
-                stages: report.stages,
-            };
+            let (fuel, gpu, stages) = (report.fuel, report.gpu, report.stages);
             // Written first: whoever has the response may ask for the call at once.
-            booking.write(report);
+            let places = booking.write(report);
             // The response may be gone.
-            let _ = reported.send(cost);
+            let _ = reported.send(Cost {
+                fuel,
+                gpu,
+                stages,
+                places,
+            });
         }
     }
 }

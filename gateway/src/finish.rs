@@ -84,7 +84,7 @@ impl http_body::Body for FinishingBody {
         this.report = None;
         let mut trailers = std::mem::take(&mut this.trailers);
         if let Ok(cost) = report {
-            set_cost(&mut trailers, cost);
+            set_cost(&mut trailers, &cost);
         }
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }

@@ -26,6 +26,7 @@ use crate::prepare::{Prepared, prepare};
 use crate::reply;
 use crate::route::Served;
 use crate::state::Gateway;
+use crate::untaken;
 
 /// How long a response may be read ahead while its guest is still working on it.
 const HOLD: Duration = Duration::from_millis(5);
@@ -121,7 +122,11 @@ async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
         Ok((parts, frames, Rest::Ended(trailers))) => {
             let mut response = Response::from_parts(parts, body::buffered(frames, trailers));
             if let Ok(cost) = report.await {
-                set_cost(response.headers_mut(), cost);
+                set_cost(response.headers_mut(), &cost);
+                // Over HTTP/1.1 a client that takes nothing stops its own connection alone.
+                if version > Version::HTTP_11 {
+                    response = response.map(|body| untaken::holding(body, cost.places));
+                }
             }
             response
         }
@@ -143,7 +148,7 @@ async fn run(gateway: &Arc<Gateway>, prepared: Prepared) -> Response<Body> {
                 .unwrap_or_else(|| booking::told(problem, scarce.as_ref()));
             let mut response = reply::problem(&problem);
             if let Ok(cost) = report.await {
-                set_cost(response.headers_mut(), cost);
+                set_cost(response.headers_mut(), &cost);
             }
             response
         }

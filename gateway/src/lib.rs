@@ -42,6 +42,7 @@ mod shares;
 mod stall;
 mod state;
 mod tokens;
+mod untaken;
 
 pub use admin::AdminHosts;
 pub use admit::Admission;

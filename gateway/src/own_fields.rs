@@ -15,7 +15,7 @@ pub const GPU: HeaderName = HeaderName::from_static("nearfield-gpu");
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Says what a call took, of a response's head or trailers.
-pub fn set_cost(headers: &mut HeaderMap, cost: Cost) {
+pub fn set_cost(headers: &mut HeaderMap, cost: &Cost) {
     headers.insert(FUEL, HeaderValue::from(cost.fuel));
     if let Some(usage) = &cost.gpu {
         headers.insert(GPU, gpu_value(usage));

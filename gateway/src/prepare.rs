@@ -69,8 +69,11 @@ pub async fn prepare(
         method: parts.method.as_str(),
         path: &rest,
     };
-    let caller = gateway.auth.caller(&parts.headers, &asked, records).await?;
     let origin = peer.origin(&gateway.proxies, &parts.headers);
+    let caller = gateway
+        .auth
+        .caller(&parts.headers, &asked, records, origin.address)
+        .await?;
     let client = Client::of(&caller, &origin);
     if incoming.size_hint().lower() > limits::REQUEST_BODY_BYTES {
         return Err(body::too_large());

@@ -31,12 +31,13 @@ use crate::origin::sharer;
 use crate::pace::{self, PacedStreams};
 use crate::stall::StallGuard;
 use crate::state::Gateway;
+use crate::untaken;
 use crate::{admin, functions, reply};
 
 /// How long open connections may go on once the node is asked to stop.
 pub const DRAIN: Duration = Duration::from_secs(30);
 /// Streams that one HTTP/2 connection may have open.
-const HTTP2_STREAMS: u32 = 256;
+const HTTP2_STREAMS: u32 = 128;
 /// How often the first bytes of a connection are looked at again while they are too few to tell.
 const SNIFF_STEP: Duration = Duration::from_millis(5);
 /// How long a stop waits for what a new connection has sent already.
@@ -178,6 +179,7 @@ async fn speak(
     let service = service_fn(|request: Request<Incoming>| {
         let (gateway, peer, proof) = (gateway.clone(), peer.clone(), proof.clone());
         async move {
+            let under_way = proof.request();
             let path = request.uri().path();
             let is_open = path == admin::HEALTH || (side == Side::Admin && admin::is_open(path));
             let response = finished(&gateway, side, request, &peer).await;
@@ -185,7 +187,12 @@ async fn speak(
             if !is_open && response.status().as_u16() < 400 {
                 proof.give();
             }
-            Ok::<_, Infallible>(response)
+            // What streams is under way until it has ended.
+            let streams = response.body().size_hint().exact().is_none();
+            Ok::<_, Infallible>(match streams {
+                true => response.map(|body| untaken::holding(body, under_way)),
+                false => response,
+            })
         }
     });
     let ended = if http2 {
