@@ -41,7 +41,7 @@ build = { component = "$components/wordcount.wasm" }
 T
 "$nearfield" deploy f --json >/dev/null
 "$nearfield" deploy f --json >/dev/null
-"$nearfield" run wordcount --over lines --json >job.json
+"$nearfield" run wordcount --over lines --args '{}' --json >job.json
 "$nearfield" token create --function hello --json >token.json
 "$nearfield" ls datasets --json >datasets.json
 kill -TERM $node

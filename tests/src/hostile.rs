@@ -129,7 +129,7 @@ const HOST_CALLS: [&str; 9] = [
 #[test]
 fn whatever_of_the_host_a_guest_calls_its_time_ends() {
     let node = Node::start();
-    let manifest = |fuel: &str| format!("public = true\nlimits = {{ fuel = \"{fuel}\", timeout = \"1s\" }}");
+    let manifest = |fuel: &str| format!("public = true\nlimits = {{ fuel = \"{fuel}\", timeout = \"2s\" }}");
     node.deploy("endless", "hostile", &manifest("10T"));
     node.deploy("hello", "hello", "public = true");
     node.get("/fn/hello");
@@ -140,17 +140,18 @@ fn whatever_of_the_host_a_guest_calls_its_time_ends() {
             let others: Vec<_> = (0..3)
                 .map(|_| scope.spawn(|| node.get(&format!("/fn/endless/host/{call}"))))
                 .collect();
+            // Whoever held the threads would hold them for two seconds. On a busy machine an answer can take one.
             assert_eq!(node.get("/fn/hello").status, 200);
             let neighbour = started.elapsed();
             assert!(
-                neighbour < Duration::from_millis(900),
+                neighbour < Duration::from_millis(1_800),
                 "beside {call}: {neighbour:?}"
             );
             others.into_iter().map(|other| other.join().unwrap()).next_back()
         });
         let took = started.elapsed();
         assert_eq!(reply.unwrap().problem(), "timeout", "{call}");
-        assert!(took < Duration::from_secs(3), "{call} took {took:?}");
+        assert!(took < Duration::from_secs(4), "{call} took {took:?}");
     }
 }
 

@@ -88,7 +88,9 @@ fn is_whole(node: &Node, input: &Input, told: &Value) {
     }
 
     let url = format!("{}/fn/hello", node.functions_url);
-    let bearer = format!("Bearer {}", told["token"].as_str().unwrap());
+    // Tokens of builds whose folder names none ended with them: see CHANGELOG.
+    let token = told["token"].as_str().unwrap_or(node.token.as_str());
+    let bearer = format!("Bearer {token}");
     let hello = node.request("GET", &url, &[("authorization", &bearer)], &[]);
     assert_eq!(
         (hello.status, hello.text().as_str()),
@@ -105,7 +107,7 @@ fn is_whole(node: &Node, input: &Input, told: &Value) {
 #[test]
 fn a_folder_of_an_older_build_opens_whole_and_goes_on() {
     let (input, folders) = (Input::new(), folders());
-    assert!(!folders.is_empty());
+    assert!(folders.len() >= 2);
     for (archive, told) in &folders {
         let build = &told["build"];
         let node = Node::start_in(unpacked(archive), &[]);
