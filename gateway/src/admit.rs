@@ -54,6 +54,8 @@ pub struct Admission {
     all: Arc<Pool>,
     /// Requests whose bodies have not begun to come.
     expected: Arc<Shares<Client>>,
+    /// Answers that need no token, until they are taken.
+    pub open_answers: Arc<Shares<IpAddr>>,
     pub budgets: Arc<Budgets>,
 }
 
@@ -63,6 +65,7 @@ impl Default for Admission {
             functions: moka::sync::Cache::new(MAX_FUNCTIONS),
             all: Arc::default(),
             expected: Shares::new(limits::EXPECTED_BODIES),
+            open_answers: Shares::new(limits::OPEN_ANSWERS),
             budgets: Arc::default(),
         }
     }

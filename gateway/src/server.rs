@@ -182,7 +182,18 @@ async fn speak(
             let under_way = proof.request();
             let path = request.uri().path();
             let is_open = path == admin::HEALTH || (side == Side::Admin && admin::is_open(path));
-            let response = finished(&gateway, side, request, &peer).await;
+            let open = is_open.then(|| {
+                let origin = peer.origin(&gateway.proxies, request.headers());
+                gateway.admission.open_answers.enter(sharer(origin.address))
+            });
+            let response = match open {
+                None => finished(&gateway, side, request, &peer).await,
+                Some(Some(share)) => {
+                    let response = finished(&gateway, side, request, &peer).await;
+                    response.map(|body| untaken::holding(body, share))
+                }
+                Some(None) => reply::problem(&too_many_open()),
+            };
             // Whoever got what not everybody gets has shown that it is a client.
             if !is_open && response.status().as_u16() < 400 {
                 proof.give();
@@ -236,6 +247,14 @@ async fn speak(
     if let Err(error) = ended {
         tracing::debug!(address = %peer.address, %error, "the connection ended early");
     }
+}
+
+fn too_many_open() -> Problem {
+    Problem::new(
+        ProblemKind::TooManyRequests,
+        "as many answers that need no token are on their way to this address as may be: take those first",
+    )
+    .with_limit(format!("answers without a token = {}", limits::OPEN_ANSWERS))
 }
 
 /// An answer in the form that its request's method and version take.

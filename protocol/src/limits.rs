@@ -76,8 +76,10 @@ pub const PLACES_PER_FUNCTION: u32 = 256;
 pub const CALLS_PER_HOST: u32 = PLACES_PER_HOST;
 /// Calls of one client that wait at a gateway for a place: what a browser asks for at once, and a few such.
 pub const WAITING_PER_CLIENT: usize = 64;
-/// Requests of one client whose bodies have not begun to come: as many as streams of one HTTP/2 connection.
+/// Requests of one client whose bodies have not begun to come: as many as streams of two HTTP/2 connections.
 pub const EXPECTED_BODIES: usize = 256;
+/// Answers that everybody gets, such as metrics, on their way to one address: some have 200 KiB.
+pub const OPEN_ANSWERS: usize = 16;
 /// Clients whose calls wait at a gateway: each costs its requests' heads and first bytes.
 pub const WAITING_CLIENTS: usize = 1_024;
 /// Calls that wait on a host for a place, and those of one function.

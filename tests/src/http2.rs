@@ -339,3 +339,49 @@ fn streams_without_their_bodies_hold_no_place() {
         assert_eq!(node.get("/fn/echo").status, 200);
     }
 }
+
+/// Whoever asks for much without a token, and takes nothing of it, keeps only itself from more.
+#[test]
+fn answers_without_a_token_are_few_at_once_for_one_address() {
+    let node = Node::start();
+    let url = node.admin_url.clone();
+    let runtime = Runtime::new().unwrap();
+    let connect = async || {
+        let address = url.strip_prefix("http://").unwrap();
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let (sender, connection) = builder
+            .initial_stream_window_size(0)
+            .handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        sender
+    };
+    let ask = async |sender: &SendRequest<Full<Bytes>>| {
+        let request = Request::get(format!("{url}/metrics"))
+            .body(Full::default())
+            .unwrap();
+        sender.clone().send_request(request).await.unwrap()
+    };
+    runtime.block_on(async {
+        let sender = connect().await;
+        let mut answers = Vec::new();
+        for _ in 0..nearfield_protocol::limits::OPEN_ANSWERS {
+            answers.push(ask(&sender).await);
+        }
+        assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK));
+        assert_eq!(ask(&sender).await.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(
+            ask(&connect().await).await.status(),
+            StatusCode::TOO_MANY_REQUESTS
+        );
+        drop(answers.pop());
+        while ask(&sender).await.status() != StatusCode::OK {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        drop(answers);
+    });
+    // The admin token has no such bound, and its holder is not kept waiting.
+    assert_eq!(node.admin("GET", "/v1/status", &[]).status, 200);
+}
