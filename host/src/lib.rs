@@ -12,6 +12,7 @@ mod components;
 mod contentless;
 mod data;
 mod engine;
+mod exchange;
 mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
