@@ -43,14 +43,15 @@ pub(crate) async fn exchange(
     let up = bytes.clone();
     let request = request.map(|body| count(body, up));
     let has_head = Arc::new(AtomicBool::new(false));
-    let stream = UntilHead {
-        stream,
+    let (read, write) = tokio::io::split(stream);
+    let read = UntilHead {
+        read,
         left_bytes: BYTES_BEFORE_HEAD,
         has_head: has_head.clone(),
     };
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_BYTES)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(tokio::io::join(read, write)))
         .await
         .map_err(failed)?;
     let mut connection = Box::pin(connection);
@@ -90,22 +91,22 @@ fn without_connections_own<B>(mut response: http::Response<B>) -> http::Response
     response
 }
 
-/// A stream that fails once more came than may before a response's head. hyper reads over interim responses (1xx) by itself, and
+/// What is read fails once more came than may before a response's head. hyper reads over interim responses (1xx) by itself, and
 /// without an end.
-struct UntilHead<S> {
-    stream: S,
+struct UntilHead<R> {
+    read: R,
     left_bytes: u64,
     has_head: Arc<AtomicBool>,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for UntilHead<S> {
+impl<R: AsyncRead + Unpin> AsyncRead for UntilHead<R> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        ready!(Pin::new(&mut self.read).poll_read(cx, buffer))?;
         if !self.has_head.load(Ordering::Relaxed) {
             let read = (buffer.filled().len() - before) as u64;
             self.left_bytes = self.left_bytes.checked_sub(read).ok_or_else(|| {
@@ -116,32 +117,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for UntilHead<S> {
             })?;
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for UntilHead<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 
