@@ -7,7 +7,7 @@ use http_body::{Body, Frame, SizeHint};
 
 /// hyper drops a connection whose body fails, and with it what it has not sent yet: the head, if the body fails soon. A client would
 /// get an empty answer, and a gateway would take its host for lost, which no guest may be able to bring about. A body that is
-/// pending once before it fails has hyper send what it was given.
+/// pending once before it fails lets hyper send what hyper was given.
 pub struct BreaksLate<B: Body> {
     inner: B,
     /// Why it breaks off, until the reader has what came before.

@@ -190,7 +190,7 @@ impl Proof {
 }
 
 impl Proof {
-    /// A request begins. Until what is given is dropped, the connection is not idle.
+    /// A request begins: the connection is not idle until the returned [`Request`] is dropped.
     pub fn request(self: &Arc<Self>) -> Request {
         self.activity.requests.fetch_add(1, Ordering::Relaxed);
         Request { proof: self.clone() }

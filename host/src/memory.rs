@@ -504,7 +504,7 @@ mod tests {
         let held: Vec<_> = (0..4).map(|_| table.push(request()).unwrap()).collect();
         limiter.hold(&mut table, 0).unwrap();
         assert_eq!(limiter.used_bytes(), 16 * TEXT_BYTES as u64);
-        // What is held elsewhere counts beside.
+        // The bytes of exchanges under way count as well.
         assert!(limiter.hold(&mut table, 1).is_err());
         let more = table.push(request()).unwrap();
         assert!(limiter.hold(&mut table, 0).is_err());

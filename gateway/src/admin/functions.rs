@@ -328,7 +328,7 @@ async fn notices(gateway: &Gateway, version: &FunctionVersion) -> Vec<String> {
                             "input `{name}`: {detail}: calls fail until the manifest names one"
                         ));
                     }
-                    // That it cannot be reached now is told by the call that needs it.
+                    // The call that needs a dataset reports that no node reaches it now.
                     _ => {}
                 }
             }

@@ -54,7 +54,7 @@ impl Engine {
         }
     }
 
-    /// Ends what is under way to a run's host. The host, if something could be.
+    /// Stops all results that are on their way to a run's host. Returns the host, if results were to come there.
     pub(super) fn stop_bringing(&mut self, id: RunId) -> Option<NodeId> {
         let run = self.runs.get_mut(&id)?;
         let Stage::Brings(bringing) = &mut run.stage else {
