@@ -119,7 +119,6 @@ struct Inner {
     fs: FsStore,
     paths: PathOptions,
     spill_dir: PathBuf,
-    state: Arc<State>,
     /// Verified, mapped blobs. moka owns the locking.
     maps: moka::sync::Cache<Digest, Arc<Blob>>,
     /// Blobs whose bytes were checked in this process. The lock is held for one look-up.
@@ -135,6 +134,8 @@ struct Inner {
     /// Bytes of blobs that are staged: they count against the quota before they are sealed.
     staged_bytes: Arc<AtomicU64>,
     options: StoreOptions,
+    /// The last field: whoever can open the state's file finds what else was open here closed.
+    state: Arc<State>,
 }
 
 impl Store {
@@ -148,7 +149,10 @@ impl Store {
         clear_folder(&paths.temp_path)?;
         let spill_dir = paths.temp_path.join("spill");
         fs::create_dir(&spill_dir)?;
+        let outside = Outside::open(&state, options.max_cached_bytes)?;
+        let in_place = InPlace::open(dir, &options.allow_paths, options.objects.clone())?;
 
+        // Last of all that can fail: only a shutdown closes its database, and to open that twice never ends.
         let sweeper = Arc::new(Sweeper::new());
         let loading = FsStore::load_with_opts(
             root.join("blobs.db"),
@@ -164,7 +168,7 @@ impl Store {
             path: root.join("blobs.db"),
             cause,
         };
-        // Over some broken files it never ends.
+        // The underlying store waits for its own runtime, for ever, when it cannot open its database.
         let size_bytes = fs::metadata(root.join("blobs.db")).map_or(0, |found| found.len());
         let patience = LOADING + Duration::from_secs(size_bytes / MENDED_BYTES_PER_SECOND);
         let fs = tokio::time::timeout(patience, loading)
@@ -172,22 +176,21 @@ impl Store {
             .map_err(|_| broken(format!("it is not open after {} s", patience.as_secs())))?
             .map_err(|error| broken(error.to_string()))?;
 
-        let outside = Outside::open(&state, options.max_cached_bytes)?;
         let inner = Inner {
             fs,
             paths,
             spill_dir,
-            state,
             maps: moka::sync::Cache::new(MAX_MAPS),
             verified: Mutex::default(),
             datasets: moka::sync::Cache::new(crate::dataset::MAX_OPEN_DATASETS),
             sweeper,
             stopped: OnceLock::new(),
             leftovers: Leftovers::default(),
-            in_place: Arc::new(InPlace::open(dir, &options.allow_paths, options.objects.clone())?),
+            in_place: Arc::new(in_place),
             outside,
             staged_bytes: Arc::default(),
             options,
+            state,
         };
         Ok(Store {
             inner: Arc::new(inner),
@@ -441,4 +444,23 @@ pub(crate) async fn blocking_store<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|error| Err(StoreError::Io(io::Error::other(error))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_open_that_fails_leaves_nothing_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Store::open(folder.path(), StoreOptions::default());
+        open().await.unwrap().shutdown().await;
+        for name in ["state.redb", "in-place.redb"] {
+            let other = crate::database::open(&folder.path().join(name)).unwrap();
+            let error = open().await.err().expect("another has its file");
+            assert!(matches!(error, StoreError::InUse(_)), "{name}: {error}");
+            drop(other);
+            open().await.expect(name).shutdown().await;
+        }
+    }
 }
