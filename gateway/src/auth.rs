@@ -17,9 +17,9 @@ use biscuit_auth::KeyPair;
 use http::{HeaderMap, header};
 use nearfield_net::Records;
 use nearfield_protocol::records::{FunctionVersion, TokenVersion};
-use nearfield_protocol::{Digest, Problem, ProblemKind, unix_ms};
+use nearfield_protocol::{Digest, Problem, ProblemKind, limits, unix_ms};
 
-use crate::admit::{CallPlace, Client, Pool};
+use crate::admit::{CallPlace, Client, Pool, Refusal};
 use crate::origin::sharer;
 use crate::tokens::{self, Facts, Token};
 
@@ -142,13 +142,24 @@ impl Auth {
 
     /// A turn to judge a token.
     async fn turn(&self, client: &Client) -> Result<CallPlace, Problem> {
-        self.judges.enter(client, JUDGED_AT_ONCE).await.map_err(|_| {
-            Problem::new(
-                ProblemKind::TooManyRequests,
-                "as many tokens of this client are judged and wait for it as may: send the request again in a moment",
-            )
-            .with_limit(format!("tokens judged at once = {JUDGED_AT_ONCE}"))
-        })
+        self.judges
+            .enter(client, JUDGED_AT_ONCE)
+            .await
+            .map_err(|refusal| match refusal {
+                Refusal::Full => Problem::new(
+                    ProblemKind::Overload,
+                    "as many tokens are judged as may be: send the request again",
+                )
+                .with_limit(format!("tokens judged at once = {JUDGED_AT_ONCE}")),
+                Refusal::TooManyWait => Problem::new(
+                    ProblemKind::TooManyRequests,
+                    "as many tokens of this client wait to be judged as may: wait until some were",
+                )
+                .with_limit(format!(
+                    "waiting tokens of a client = {}",
+                    limits::WAITING_PER_CLIENT
+                )),
+            })
     }
 
     /// The public half of the key that signs this gateway's tokens.

@@ -21,6 +21,9 @@ use crate::body::{Body, after};
 
 /// Longest piece: what a client must take in [`limits::BODY_IDLE`], so that only one that means to hold its call is let go.
 const PIECE_BYTES: usize = 16 << 10;
+/// Longest last piece of a frame, since any may be the last of its body. hyper takes a piece whole once the stream's window has a
+/// byte, and then lets go of a body that has ended: this much lies at the gateway when nothing holds places for it any more.
+const LAST_PIECE_BYTES: usize = 1 << 10;
 
 thread_local! {
     /// The clock of the stream that is being polled on this thread, for the body that is made meanwhile.
@@ -117,7 +120,11 @@ struct PacedBody {
 
 impl PacedBody {
     fn piece(&mut self, mut data: Bytes) -> Frame<Bytes> {
-        let piece = data.split_to(data.len().min(PIECE_BYTES));
+        let piece = data.split_to(match data.len() {
+            len if len > PIECE_BYTES => PIECE_BYTES,
+            len if len > LAST_PIECE_BYTES => len - LAST_PIECE_BYTES,
+            len => len,
+        });
         self.left = data;
         self.clock.set(Some(Instant::now()));
         Frame::data(piece)
@@ -175,10 +182,12 @@ mod tests {
 
     const BODY_BYTES: usize = 1 << 20;
     const WINDOW_BYTES: u32 = 64 << 10;
+    const NO_WINDOW_BYTES: u32 = 1;
 
-    /// A body that tells when it is let go of.
+    /// A body that tells when it is let go of, and perhaps that it has ended.
     struct Told(
         Body,
+        bool,
         #[expect(dead_code, reason = "dropped with it")] mpsc::Sender<Infallible>,
     );
 
@@ -192,17 +201,25 @@ mod tests {
         ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
             Pin::new(&mut self.0).poll_frame(cx)
         }
+
+        fn is_end_stream(&self) -> bool {
+            self.1 && self.0.is_end_stream()
+        }
     }
 
     /// The response's body over a connection of its own, and what ends once the server let go of it.
-    async fn asked() -> (hyper::body::Incoming, mpsc::Receiver<Infallible>) {
+    async fn asked(
+        body_bytes: usize,
+        window_bytes: u32,
+        knows_its_end: bool,
+    ) -> (hyper::body::Incoming, mpsc::Receiver<Infallible>) {
         let (near, far) = tokio::io::duplex(4 << 20);
         let (held, released) = mpsc::channel(1);
         let held = Mutex::new(Some(held));
         let service = service_fn(move |_: Request<hyper::body::Incoming>| {
             let held = held.lock().take().unwrap();
             async move {
-                let body = Told(body::full(vec![7; BODY_BYTES]), held).boxed_unsync();
+                let body = Told(body::full(vec![7; body_bytes]), knows_its_end, held).boxed_unsync();
                 Ok::<_, Infallible>(Response::new(paced(body)))
             }
         });
@@ -212,7 +229,7 @@ mod tests {
                 .serve_connection(TokioIo::new(far), service),
         );
         let (mut sender, connection) = client::Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_stream_window_size(window_bytes)
             .handshake::<_, Empty<Bytes>>(TokioIo::new(near))
             .await
             .unwrap();
@@ -228,7 +245,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_without_window_ends_and_a_slow_one_goes_on() {
-        let (stalled, mut released) = asked().await;
+        let (stalled, mut released) = asked(BODY_BYTES, WINDOW_BYTES, true).await;
         let began = Instant::now();
         assert!(released.recv().await.is_none());
         let took = began.elapsed();
@@ -239,13 +256,34 @@ mod tests {
         let read = stalled.collect().await;
         assert!(read.is_err(), "what ends so is never taken for complete");
 
-        let (mut slow, _released) = asked().await;
+        let (mut slow, _released) = asked(BODY_BYTES, WINDOW_BYTES, true).await;
         let mut read = 0;
         while let Some(frame) = slow.frame().await {
             read += frame.unwrap().into_data().map_or(0, |data| data.len());
             tokio::time::sleep(limits::BODY_IDLE / 3).await;
         }
         assert_eq!(read, BODY_BYTES);
+    }
+
+    /// hyper takes a piece once a stream has a window of a byte. What is longer than a last piece is held until it is taken.
+    #[tokio::test(start_paused = true)]
+    async fn a_window_of_a_byte_lets_go_of_short_bodies_alone() {
+        for (body_bytes, is_held) in [
+            (LAST_PIECE_BYTES, false),
+            (LAST_PIECE_BYTES + 2, true),
+            (PIECE_BYTES, true),
+            (PIECE_BYTES + 1, true),
+        ] {
+            for knows_its_end in [false, true] {
+                let (_untaken, mut released) = asked(body_bytes, NO_WINDOW_BYTES, knows_its_end).await;
+                let began = Instant::now();
+                assert!(released.recv().await.is_none());
+                let was_held = began.elapsed() >= limits::BODY_IDLE;
+                assert_eq!(was_held, is_held, "{body_bytes} bytes, {knows_its_end}");
+                let (taken, _released) = asked(body_bytes, WINDOW_BYTES, knows_its_end).await;
+                assert_eq!(taken.collect().await.unwrap().to_bytes().len(), body_bytes);
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

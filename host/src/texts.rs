@@ -18,85 +18,54 @@ const MAX_TEXT_BYTES: usize = limits::RESPONSE_HEADER_BYTES;
 
 type Set = wasmtime::Result<(Result<(), ()>,)>;
 
+/// Has the host refuse a text that `$is_long`, where the engine's own `$set` would keep it.
+macro_rules! bound {
+    ($types:ident, $request:ty, $name:expr, $set:ident, $text:ty, $is_long:expr) => {
+        $types.func_wrap(
+            $name,
+            |mut store: StoreContextMut<'_, Guest>, (request, text): (Resource<$request>, $text)| -> Set {
+                let is_long: fn(&$text) -> bool = $is_long;
+                match is_long(&text) {
+                    true => Ok((Err(()),)),
+                    false => Ok((store.data_mut().http().$set(request, text)?,)),
+                }
+            },
+        )?
+    };
+}
+
+/// Bounds the texts of one version's requests: `$wit` has its types, `$resource` is what it calls an outgoing request.
+macro_rules! bound_texts {
+    ($linker:ident, $interface:ident, $wit:ident, $request:ty, $resource:literal) => {
+        $linker.allow_shadowing(true);
+        let mut types = $linker.instance($interface)?;
+        let name = concat!("[method]", $resource, ".set-method");
+        bound!(types, $request, name, set_method, $wit::Method, |method| {
+            matches!(method, $wit::Method::Other(text) if is_long(text))
+        });
+        let name = concat!("[method]", $resource, ".set-scheme");
+        bound!(types, $request, name, set_scheme, Option<$wit::Scheme>, |scheme| {
+            matches!(scheme, Some($wit::Scheme::Other(text)) if is_long(text))
+        });
+        let name = concat!("[method]", $resource, ".set-authority");
+        bound!(types, $request, name, set_authority, Option<String>, |authority| {
+            authority.as_deref().is_some_and(is_long)
+        });
+        $linker.allow_shadowing(false);
+    };
+}
+
 /// Bounds them for WASI 0.2.
 pub(crate) fn add_p2_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     use p2::HostOutgoingRequest as _;
-    linker.allow_shadowing(true);
-    let mut types = linker.instance(P2_TYPES)?;
-    types.func_wrap(
-        "[method]outgoing-request.set-method",
-        |mut store: StoreContextMut<'_, Guest>,
-         (request, method): (Resource<HostOutgoingRequest>, p2::Method)|
-         -> Set {
-            if matches!(&method, p2::Method::Other(text) if is_long(text)) {
-                return Ok((Err(()),));
-            }
-            Ok((store.data_mut().http().set_method(request, method)?,))
-        },
-    )?;
-    types.func_wrap(
-        "[method]outgoing-request.set-scheme",
-        |mut store: StoreContextMut<'_, Guest>,
-         (request, scheme): (Resource<HostOutgoingRequest>, Option<p2::Scheme>)|
-         -> Set {
-            if matches!(&scheme, Some(p2::Scheme::Other(text)) if is_long(text)) {
-                return Ok((Err(()),));
-            }
-            Ok((store.data_mut().http().set_scheme(request, scheme)?,))
-        },
-    )?;
-    types.func_wrap(
-        "[method]outgoing-request.set-authority",
-        |mut store: StoreContextMut<'_, Guest>,
-         (request, authority): (Resource<HostOutgoingRequest>, Option<String>)|
-         -> Set {
-            if authority.as_deref().is_some_and(is_long) {
-                return Ok((Err(()),));
-            }
-            Ok((store.data_mut().http().set_authority(request, authority)?,))
-        },
-    )?;
-    linker.allow_shadowing(false);
+    bound_texts!(linker, P2_TYPES, p2, HostOutgoingRequest, "outgoing-request");
     Ok(())
 }
 
 /// Bounds them for WASI 0.3.
 pub(crate) fn add_p3_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     use p3::HostRequest as _;
-    linker.allow_shadowing(true);
-    let mut types = linker.instance(P3_TYPES)?;
-    types.func_wrap(
-        "[method]request.set-method",
-        |mut store: StoreContextMut<'_, Guest>, (request, method): (Resource<Request>, p3::Method)| -> Set {
-            if matches!(&method, p3::Method::Other(text) if is_long(text)) {
-                return Ok((Err(()),));
-            }
-            Ok((store.data_mut().http().set_method(request, method)?,))
-        },
-    )?;
-    types.func_wrap(
-        "[method]request.set-scheme",
-        |mut store: StoreContextMut<'_, Guest>,
-         (request, scheme): (Resource<Request>, Option<p3::Scheme>)|
-         -> Set {
-            if matches!(&scheme, Some(p3::Scheme::Other(text)) if is_long(text)) {
-                return Ok((Err(()),));
-            }
-            Ok((store.data_mut().http().set_scheme(request, scheme)?,))
-        },
-    )?;
-    types.func_wrap(
-        "[method]request.set-authority",
-        |mut store: StoreContextMut<'_, Guest>,
-         (request, authority): (Resource<Request>, Option<String>)|
-         -> Set {
-            if authority.as_deref().is_some_and(is_long) {
-                return Ok((Err(()),));
-            }
-            Ok((store.data_mut().http().set_authority(request, authority)?,))
-        },
-    )?;
-    linker.allow_shadowing(false);
+    bound_texts!(linker, P3_TYPES, p3, Request, "request");
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::Node;
+use crate::harness::{Node, binary, component_file};
 
 /// What each behaviour must end as.
 const FAILURES: [(&str, u16, &str); 8] = [
@@ -244,9 +245,11 @@ fn at_once(node: &Node, function: &str, count: usize) {
 #[test]
 fn what_lies_idle_takes_no_place_from_calls() {
     let node = Node::start();
+    // Of eight functions, and of eight versions of one: more instances than a host has places.
     for version in 0..16 {
-        let name = format!("kept-{version}");
-        node.deploy(&name, "echo", "public = true\ninstances = \"reuse\"");
+        let name = format!("kept-{}", version.min(8));
+        let manifest = format!("public = true\ninstances = \"reuse\"\nenv = {{ VERSION = \"{version}\" }}");
+        node.deploy(&name, "echo", &manifest);
         at_once(&node, &name, 34);
     }
     node.deploy("echo", "echo", "public = true");
@@ -291,26 +294,35 @@ fn what_the_host_holds_for_a_guest_counts_as_its_own() {
         let reply = node.get(&format!("/fn/hostile/hoard/{hoard}"));
         assert_eq!(reply.problem(), "out-of-memory", "{hoard}");
     }
+    for name in ["rude", "rude_p3"] {
+        node.deploy(name, name, "public = true\nlimits = { memory = \"8MiB\" }");
+        for hoard in ["fields", "requests"] {
+            let reply = node.get(&format!("/fn/{name}?hoard={hoard}"));
+            assert_eq!(
+                reply.problem(),
+                "out-of-memory",
+                "{name}, {hoard}: {}",
+                reply.text()
+            );
+        }
+    }
 }
 
 /// What of its walls the kernel shows. What they hold is tested where they are made.
 #[test]
 fn a_node_is_closed_in() {
+    let ours = Walls::of(std::process::id()).unwrap();
     let node = Node::start();
-    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
-    let says = |line: &str| {
-        status
-            .lines()
-            .any(|said| said.split_whitespace().eq(line.split(' ')))
-    };
-    assert!(says("NoNewPrivs: 1"), "{status}");
-    assert!(says("Seccomp: 2"), "{status}");
     // All threads are: what the kernel shows is of each.
     for task in std::fs::read_dir(format!("/proc/{}/task", node.pid())).unwrap() {
-        let Ok(status) = std::fs::read_to_string(task.unwrap().path().join("status")) else {
+        let id = task.unwrap().file_name().to_string_lossy().parse().unwrap();
+        let Some(walls) = Walls::of(id) else {
             continue;
         };
-        assert!(status.contains("Seccomp:\t2"), "{status}");
+        assert!(
+            walls.has_no_new_privileges && walls.filters > ours.filters,
+            "{walls:?}"
+        );
     }
     node.deploy("hello", "hello", "public = true");
     assert_eq!(
@@ -318,4 +330,71 @@ fn a_node_is_closed_in() {
         200,
         "it compiles and runs behind its wall"
     );
+    let open = Node::start_with(&[], &["--no-sandbox"]);
+    assert_eq!(Walls::of(open.pid()).unwrap(), ours);
+}
+
+/// The compiler has the component before it closes itself in, and nothing else after that.
+#[test]
+fn a_compiler_is_closed_in() {
+    let ours = Walls::of(std::process::id()).unwrap();
+    let component = std::fs::read(component_file("fetch")).unwrap();
+    let mut compiler = Command::new(binary())
+        .args(["compile-component", "live-p2"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    compiler.stdin.take().unwrap().write_all(&component).unwrap();
+    let (mut most, mut limits) = (ours.filters, String::new());
+    while compiler.try_wait().unwrap().is_none() {
+        if let Some(walls) = Walls::of(compiler.id()) {
+            most = most.max(walls.filters);
+        }
+        if most > ours.filters && limits.is_empty() {
+            limits = std::fs::read_to_string(format!("/proc/{}/limits", compiler.id())).unwrap_or_default();
+        }
+    }
+    assert!(compiler.wait().unwrap().success());
+    assert!(
+        most > ours.filters,
+        "it compiled with as many filters as a test has"
+    );
+    for name in [
+        "Max cpu time",
+        "Max address space",
+        "Max file size",
+        "Max core file size",
+    ] {
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_default();
+        assert!(
+            !line.is_empty() && !line.contains("unlimited"),
+            "{name}: {limits}"
+        );
+    }
+}
+
+/// What the kernel says of a process or a thread.
+#[derive(Debug, PartialEq)]
+struct Walls {
+    has_no_new_privileges: bool,
+    filters: u32,
+}
+
+impl Walls {
+    /// None if it has ended.
+    fn of(id: u32) -> Option<Walls> {
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+        let value = |name: &str| -> Option<u32> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().parse().ok()
+        };
+        Some(Walls {
+            has_no_new_privileges: value("NoNewPrivs:")? == 1,
+            filters: value("Seccomp_filters:")?,
+        })
+    }
 }

@@ -69,14 +69,8 @@ where
     sender
 }
 
-async fn answer(mut sender: SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) -> Answer {
-    let (head, body) = sender.send_request(request).await.unwrap().into_parts();
-    let collected = body.collect().await.unwrap();
-    Answer {
-        head,
-        trailers: collected.trailers().cloned().unwrap_or_default(),
-        body: collected.to_bytes(),
-    }
+async fn answer(sender: SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) -> Answer {
+    answered(sender, request).await.unwrap()
 }
 
 impl Answer {
@@ -384,4 +378,71 @@ fn answers_without_a_token_are_few_at_once_for_one_address() {
     });
     // The admin token has no such bound, and its holder is not kept waiting.
     assert_eq!(node.admin("GET", "/v1/status", &[]).status, 200);
+}
+
+/// Over HTTP/2 a body has frames, so too long a one would not reach another answer; it would still be more than its head says.
+#[test]
+fn a_body_is_as_long_as_its_head_says() {
+    let node = Node::start();
+    for name in ["rude", "rude_p3"] {
+        node.deploy(name, name, "public = true");
+    }
+    node.deploy("hello", "hello", "public = true");
+    let client = Client::connect(&node);
+    for name in ["rude", "rude_p3"] {
+        for (length, times) in [
+            (0, 1),
+            (2, 1),
+            (3, 1),
+            (5, 1),
+            (6, 2),
+            (3, 2),
+            (0, 0),
+            (1, 0),
+            (100_000, 40_000),
+        ] {
+            let is_right = length == 3 * times;
+            let path = format!("/fn/{name}?field=content-length:{length}&body=abc&times={times}");
+            for method in ["GET", "HEAD"] {
+                let request = client.request(method, &path).body(Full::default()).unwrap();
+                let asked = answered(client.sender.clone(), request);
+                let Some(answer) = client.runtime.block_on(asked) else {
+                    assert!(!is_right && method == "GET", "{method} {path} broke off");
+                    continue;
+                };
+                let is_head = method == "HEAD";
+                let status = answer.head.status;
+                match is_right || is_head {
+                    true => assert_eq!(
+                        (status, answer.body.len()),
+                        (StatusCode::OK, if is_head { 0 } else { length })
+                    ),
+                    false => assert_eq!(status, StatusCode::BAD_GATEWAY, "{path}"),
+                }
+                if let Some(declared) = answer.head.headers.get("content-length").filter(|_| !is_head) {
+                    assert_eq!(
+                        declared.to_str().unwrap(),
+                        answer.body.len().to_string(),
+                        "{path}"
+                    );
+                }
+                assert_eq!(
+                    client.get("/fn/hello").body,
+                    "Hello, world!",
+                    "after {method} {path}"
+                );
+            }
+        }
+    }
+}
+
+/// None where the response breaks off.
+async fn answered(mut sender: SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) -> Option<Answer> {
+    let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+    let collected = body.collect().await.ok()?;
+    Some(Answer {
+        head,
+        trailers: collected.trailers().cloned().unwrap_or_default(),
+        body: collected.to_bytes(),
+    })
 }

@@ -1,5 +1,7 @@
 //! Every function that a host offers to guests, in an endless loop: each pays, ends in time, and keeps nobody waiting.
 
+mod handles;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
-use wit_parser::abi::{AbiVariant, WasmType};
 use wit_parser::{Function, Resolve};
 
+use self::handles::{Handles, Probed};
 use crate::harness::Node;
 
 /// How long a probe may run.
@@ -88,7 +90,8 @@ fn package_folder(name: &str) -> PathBuf {
     manifest.parent().unwrap().to_owned()
 }
 
-/// All functions of all interfaces, those with parameters twice: with zeros, and with numbers that are pointers, lengths or times of some size.
+/// All functions of all interfaces, those with parameters twice: with zeros, and with numbers that are pointers, lengths or times of
+/// some size. Handles are ones that the host knows, where a guest can have any.
 fn interfaces(wasi: &Wasi) -> Vec<Vec<Probe>> {
     let mut resolve = Resolve::default();
     resolve.push_dir(&wasi.folder).unwrap();
@@ -101,34 +104,26 @@ fn interfaces(wasi: &Wasi) -> Vec<Vec<Probe>> {
         Some((resolve.id_of(id)?, functions))
     });
     let interfaces: BTreeMap<String, Vec<Function>> = names.collect();
+    let handler = interfaces[wasi.handler]
+        .iter()
+        .find(|function| function.name == "handle");
     let mut all = Vec::new();
-    for (at, (interface, functions)) in interfaces.into_iter().enumerate() {
+    for (at, (interface, functions)) in interfaces.iter().enumerate() {
         let mut probes = Vec::new();
-        let package = format!("probe:probe-{at}");
-        let text = format!(
-            "package {package}; world probe {{ import {interface}; export {}; }}",
-            wasi.handler
-        );
-        let package = resolve.push_str("probe.wit", &text).unwrap();
-        let world = resolve.select_world(&[package], None).unwrap();
-        for function in &functions {
+        for function in functions {
             let numbers: &[u32] = if function.params.is_empty() {
                 &[0]
             } else {
                 &[0, 1 << 16]
             };
             for &number in numbers {
-                let module = endless(&resolve, &interface, function, number, wasi.exports);
-                let mut module = wat::parse_str(&module).unwrap();
-                embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
-                let encoder = ComponentEncoder::default()
-                    .validate(true)
-                    .module(&module)
-                    .unwrap();
+                let handles = Handles::new(&resolve, &interfaces, handler.unwrap());
+                let probed = handles.endless(interface, function, number, wasi.exports);
+                let name = format!("{}-{at}-{}", wasi.name, probes.len());
                 probes.push(Probe {
-                    name: format!("{}-{at}-{}", wasi.name, probes.len()),
                     what: format!("{interface} {} {number}", function.name),
-                    component: { encoder }.encode().unwrap(),
+                    component: component(resolve.clone(), &probed, wasi.handler),
+                    name,
                 });
             }
         }
@@ -137,36 +132,28 @@ fn interfaces(wasi: &Wasi) -> Vec<Vec<Probe>> {
     all
 }
 
-/// A core module that calls a function without end.
-fn endless(resolve: &Resolve, interface: &str, function: &Function, number: u32, exports: &str) -> String {
-    let signature = resolve.wasm_signature(AbiVariant::GuestImport, function);
-    let name = |of: &WasmType| match of {
-        WasmType::I64 | WasmType::PointerOrI64 => "i64",
-        WasmType::F32 => "f32",
-        WasmType::F64 => "f64",
-        WasmType::I32 | WasmType::Pointer | WasmType::Length => "i32",
-    };
-    let types = |types: &[WasmType]| types.iter().map(name).collect::<Vec<_>>().join(" ");
-    let arguments = signature
-        .params
+/// The component of a probe's module.
+fn component(mut resolve: Resolve, probed: &Probed, handler: &str) -> Vec<u8> {
+    let imports: Vec<_> = probed
+        .interfaces
         .iter()
-        .map(|of| format!("({}.const {number})", name(of)));
-    let arguments = arguments.collect::<Vec<_>>().join(" ");
-    let drops = "(drop)".repeat(signature.results.len());
-    let exports = exports.replace(
-        "$loop",
-        &format!("(loop $again {arguments} (call $probed) {drops} (br $again))"),
+        .map(|name| format!("import {name};"))
+        .collect();
+    let text = format!(
+        "package probe:probe; world probe {{ {} export {handler}; }}",
+        imports.join(" ")
     );
-    format!(
-        r#"(module
-            (import "{interface}" "{}" (func $probed (param {}) (result {})))
-            (memory (export "memory") 128)
-            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0x100000))
-            {exports})"#,
-        function.name,
-        types(&signature.params),
-        types(&signature.results),
-    )
+    let package = resolve.push_str("probe.wit", &text).unwrap();
+    let world = resolve.select_world(&[package], None).unwrap();
+    let mut module = wat::parse_str(&probed.text).unwrap_or_else(|error| panic!("{error}: {}", probed.text));
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+    let mut encoder = ComponentEncoder::default()
+        .validate(true)
+        .module(&module)
+        .unwrap();
+    encoder
+        .encode()
+        .unwrap_or_else(|error| panic!("{error:#}: {}", probed.text))
 }
 
 /// Deploys probes, and tells why not if the host has not all that they import.
@@ -176,7 +163,7 @@ fn deploy(node: &Node, probes: &[&Probe]) -> Result<(), String> {
     for Probe { name, component, .. } in probes {
         std::fs::write(folder.path().join(format!("{name}.wasm")), component).unwrap();
         manifest += &format!(
-            "[function.{name}]\nbuild = {{ component = \"{name}.wasm\" }}\npublic = true\n\
+            "[function.{name}]\nbuild = {{ component = \"{name}.wasm\" }}\npublic = true\ninputs = {{ x = \"x\" }}\n\
              limits = {{ timeout = \"{}s\", fuel = {FUEL} }}\n",
             TIME.as_secs()
         );
@@ -215,6 +202,9 @@ fn call<'a>(node: &Node, probes: &'a [Probe]) -> Vec<(&'a Probe, Ended)> {
 fn every_import_pays_and_ends_in_time() {
     let node = Node::start();
     node.deploy("hello", "hello", "public = true");
+    // What text of a probe names.
+    let put = node.cli_with_input(&["put", "-", "--name", "x"], b"some bytes\n");
+    assert!(put.status.success(), "{put:?}");
     let interfaces: Vec<_> = wasis().iter().flat_map(interfaces).collect();
     let next = Mutex::new(interfaces.iter());
     let (ended, over) = (Mutex::new(Vec::new()), AtomicBool::new(false));

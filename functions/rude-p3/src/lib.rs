@@ -5,7 +5,7 @@
 #[path = "../../rude/src/told.rs"]
 mod told;
 
-use told::Told;
+use told::{HOARDED_BYTES, Hoard, Told};
 use wasip3::exports::http::handler::Guest;
 use wasip3::http::types::{ErrorCode, Fields, Request, Response};
 
@@ -20,6 +20,9 @@ impl Guest for Rude {
         }
         // Two handles each, which are the guest's own alone: the host has nothing for them.
         (0..told.keeps.div_ceil(2)).for_each(|_| std::mem::forget(wasip3::wit_stream::new::<u8>()));
+        if let Some(what) = told.hoard {
+            hoard(what);
+        }
         if let Some(bytes) = told.error {
             return Err(ErrorCode::InternalError(Some("x".repeat(bytes))));
         }
@@ -44,6 +47,28 @@ impl Guest for Rude {
 }
 
 wasip3::http::service::export!(Rude);
+
+fn hoard(what: Hoard) -> ! {
+    loop {
+        let fields = Fields::new();
+        match what {
+            Hoard::Fields => {
+                fields
+                    .append("x-long", &vec![b'x'; HOARDED_BYTES])
+                    .expect("the host takes such a field");
+                std::mem::forget(fields);
+            }
+            Hoard::Requests => {
+                let (_, trailers) = wasip3::wit_future::new(|| Ok(None));
+                let (request, sent) = Request::new(fields, None, trailers, None);
+                request
+                    .set_path_with_query(Some(&format!("/{}", "x".repeat(HOARDED_BYTES))))
+                    .expect("the host takes such a path");
+                std::mem::forget((request, sent));
+            }
+        }
+    }
+}
 
 /// What was asked, a line each.
 fn seen(target: &str, request: &Request) -> Vec<u8> {

@@ -4,10 +4,10 @@
 
 mod told;
 
-use told::Told;
+use told::{HOARDED_BYTES, Hoard, Told};
 use wasip2::exports::http::incoming_handler::Guest;
 use wasip2::http::types::{
-    ErrorCode, Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam,
+    ErrorCode, Fields, IncomingRequest, OutgoingBody, OutgoingRequest, OutgoingResponse, ResponseOutparam,
 };
 
 struct Rude;
@@ -16,6 +16,9 @@ impl Guest for Rude {
     fn handle(request: IncomingRequest, out: ResponseOutparam) {
         let told = Told::new(&request.path_with_query().unwrap_or_default());
         (0..told.keeps).for_each(|_| std::mem::forget(Fields::new()));
+        if let Some(what) = told.hoard {
+            hoard(what);
+        }
         if let Some(bytes) = told.error {
             let text = "x".repeat(bytes);
             return ResponseOutparam::set(out, Err(ErrorCode::InternalError(Some(text))));
@@ -39,6 +42,27 @@ impl Guest for Rude {
 }
 
 wasip2::http::proxy::export!(Rude);
+
+fn hoard(what: Hoard) -> ! {
+    loop {
+        let fields = Fields::new();
+        match what {
+            Hoard::Fields => {
+                fields
+                    .append("x-long", &vec![b'x'; HOARDED_BYTES])
+                    .expect("the host takes such a field");
+                std::mem::forget(fields);
+            }
+            Hoard::Requests => {
+                let request = OutgoingRequest::new(fields);
+                request
+                    .set_path_with_query(Some(&format!("/{}", "x".repeat(HOARDED_BYTES))))
+                    .expect("the host takes such a path");
+                std::mem::forget(request);
+            }
+        }
+    }
+}
 
 fn fields(told: &[(String, Vec<u8>)]) -> Fields {
     let fields = Fields::new();

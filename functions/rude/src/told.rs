@@ -3,7 +3,18 @@
 //! `?status=200&field=name:value&body=text&times=3&trailer=name:value`: fields and trailers may come more than once, the
 //! body is written so many times, each time by itself. `error=5` answers with an error of so many bytes instead. `log=text`
 //! prints the text before. `leaves=1000` leaves so many bytes allocated, and `keeps=2` so many handles open, for as long as the
-//! instance lives. `strict=yes` traps where the host refuses to end the body.
+//! instance lives. `strict=yes` traps where the host refuses to end the body. `hoard=fields` and `hoard=requests` make such values of
+//! the host's for ever, each of them long.
+
+/// Bytes of a value that is hoarded.
+pub const HOARDED_BYTES: usize = 60 << 10;
+
+/// What the host is made to hold, without end.
+#[derive(Clone, Copy)]
+pub enum Hoard {
+    Fields,
+    Requests,
+}
 
 pub struct Told {
     pub status: u16,
@@ -16,6 +27,7 @@ pub struct Told {
     pub strict: bool,
     /// Handles that are never dropped.
     pub keeps: usize,
+    pub hoard: Option<Hoard>,
 }
 
 impl Told {
@@ -29,6 +41,7 @@ impl Told {
             error: None,
             strict: false,
             keeps: 0,
+            hoard: None,
         };
         let query = target.split_once('?').map_or("", |(_, query)| query);
         for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
@@ -48,6 +61,12 @@ impl Told {
                 )),
                 "strict" => told.strict = true,
                 "keeps" => told.keeps = value.parse().expect("handles are a number"),
+                "hoard" => {
+                    told.hoard = Some(match value {
+                        "fields" => Hoard::Fields,
+                        _ => Hoard::Requests,
+                    });
+                }
                 "error" => told.error = Some(value.parse().expect("a length is a number")),
                 _ => {}
             }
