@@ -5,7 +5,7 @@
 //! measured yet.
 
 /// The version of the table; it is part of what a remembered result depends on.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Fuel per 4 bytes copied between host and guest by a host call (request and response bodies,
 /// shard reads, what is printed). wasmtime charges 1 a byte for the guest's own `memory.copy`; a host copy is a
@@ -24,7 +24,7 @@ pub const WASI_CALL: u64 = 250;
 /// Fuel per random byte: WASI's host takes one step of its generator for each.
 pub const RANDOM_BYTE: u64 = 16;
 
-/// Fuel per call of `nearfield:data`, beside its bytes.
+/// Fuel per call of `nearfield:data`, beside its bytes: of what is named, and of what is given.
 pub const DATA_CALL: u64 = 500;
 
 /// Fuel per call of `nearfield:gpu`, and per step of a submission, beside its bytes. Time on the GPU is counted by itself.

@@ -454,7 +454,7 @@ fn parts_of_a_job() {
 /// What the pure lane means. If this fails, remembered results of before are not what the same runs would
 /// give now: raise `SEMANTICS_EPOCH` in protocol/src/job.rs and write the new figures here.
 #[test]
-fn the_semantics_are_those_of_their_epoch() {
+fn the_semantics_are_those_of_their_versions() {
     let node = Node::start();
     let dir = tempfile::tempdir().unwrap();
     let component = dir.path().join("golden.wasm");
@@ -463,8 +463,12 @@ fn the_semantics_are_those_of_their_epoch() {
     put(&node, "text", b"one shard\n");
     let done = run(&node, &["golden", "--over", "text", "--args", "[1]"]);
     let told = (number(&done["fuel"]), done["digest"].as_str().unwrap());
-    assert_eq!(nearfield_protocol::job::SEMANTICS_EPOCH, 2);
-    let digest = "b3:229664ca6813ac113568e1a6a396c61013e5479ad3f17123d5decd79264cf6ef";
+    let versions = (
+        nearfield_protocol::job::SEMANTICS_EPOCH,
+        nearfield_protocol::cost::VERSION,
+    );
+    assert_eq!(versions, (2, 3));
+    let digest = "b3:111d3575d971876d9fbc1ad4e4f8facf6847e3abee2aa954742cf438d2f9808f";
     assert_eq!(told, (1_530_637, digest));
 }
 

@@ -70,7 +70,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         "[static]dataset.open",
         |mut store: Context<'_>, (input,): (String,)| {
             Box::new(async move {
-                charge(&mut store, cost::DATA_CALL)?;
+                charge(&mut store, cost::DATA_CALL + cost::bytes(input.len() as u64))?;
                 let opened = open_dataset(&mut store, &input).await?;
                 let answer: Answer<Resource<DatasetHandle>> = match opened {
                     Ok(dataset) => Ok(store.data_mut().table().push(DatasetHandle(dataset))?),
@@ -115,6 +115,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     shards.func_wrap(
         "[method]dataset.by-path",
         |mut store: Context<'_>, (this, path): (Resource<DatasetHandle>, String)| {
+            charge(&mut store, cost::bytes(path.len() as u64))?;
             let dataset = dataset(&mut store, &this)?;
             let place = dataset
                 .locate(&path)
@@ -127,6 +128,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         "[method]dataset.by-key",
         |mut store: Context<'_>, (this, key): (Resource<DatasetHandle>, String)| {
             Box::new(async move {
+                charge(&mut store, cost::bytes(key.len() as u64))?;
                 let dataset = dataset(&mut store, &this)?;
                 let answer: Answer<Option<(u32, u64, u64)>> =
                     by_key(&mut store, &dataset, key.as_bytes()).await?;
@@ -162,8 +164,10 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
             let (dataset, index) = shard(&mut store, &this)?;
             let header = dataset.meta.shards[index as usize]
                 .header
-                .map(|header| &dataset.meta.headers[header as usize]);
-            Ok((Bytes::from(header.cloned().unwrap_or_default()),))
+                .map(|header| &dataset.meta.headers[header as usize][..])
+                .unwrap_or_default();
+            charge(&mut store, cost::bytes(header.len() as u64))?;
+            Ok((Bytes::copy_from_slice(header),))
         },
     )?;
     shards.func_wrap(
@@ -175,8 +179,10 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
             }
             let source = dataset.meta.shards[index as usize]
                 .source
-                .map(|source| &dataset.meta.sources[source as usize]);
-            Ok((source.cloned().unwrap_or_default(),))
+                .map(|source| &dataset.meta.sources[source as usize][..])
+                .unwrap_or_default();
+            charge(&mut store, cost::bytes(source.len() as u64))?;
+            Ok((source.to_owned(),))
         },
     )?;
     shards.func_wrap_async(
