@@ -55,10 +55,11 @@ pub(crate) fn trap_problem(spec: &CallSpec, error: &wasmtime::Error, panic: Opti
         );
     }
     let cause = said(error.root_cause());
+    // The engine counts handles in tables of its own, too, and has no type for a full one.
     if matches!(
         error.downcast_ref::<ResourceTableError>(),
         Some(ResourceTableError::Full)
-    ) || cause.contains("too many live component handles")
+    ) || cause.contains("store handle limit exceeded")
     {
         return Problem::new(
             ProblemKind::TooManyHandles,

@@ -111,6 +111,12 @@ impl<'a> Handles<'a> {
         }
     }
 
+    /// Whether a parameter of such a type is a handle that a guest can have.
+    pub fn can_give(&self, of: &Type) -> bool {
+        self.resource(of)
+            .is_some_and(|resource| self.ways.contains_key(&resource))
+    }
+
     fn has(&self, of: &Type) -> bool {
         self.resource(of)
             .is_none_or(|resource| self.ways.contains_key(&resource))
