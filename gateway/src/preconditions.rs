@@ -79,10 +79,14 @@ impl std::fmt::Display for EntityTag {
     }
 }
 
+/// The last second of the year 9999.
+const LAST_UNIX_S: u64 = 253_402_300_799;
+
 impl Modified {
     /// As an HTTP date.
     pub fn to_text(self) -> String {
-        httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(self.unix_s))
+        // A year has four digits.
+        httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(self.unix_s.min(LAST_UNIX_S)))
     }
 }
 

@@ -15,11 +15,11 @@ use nearfield_protocol::{Digest, NodeId};
 use nearfield_store::{Fetched, GROUP_BYTES, Groups, Shard, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::endpoint::node_id;
 use crate::frame;
+use crate::gate::MemberPlaces;
 use crate::peers::{BYTES, Peers};
 use crate::residency::{Residency, Right};
 
@@ -37,8 +37,10 @@ const LOOK_BYTES: usize = 128 << 10;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A holder that sends fewer bytes a second is given up if another may be faster.
 const SLOWEST: u64 = 1 << 20;
-/// Requests of one member at once.
-const SERVED: usize = 64;
+/// Requests of one member at once: of a file in place each holds a copy of up to [`WHOLE_BYTES`].
+pub(crate) const SERVED: usize = 32;
+/// What is written at once: who takes no more for [`PATIENCE`] is given up.
+const PIECE_BYTES: usize = 128 << 10;
 const QUESTION_BYTES: usize = 1 << 10;
 /// Longest answer: a refusal is cut to [`SAID_BYTES`], of which JSON makes six bytes each at most.
 const ANSWER_BYTES: usize = (1 << 10) + 8 * SAID_BYTES;
@@ -71,6 +73,7 @@ pub(crate) enum Answer {
 pub(crate) struct Giving {
     pub store: Store,
     pub residency: Arc<Residency>,
+    pub places: Arc<MemberPlaces>,
 }
 
 impl std::fmt::Debug for Giving {
@@ -82,10 +85,9 @@ impl std::fmt::Debug for Giving {
 impl ProtocolHandler for Giving {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
         let node = node_id(&connection.remote_id());
-        let places = Arc::new(Semaphore::new(SERVED));
         let mut tasks = tokio::task::JoinSet::new();
         while let Ok((send, receive)) = connection.accept_bi().await {
-            let Ok(place) = places.clone().acquire_owned().await else {
+            let Some(place) = self.places.enter(node).await else {
                 break;
             };
             let giving = self.clone();
@@ -117,8 +119,7 @@ impl Giving {
             Err(reason) => (Answer::Refused(cut_string(SAID_BYTES, reason)), Bytes::new()),
         };
         frame::write(&mut send, &answer).await?;
-        // Copies nothing: the stream holds on to the map.
-        send.write_chunk(bytes).await.map_err(io::Error::other)?;
+        give_all(&mut send, bytes).await?;
         let _ = send.finish();
         Ok(())
     }
@@ -145,7 +146,13 @@ impl Giving {
         };
         let size = shard.size_bytes();
         let range = match *request {
-            Request::Range { start, len, .. } => start.min(size)..start.saturating_add(len).min(size),
+            // Nobody asks for more.
+            Request::Range { start, len, .. } => {
+                start.min(size)..start.saturating_add(len.min(WHOLE_BYTES)).min(size)
+            }
+            Request::Groups { .. } if size > BLOB_BYTES => {
+                return Err(format!("it has {size} bytes, where nodes take {BLOB_BYTES}"));
+            }
             Request::Groups { .. } => 0..size,
         };
         let groups = matches!(request, Request::Groups { .. });
@@ -160,6 +167,17 @@ impl Giving {
             Err(error) => Err(error.to_string()),
         }
     }
+}
+
+/// Copies nothing: the stream holds on to the map.
+async fn give_all(send: &mut SendStream, mut bytes: Bytes) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));
+        timeout(PATIENCE, send.write_chunk(piece))
+            .await?
+            .map_err(io::Error::other)?;
+    }
+    Ok(())
 }
 
 fn read_shard(shard: &Shard, range: Range<u64>, groups: bool) -> Result<Bytes, StoreError> {

@@ -67,7 +67,7 @@ pub(crate) struct Document {
     changed: watch::Sender<u64>,
     /// Entries whose value is not here yet.
     missing: Mutex<BTreeMap<RecordKey, Absent>>,
-    /// Tokens and nodes of which this node cannot read what it wrote. The lock is held for one look-up.
+    /// Names of which this node cannot read what it wrote. The lock is held for one look-up.
     lost: Mutex<Arc<BTreeSet<(RecordKind, String)>>>,
     /// Whether the store notes later records than are here, and they were not compared with a gateway's since.
     is_behind: AtomicBool,
@@ -517,6 +517,7 @@ impl Document {
     }
 
     fn replace(&self, mut records: Records) {
+        self.found_again();
         let mut current = self.records.write();
         records = records.without(self.lost.lock().clone());
         records.generation = records.generation.max(current.generation + 1);

@@ -26,6 +26,11 @@ pub enum NetError {
         "written here, but no other node has confirmed it within {seconds} s: it will spread once one can be reached"
     )]
     Unconfirmed { seconds: u64 },
+    #[error(
+        "a record of `{0}` cannot be read, because its value on this node's disk is lost or broken: restore the data folder from a \
+         backup, or start another gateway that has the record"
+    )]
+    Unreadable(String),
     /// What another node answered instead of doing what it was asked.
     #[error("{0}")]
     Failed(Problem),

@@ -1,18 +1,29 @@
 //! Who may speak: members, each on the protocols of its role.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
-use iroh::endpoint::{Connection, ConnectionError};
+use iroh::endpoint::{Connection, ConnectionError, WeakConnectionHandle};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use nearfield_protocol::NodeId;
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::document::Document;
 use crate::endpoint::node_id;
+use crate::seldom::Seldom;
 
 /// What a node closes the connections with of who is no member.
 const NOT_A_MEMBER: u32 = 1;
+/// The same of who has made too many since.
+const TOO_MANY: u32 = 2;
+/// Connections of one member for one protocol: it needs one, and some may linger after it was started again.
+pub(crate) const CONNECTIONS: usize = 8;
+/// Of those that exchange records: a message of theirs may have 1 GiB, which is the library's limit.
+pub(crate) const EXCHANGES: usize = 2;
+/// How long an exchange of records may take.
+pub(crate) const LONGEST_EXCHANGE: Duration = Duration::from_secs(300);
 
 /// Closes a connection with a node that is no member.
 pub(crate) fn refuse(connection: &Connection) {
@@ -27,54 +38,107 @@ pub(crate) fn is_refused(connection: &Connection) -> bool {
     }
 }
 
+/// A member and a protocol.
+type Door = (NodeId, Vec<u8>);
+
 /// The connections that others have made to this node.
 #[derive(Default)]
 pub(crate) struct Doors {
-    /// The lock is held for one look-up.
-    open: Mutex<HashMap<NodeId, HashMap<usize, Connection>>>,
+    /// In the order in which they came. The lock is held for one look-up.
+    open: Mutex<HashMap<Door, VecDeque<(usize, WeakConnectionHandle)>>>,
 }
 
 impl Doors {
     /// Ends the connections of those that are not members any more.
     pub fn close_to(&self, gone: impl Fn(&NodeId) -> bool) {
         let open = self.open.lock();
-        for (node, connections) in open.iter().filter(|(node, _)| gone(node)) {
+        for ((node, _), connections) in open.iter().filter(|((node, _), _)| gone(node)) {
             tracing::info!(
                 node = node.short(),
                 "closing the connections of a node that is no member"
             );
-            connections.values().for_each(refuse);
+            let there = connections
+                .iter()
+                .filter_map(|(_, connection)| connection.upgrade());
+            there.for_each(|connection| refuse(&connection));
         }
     }
 
-    fn enter(self: &Arc<Self>, node: NodeId, connection: &Connection) -> Inside {
+    /// Lets a connection in. Where the member has `most` for this protocol, the oldest gives way.
+    fn enter(self: &Arc<Self>, node: NodeId, connection: &Connection, most: usize) -> Inside {
+        let door = (node, connection.alpn().to_vec());
         let mut open = self.open.lock();
+        let connections = open.entry(door.clone()).or_default();
+        while connections.len() >= most
+            && let Some((_, oldest)) = connections.pop_front()
+        {
+            close(&oldest, b"too many connections");
+        }
         let id = connection.stable_id();
-        open.entry(node).or_default().insert(id, connection.clone());
+        connections.push_back((id, connection.weak_handle()));
         Inside {
             doors: self.clone(),
-            node,
+            door,
             id,
         }
+    }
+}
+
+fn close(connection: &WeakConnectionHandle, why: &[u8]) {
+    if let Some(connection) = connection.upgrade() {
+        connection.close(TOO_MANY.into(), why);
     }
 }
 
 /// A connection's place among the open ones.
 struct Inside {
     doors: Arc<Doors>,
-    node: NodeId,
+    door: Door,
     id: usize,
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
         let mut open = self.doors.open.lock();
-        if let Some(connections) = open.get_mut(&self.node) {
-            connections.remove(&self.id);
+        if let Some(connections) = open.get_mut(&self.door) {
+            connections.retain(|(id, _)| *id != self.id);
             if connections.is_empty() {
-                open.remove(&self.node);
+                open.remove(&self.door);
             }
         }
+    }
+}
+
+/// Places for what members ask at once, so many for each, over how many connections they ask.
+pub(crate) struct MemberPlaces {
+    most: usize,
+    /// Of those that ask. The lock is held for one look-up.
+    of: Mutex<HashMap<NodeId, Weak<Semaphore>>>,
+}
+
+impl MemberPlaces {
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(MemberPlaces {
+            most,
+            of: Mutex::default(),
+        })
+    }
+
+    /// A place of a member, once one is free.
+    pub async fn enter(&self, node: NodeId) -> Option<OwnedSemaphorePermit> {
+        let places = {
+            let mut of = self.of.lock();
+            match of.get(&node).and_then(Weak::upgrade) {
+                Some(places) => places,
+                None => {
+                    of.retain(|_, places| places.strong_count() > 0);
+                    let places = Arc::new(Semaphore::new(self.most));
+                    of.insert(node, Arc::downgrade(&places));
+                    places
+                }
+            }
+        };
+        places.acquire_owned().await.ok()
     }
 }
 
@@ -90,7 +154,20 @@ pub(crate) struct Gate<P> {
     pub document: Arc<Document>,
     pub doors: Arc<Doors>,
     pub admits: Admits,
+    /// Connections of one member.
+    pub most: usize,
+    /// How long one may last, if that is bounded.
+    pub longest: Option<Duration>,
+    pub refused: Refused,
     pub protocol: P,
+}
+
+/// When it was said last that somebody was refused, for each reason.
+#[derive(Default)]
+pub(crate) struct Refused {
+    expelled: Seldom,
+    stranger: Seldom,
+    host: Seldom,
 }
 
 impl<P> std::fmt::Debug for Gate<P> {
@@ -104,19 +181,45 @@ impl<P: ProtocolHandler> ProtocolHandler for Gate<P> {
         let node = node_id(&connection.remote_id());
         let records = self.document.records();
         let reason = match self.admits {
-            _ if records.is_expelled(&node) => Some("it was expelled"),
-            _ if !self.document.admits(&node) => Some("it is no member"),
-            Admits::Gateways if !records.is_gateway(&node) => Some("it is no gateway"),
+            _ if records.is_expelled(&node) => Some(("it was expelled", &self.refused.expelled)),
+            _ if !self.document.admits(&node) => Some(("it is no member", &self.refused.stranger)),
+            Admits::Gateways if !records.is_gateway(&node) => Some(("it is no gateway", &self.refused.host)),
             _ => None,
         };
-        if let Some(reason) = reason {
-            let protocol = String::from_utf8_lossy(connection.alpn()).into_owned();
-            tracing::warn!(node = node.short(), protocol, reason, "refused a connection");
+        if let Some((reason, seldom)) = reason {
+            // Anybody may come as often as it likes.
+            if let Some(times) = seldom.say(Instant::now()) {
+                let protocol = String::from_utf8_lossy(connection.alpn()).into_owned();
+                tracing::warn!(
+                    node = node.short(),
+                    protocol,
+                    reason,
+                    times,
+                    "refused a connection"
+                );
+            }
             refuse(&connection);
             return Ok(());
         }
-        let inside = self.doors.enter(node, &connection);
-        let served = self.protocol.accept(connection).await;
+        let inside = self.doors.enter(node, &connection, self.most);
+        let (handle, closed) = {
+            let handle = connection.weak_handle();
+            let closed = handle.closed();
+            (handle, closed)
+        };
+        // Some protocols hand the connection on, and it goes on without them.
+        let serving = async {
+            let served = self.protocol.accept(connection).await;
+            closed.await;
+            served
+        };
+        let served = match self.longest {
+            None => serving.await,
+            Some(longest) => tokio::time::timeout(longest, serving).await.unwrap_or_else(|_| {
+                close(&handle, b"it took too long");
+                Ok(())
+            }),
+        };
         drop(inside);
         served
     }

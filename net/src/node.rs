@@ -16,12 +16,12 @@ use nearfield_store::Store;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{mpsc, watch};
 
-use crate::bytes::Giving;
-use crate::control::{Control, MemberEvent, PendingQuestion, Question, Reply};
+use crate::bytes::{Giving, SERVED};
+use crate::control::{Control, MemberEvent, PendingQuestion, Question, Reply, STREAMS};
 use crate::document::Document;
 use crate::endpoint::{addresses, bind, node_id};
 use crate::error::NetError;
-use crate::gate::{Admits, Doors, Gate};
+use crate::gate::{Admits, CONNECTIONS, Doors, EXCHANGES, Gate, LONGEST_EXCHANGE, MemberPlaces, Refused};
 use crate::identity::Identity;
 use crate::join::{Invitations, Joining, Offer, Rate, Refusals, Ticket};
 use crate::network::{Contact, Network};
@@ -125,12 +125,15 @@ impl Node {
             peers: peers.clone(),
             present: present.clone(),
             streams: Arc::default(),
+            hellos: Arc::default(),
+            places: MemberPlaces::new(STREAMS),
             members,
             questions,
         };
         let giving = Giving {
             store: store.clone(),
             residency: residency.clone(),
+            places: MemberPlaces::new(SERVED),
         };
         let joining = Joining {
             document: document.clone(),
@@ -143,12 +146,14 @@ impl Node {
             document: &document,
             doors: &doors,
         };
+        let exchanges = Gate {
+            most: EXCHANGES,
+            longest: Some(LONGEST_EXCHANGE),
+            ..behind.gate(document.docs().clone(), Admits::Members)
+        };
         let router = Router::builder(endpoint)
             .accept(JOIN, joining)
-            .accept(
-                iroh_docs::ALPN,
-                behind.gate(document.docs().clone(), Admits::Members),
-            )
+            .accept(iroh_docs::ALPN, exchanges)
             .accept(iroh_gossip::ALPN, behind.gate(gossip, Admits::Members))
             .accept(CONTROL, behind.gate(control, Admits::Members))
             .accept(BYTES, behind.gate(giving, Admits::Members))
@@ -476,6 +481,9 @@ impl Behind<'_> {
             document: self.document.clone(),
             doors: self.doors.clone(),
             admits,
+            most: CONNECTIONS,
+            longest: None,
+            refused: Refused::default(),
             protocol,
         }
     }

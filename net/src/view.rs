@@ -93,8 +93,8 @@ pub struct Records {
     pub(crate) last: Option<RecordClock>,
     /// The latest clock of any record, also of those that do not count yet because others that let them are missing.
     seen: Option<RecordClock>,
-    /// Tokens and nodes of which this node wrote a record that cannot be read any more. It may have been their end, so they count as
-    /// ended: a broken disk lets nobody in.
+    /// Names of which this node wrote a record that cannot be read any more. It may have been their end, or have closed a function to
+    /// the public, so none of them has a newest version: a broken disk lets nobody in, and gives no old data as new.
     lost: Arc<BTreeSet<(RecordKind, String)>>,
     /// Rises with every record applied, so that what is derived from the records can tell that it is old.
     pub generation: u64,
@@ -159,12 +159,14 @@ impl Records {
 
     /// The newest version of `name`.
     pub fn function(&self, name: &FunctionName) -> Option<&FunctionVersion> {
-        self.functions.get(name)?.last()
+        let newest = self.functions.get(name)?.last();
+        newest.filter(|_| !self.is_lost(RecordKind::Function, name.as_str()))
     }
 
     /// The newest version of every function.
     pub fn functions(&self) -> impl Iterator<Item = &FunctionVersion> {
-        self.functions.values().filter_map(|versions| versions.last())
+        let newest = self.functions.values().filter_map(|versions| versions.last());
+        newest.filter(|newest| !self.is_lost(RecordKind::Function, newest.name.as_str()))
     }
 
     /// All versions of `name`, oldest first; empty if there is none.
@@ -174,12 +176,14 @@ impl Records {
 
     /// The newest version of `name`.
     pub fn dataset(&self, name: &DatasetName) -> Option<&DatasetVersion> {
-        self.datasets.get(name)?.last()
+        let newest = self.datasets.get(name)?.last();
+        newest.filter(|_| !self.is_lost(RecordKind::Dataset, name.as_str()))
     }
 
     /// The newest version of every dataset.
     pub fn datasets(&self) -> impl Iterator<Item = &DatasetVersion> {
-        self.datasets.values().filter_map(|versions| versions.last())
+        let newest = self.datasets.values().filter_map(|versions| versions.last());
+        newest.filter(|newest| !self.is_lost(RecordKind::Dataset, newest.name.as_str()))
     }
 
     /// All versions of `name`, oldest first; empty if there is none.
@@ -256,7 +260,12 @@ impl Records {
         Records { lost, ..self }
     }
 
-    fn is_lost(&self, kind: RecordKind, name: &str) -> bool {
+    /// Names of which a record cannot be read.
+    pub fn unreadable(&self) -> &BTreeSet<(RecordKind, String)> {
+        &self.lost
+    }
+
+    pub(crate) fn is_lost(&self, kind: RecordKind, name: &str) -> bool {
         // Hardly ever there is one, and names of nodes are made for the question.
         !self.lost.is_empty() && self.lost.contains(&(kind, name.to_owned()))
     }

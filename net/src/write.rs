@@ -20,6 +20,14 @@ impl Node {
         self.confirm(&written.key).await
     }
 
+    /// What has a newest version that cannot be read has no next one.
+    fn is_readable(&self, kind: RecordKind, name: &str) -> Result<(), NetError> {
+        match self.records().is_lost(kind, name) {
+            false => Ok(()),
+            true => Err(NetError::Unreadable(name.to_owned())),
+        }
+    }
+
     /// Writes the next version of a function; `make` gets its number. Durable when this returns.
     pub async fn write_function(
         &self,
@@ -28,6 +36,7 @@ impl Node {
     ) -> Result<FunctionVersion, NetError> {
         let (written, version) = {
             let _writing = self.document().lock().await;
+            self.is_readable(RecordKind::Function, name.as_str())?;
             let newest = self.records().function(name).map(|newest| newest.version);
             let version = make(newest.unwrap_or_default() + 1);
             let record = FunctionRecord::Deployed(Box::new(version.clone()));
@@ -51,6 +60,7 @@ impl Node {
     ) -> Result<DatasetVersion, NetError> {
         let (written, version) = {
             let _writing = self.document().lock().await;
+            self.is_readable(RecordKind::Dataset, name.as_str())?;
             let found = self.records().dataset(name).map_or(0, |newest| newest.version);
             if let Some(expected) = expected.filter(|expected| *expected != found) {
                 let name = name.to_string();

@@ -28,7 +28,7 @@ impl RecordKind {
         RecordKind::Node,
     ];
 
-    const fn tag(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             RecordKind::Function => "function",
             RecordKind::Dataset => "dataset",
@@ -39,7 +39,7 @@ impl RecordKind {
 
     /// What every key of this kind starts with.
     pub fn prefix(self) -> Vec<u8> {
-        [self.tag().as_bytes(), b"\0"].concat()
+        [self.name().as_bytes(), b"\0"].concat()
     }
 }
 

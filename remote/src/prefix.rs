@@ -1,9 +1,12 @@
 //! What below a prefix makes a folder.
 
-use std::collections::HashSet;
+use nearfield_protocol::said;
 
 use crate::object::Object;
 use crate::source::ListedObject;
+
+/// Bytes of all objects: what servers say is no sum that overflows.
+const MOST_BYTES: u64 = 1 << 60;
 
 /// What stands in a folder of objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +21,16 @@ pub struct FolderObject {
 /// them, is a folder.
 pub fn folder(prefix: &str, listed: Vec<ListedObject>) -> Result<Vec<FolderObject>, String> {
     let mut found = Vec::with_capacity(listed.len());
+    let mut all_bytes = 0_u64;
     for object in listed {
+        all_bytes = all_bytes.saturating_add(object.size_bytes);
+        if all_bytes > MOST_BYTES {
+            return Err(format!(
+                "the key `{}` has {} bytes, as its server says",
+                said(&object.key),
+                object.size_bytes
+            ));
+        }
         let Some(below) = object.key.strip_prefix(prefix) else {
             return Err(format!("`{}` was listed, which is not below it", object.key));
         };
@@ -36,7 +48,7 @@ pub fn folder(prefix: &str, listed: Vec<ListedObject>) -> Result<Vec<FolderObjec
             continue;
         }
         if let Some(why) = super::url::no_path(path) {
-            return Err(format!("the key `{}` {why}", object.key));
+            return Err(format!("the key `{}` {why}", said(&object.key)));
         }
         found.push((path.to_owned(), is_folder, object));
     }
@@ -47,20 +59,24 @@ pub fn folder(prefix: &str, listed: Vec<ListedObject>) -> Result<Vec<FolderObjec
             pair[0].2.key, pair[1].2.key
         ));
     }
-    let folders: HashSet<&str> = found.iter().flat_map(|(path, ..)| parents(path)).collect();
-    if let Some((_, _, object)) = found
-        .iter()
-        .find(|(path, is_folder, _)| !is_folder && folders.contains(path.as_str()))
-    {
-        return Err(format!(
-            "`{}` is an object, and others lie below it as in a folder",
-            object.key
-        ));
-    }
+    // Sorted, what lies below a path stands together, after it.
+    let has_more_below = |path: &str| {
+        let below = format!("{path}/");
+        let first = found.partition_point(|(other, ..)| other.as_bytes() < below.as_bytes());
+        found
+            .get(first)
+            .is_some_and(|(other, ..)| other.starts_with(&below))
+    };
     let kept: Vec<bool> = found
         .iter()
-        .map(|(path, is_folder, _)| !is_folder || !folders.contains(path.as_str()))
-        .collect();
+        .map(|(path, is_folder, object)| match has_more_below(path) {
+            true if !is_folder => Err(format!(
+                "`{}` is an object, and others lie below it as in a folder",
+                object.key
+            )),
+            has_more => Ok(!has_more),
+        })
+        .collect::<Result<_, _>>()?;
     let found = found.into_iter().zip(kept).filter(|(_, kept)| *kept);
     let found = found.map(|((path, is_folder, object), _)| FolderObject {
         path,
@@ -71,11 +87,6 @@ pub fn folder(prefix: &str, listed: Vec<ListedObject>) -> Result<Vec<FolderObjec
         }),
     });
     Ok(found.collect())
-}
-
-/// `a`, `a/b` of `a/b/c`.
-fn parents(path: &str) -> impl Iterator<Item = &str> {
-    path.match_indices('/').map(|(end, _)| &path[..end])
 }
 
 #[cfg(test)]
@@ -140,10 +151,32 @@ mod tests {
             (&[("p/a", 0), ("p/a/", 0)], "`p/a` and `p/a/`"),
             (&[("p/a", 3), ("p/a/b", 1)], "`p/a` is an object"),
             (&[("p/a", 0), ("p/a/b/c", 1)], "`p/a` is an object"),
+            (
+                &[("p/a", 1), ("p/b", u64::MAX)],
+                "`p/b` has 18446744073709551615 bytes",
+            ),
+            (&[("p/a", 3), ("p/a!", 1), ("p/a/b", 1)], "`p/a` is an object"),
             (&[("q/a", 1)], "not below"),
         ] {
             let why = of("p/", listed).unwrap_err();
             assert!(why.contains(says), "{listed:?}: {why}");
         }
+    }
+
+    /// Whoever lists thousands of folders in one key costs no more than it sends.
+    #[test]
+    fn keys_of_many_folders_take_no_longer_than_others() {
+        let deep = |number: u32| format!("p/{}{number}", "a/".repeat(crate::url::KEY_BYTES / 2 - 10));
+        let listed: Vec<_> = (0..5_000).map(deep).collect();
+        let listed: Vec<_> = listed.iter().map(|key| (key.as_str(), 1)).collect();
+        let begun = std::time::Instant::now();
+        assert_eq!(of("p/", &listed).unwrap().len(), 5_000);
+        assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+        let long = format!("p/{}", "a".repeat(crate::url::KEY_BYTES + 1));
+        assert!(
+            of("p/", &[(&long, 1)])
+                .unwrap_err()
+                .contains("is longer than 4096 bytes")
+        );
     }
 }

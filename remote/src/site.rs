@@ -24,6 +24,10 @@ const MOST_OBJECTS: usize = 1_000_000;
 
 /// A listing that ends nowhere must end here: pages hold a thousand keys, and may be empty.
 const MOST_PAGES: usize = 100_000;
+/// Pages in a row that may be empty: where much was deleted, there are some.
+const MOST_EMPTY_PAGES: usize = 1_000;
+/// Bytes of all keys and ETags of a listing: a million of usual length.
+const MOST_LISTED_BYTES: usize = 256 << 20;
 
 /// Encoded objects that are named.
 const MOST_NAMED: usize = 1_000;
@@ -146,7 +150,11 @@ impl Site {
 
     /// All below a prefix as a folder, in the order of its paths; every object can be read by ranges.
     pub async fn folder(&self, prefix: &str, pins: Pins) -> Result<Vec<FolderObject>, RemoteError> {
-        let mut found = prefix::folder(prefix, self.list(prefix).await?).map_err(|why| {
+        let (below, listed) = (prefix.to_owned(), self.list(prefix).await?);
+        // A million keys are sorted: no other request waits for that.
+        let sorted = tokio::task::spawn_blocking(move || prefix::folder(&below, listed)).await;
+        let sorted = sorted.unwrap_or_else(|error| Err(format!("its listing was not read: {error}")));
+        let mut found = sorted.map_err(|why| {
             RemoteError::new(
                 Cause::Failed,
                 format!("{} is no folder: {why}", self.shown(prefix)),
@@ -187,6 +195,7 @@ impl Site {
 
     async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, RemoteError> {
         let (mut objects, mut page, mut answer) = (Vec::new(), None, Vec::new());
+        let (mut listed_bytes, mut empty_pages) = (0, 0);
         for _ in 0..MOST_PAGES {
             let Some(request) = self.source.listing(prefix, page.as_deref())? else {
                 break;
@@ -194,8 +203,32 @@ impl Site {
             let answered = self.transport.whole(&request, &mut answer).await;
             answered.map_err(|trouble| self.explain(prefix, &trouble))?;
             let found = self.source.page(&answer)?;
+            empty_pages = match found.objects.is_empty() {
+                true => empty_pages + 1,
+                false => 0,
+            };
+            let bytes_of =
+                |object: &ListedObject| object.key.len() + object.etag.as_ref().map_or(0, String::len);
+            listed_bytes += found.objects.iter().map(bytes_of).sum::<usize>();
             objects.extend(found.objects);
             page = found.next;
+            if listed_bytes > MOST_LISTED_BYTES {
+                let what = format!(
+                    "the keys below {} have more than {}",
+                    self.shown(prefix),
+                    format_bytes(MOST_LISTED_BYTES as u64)
+                );
+                let next = "put the prefixes below it, each as a --part";
+                return Err(RemoteError::new(Cause::OverLimit, what).next(next));
+            }
+            if page.is_some() && empty_pages > MOST_EMPTY_PAGES {
+                let what = format!(
+                    "the server lists {MOST_EMPTY_PAGES} empty pages of {}, and more to come",
+                    self.shown(prefix)
+                );
+                let next = "list it with another program to see whether the server does";
+                return Err(RemoteError::new(Cause::Failed, what).next(next));
+            }
             if page.is_none() || objects.len() > MOST_OBJECTS {
                 break;
             }

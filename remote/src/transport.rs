@@ -95,6 +95,8 @@ impl Transport {
             .read_timeout(SILENCE_TIMEOUT)
             // Ranges on connections of their own share no window.
             .http1_only()
+            // What a URL holds behind its `?` may be a signature.
+            .referer(false)
             // Bytes are put as they are kept there.
             .no_gzip()
             .no_brotli()

@@ -146,8 +146,14 @@ pub fn is_loopback(url: &Url) -> bool {
     host == "localhost" || address.is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
+/// Longest key, as long as a path of a dataset may be. Amazon's have 1,024 bytes.
+pub const KEY_BYTES: usize = 4_096;
+
 /// Why a key is no path of a file, if it is none.
 pub fn no_path(key: &str) -> Option<&'static str> {
+    if key.len() > KEY_BYTES {
+        return Some("is longer than 4096 bytes");
+    }
     if key.starts_with('/') {
         return Some("begins with a slash");
     }

@@ -2,7 +2,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{Node, lines, until};
+use crate::harness::{Node, fails, lines, until};
 
 #[test]
 fn what_was_acknowledged_survives_a_kill() {
@@ -182,6 +182,47 @@ fn a_broken_record_lets_nobody_in_and_nothing_go() {
     node.ok(&["token", "revoke", made["id"].as_str().unwrap()]);
     assert_eq!(status(&node), 401);
     let (data, _) = node.stop();
+
+    // What was public is private now, what was there is removed, what was put is put again.
+    let node = Node::start_in(data, &[]);
+    for name in ["open", "gone"] {
+        node.deploy(name, "hello", "public = true");
+    }
+    node.deploy("open", "hello", "");
+    node.ok(&["rm", "function/gone"]);
+    std::fs::write(&file, lines(2, 1_000)).unwrap();
+    node.ok(&["put", file.to_str().unwrap(), "--name", "twice"]);
+    std::fs::write(&file, lines(3, 1_000)).unwrap();
+    node.ok(&["put", file.to_str().unwrap(), "--name", "twice"]);
+    let (data, _) = node.stop();
+    let broken = copy(data.path());
+    let mut values = 0;
+    for blob in std::fs::read_dir(broken.path().join("blobs/data")).unwrap() {
+        let path = blob.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        let is_newest = text.contains("\"version\":2") || text.contains("removed");
+        if bytes.len() < 4_096 && is_newest {
+            bytes[1] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            values += 1;
+        }
+    }
+    assert!(values >= 3, "{values} values were broken");
+    let node = Node::start_in(broken, &[]);
+    for name in ["open", "gone"] {
+        assert_eq!(node.get(&format!("/fn/{name}")).status, 404, "{name}");
+    }
+    fails(&node.cli(&["get", "twice"]), 4, "twice");
+    let again = node.cli(&["put", file.to_str().unwrap(), "--name", "twice"]);
+    fails(&again, 1, "a record of `twice` cannot be read");
+    let ready = node.ready();
+    assert!(
+        ready.status == 200 && ready.text().contains("cannot be read"),
+        "{}",
+        ready.text()
+    );
+    drop(node);
 
     let log = folder.path().join("log");
     for (what, part) in [("revoked", "\"revoked\""), ("the dataset", &digest)] {

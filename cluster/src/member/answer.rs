@@ -1,12 +1,12 @@
 //! What members ask of this node.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use nearfield_net::Contact;
 use nearfield_net::control::{MAX_ASKED, PendingQuestion, Question, Reply};
 use nearfield_protocol::records::DatasetVersion;
-use nearfield_protocol::{DatasetName, Digest, NodeId, Problem, ProblemKind};
+use nearfield_protocol::{DatasetName, Digest, NodeId, Problem, ProblemKind, unix_ms};
 use tokio::sync::mpsc;
 
 use super::Member;
@@ -14,6 +14,9 @@ use super::repair::{KEEPING, REPLICAS_RANGE};
 use crate::node_places::NodePlaces;
 use crate::problem::{net_problem, store_problem};
 use crate::recording::{Described, labels};
+
+/// How far the clock of a host that puts may be ahead.
+const CLOCKS_APART: Duration = Duration::from_secs(24 * 3600);
 
 /// Questions of one node that are answered at once. Its further ones wait, and keep nobody else waiting.
 const ANSWERING: usize = 16;
@@ -222,7 +225,9 @@ impl Member {
         let replicas = version
             .replicas
             .is_none_or(|replicas| REPLICAS_RANGE.contains(&replicas));
-        if described != (version.size_bytes, version.shards) || version.name != *name || !replicas {
+        let is_past = version.put_unix_ms <= unix_ms(SystemTime::now() + CLOCKS_APART);
+        if described != (version.size_bytes, version.shards) || version.name != *name || !replicas || !is_past
+        {
             let text = "what is to be written down is not what the dataset says of itself";
             return Err(Problem::new(ProblemKind::BadRequest, text));
         }

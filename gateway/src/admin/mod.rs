@@ -22,6 +22,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use nearfield_cluster::place::others;
 use nearfield_cluster::store_problem;
+use nearfield_net::Records;
 use nearfield_protocol::{NodeId, Problem, ProblemKind};
 use serde_json::json;
 use tokio::task::JoinError;
@@ -81,7 +82,7 @@ async fn open(
     }
     match path {
         "/readyz" => Ok(match gateway.cluster.catalog.store.unhealthy() {
-            None => reply::text(StatusCode::OK, "ready\n"),
+            None => reply::text(StatusCode::OK, ready(&gateway.cluster.catalog.node.records())),
             Some(reason) => reply::text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
         }),
         "/metrics" => {
@@ -111,6 +112,19 @@ async fn open(
                 false => admitted(gateway, asked).await,
             }
         }
+    }
+}
+
+/// What a node says that is ready: also of what it cannot serve, which is no reason to send nothing else there.
+fn ready(records: &Records) -> String {
+    let unreadable = records.unreadable();
+    match unreadable.first() {
+        None => "ready\n".to_owned(),
+        Some((kind, name)) => format!(
+            "ready, but records of {} names cannot be read, of {} `{name}` first: restore the data folder from a backup\n",
+            unreadable.len(),
+            kind.name(),
+        ),
     }
 }
 

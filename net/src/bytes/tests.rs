@@ -6,6 +6,7 @@ use iroh::Endpoint;
 use iroh::endpoint::presets;
 
 use super::*;
+use crate::gate::MemberPlaces;
 use crate::network::Contact;
 use crate::tests::{Member, loopback};
 
@@ -93,6 +94,7 @@ async fn no_wrong_bit_of_ten_thousand_gets_through() {
             honest: Giving {
                 store: honest.store.clone(),
                 residency: honest.node.residency(),
+                places: MemberPlaces::new(SERVED),
             },
             flipped: flipped.clone(),
         };
@@ -124,4 +126,49 @@ async fn no_wrong_bit_of_ten_thousand_gets_through() {
     }
     let flipped = flipped.load(Ordering::Relaxed);
     assert!(flipped >= 10_000, "only {flipped} bits were flipped");
+}
+
+/// What a member asks for is bounded, by what it asks at once and over how many connections, and so is how long it may take it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_much_and_takes_nothing_is_given_up() {
+    let holder = Member::found().await;
+    let asker = Member::joined(&holder.ticket(nearfield_protocol::node::Role::Host, &[])).await;
+    let digest = holder.store.add_sealed(vec![7; 8 << 20].into()).await.unwrap();
+    let all = Request::Range {
+        digest,
+        start: 0,
+        len: u64::MAX,
+    };
+    let (_, mut receive) = asked(&asker, &holder, &all).await;
+    let answer: Answer = frame::read(&mut receive, ANSWER_BYTES).await.unwrap();
+    assert!(
+        matches!(answer, Answer::Given { len: WHOLE_BYTES, .. }),
+        "{answer:?}"
+    );
+    // Streams that nobody reads take all places of the member, until their patience is over.
+    let mut untaken = Vec::new();
+    for _ in 0..=SERVED {
+        untaken.push(asked(&asker, &holder, &all).await);
+    }
+    let came = asker
+        .node
+        .peers()
+        .fetch(digest, vec![holder.node.id()], BLOB_BYTES);
+    let came = tokio::time::timeout(PATIENCE * 6, came).await;
+    drop(untaken);
+    // Its own flood may cost it this one; the holder is free again.
+    drop(came);
+    let came = asker
+        .node
+        .peers()
+        .fetch(digest, vec![holder.node.id()], BLOB_BYTES)
+        .await;
+    assert!(came.is_ok(), "{:?}", came.err());
+}
+
+async fn asked(asker: &Member, holder: &Member, request: &Request) -> (SendStream, RecvStream) {
+    let (mut send, receive) = asker.node.peers().open(holder.node.id(), BYTES).await.unwrap();
+    frame::write(&mut send, request).await.unwrap();
+    send.finish().unwrap();
+    (send, receive)
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub use report::{Reporter, Residents, changed};
-pub(crate) use serve::Control;
+pub(crate) use serve::{Control, STREAMS};
 #[cfg(any(test, fuzzing))]
 pub(crate) use serve::{digests, record_key};
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
@@ -11,8 +12,8 @@ use nearfield_protocol::records::RecordKey;
 use nearfield_protocol::{Digest, NodeId, Problem, ProblemKind};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
 
 use super::{
     HOLDINGS, MESSAGE_BYTES, MemberEvent, Opening, PendingQuestion, Question, Reply, Report, SILENCE, Welcome,
@@ -20,14 +21,17 @@ use super::{
 use crate::document::Document;
 use crate::endpoint::node_id;
 use crate::frame;
+use crate::gate::MemberPlaces;
 use crate::network::Contact;
 use crate::peers::Peers;
 use crate::present::Present;
 
 /// How soon a record should have come by itself.
-const SPREAD: std::time::Duration = std::time::Duration::from_millis(200);
+const SPREAD: Duration = Duration::from_millis(200);
 /// Streams that one member may have open: a report and some questions.
-const STREAMS: usize = 64;
+pub(crate) const STREAMS: usize = 64;
+/// How far apart the reports of one member begin: each has the records exchanged.
+const HELLOS_APART: Duration = Duration::from_secs(1);
 
 /// Speaks with members. Cheap to clone.
 #[derive(Clone)]
@@ -37,6 +41,9 @@ pub(crate) struct Control {
     pub present: Arc<Present>,
     /// The newest stream of each member that reports. The lock is held for one look-up.
     pub streams: Arc<Mutex<HashMap<NodeId, u64>>>,
+    /// When the latest report of each member may begin. The lock is held for one look-up.
+    pub hellos: Arc<Mutex<HashMap<NodeId, Instant>>>,
+    pub places: Arc<MemberPlaces>,
     pub members: mpsc::Sender<MemberEvent>,
     pub questions: mpsc::Sender<PendingQuestion>,
 }
@@ -50,10 +57,9 @@ impl std::fmt::Debug for Control {
 impl ProtocolHandler for Control {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
         let node = node_id(&connection.remote_id());
-        let places = Arc::new(Semaphore::new(STREAMS));
         let mut tasks = tokio::task::JoinSet::new();
         while let Ok((send, receive)) = connection.accept_bi().await {
-            let Ok(place) = places.clone().acquire_owned().await else {
+            let Some(place) = self.places.enter(node).await else {
                 break;
             };
             let control = self.clone();
@@ -81,6 +87,14 @@ impl Control {
                 Ok(())
             }
             Opening::Report(hello) => {
+                let begins = {
+                    let mut hellos = self.hellos.lock();
+                    let latest = hellos.get(&node).map(|latest| *latest + HELLOS_APART);
+                    let begins = latest.unwrap_or_else(Instant::now).max(Instant::now());
+                    hellos.insert(node, begins);
+                    begins
+                };
+                tokio::time::sleep_until(begins).await;
                 let hello = hello.cut();
                 let (known, peers) = (self.peers.book(), &self.peers);
                 peers.learn(&Contact {

@@ -30,18 +30,32 @@ impl Document {
                 ?kind,
                 name,
                 blob = %absent.digest,
-                "a record of this node cannot be read: its value is lost or broken. Nothing is let go of, and a token or node of this \
-                 name counts as ended, until the data folder is restored from a backup"
+                "a record of this node cannot be read: its value is lost or broken. Nothing is let go of, and what has this name counts \
+                 as ended, until the data folder is restored from a backup or another gateway gives the value"
             );
             // Its own it can write anew.
             let is_own = kind == RecordKind::Node && *name == self.id.to_string();
-            if matches!(kind, RecordKind::Token | RecordKind::Node) && !is_own {
+            if !is_own {
                 lost.insert((kind, name.clone()));
             }
         }
         let some = !lost.is_empty();
         *self.lost.lock() = Arc::new(lost);
         some
+    }
+
+    /// What came back from another gateway is lost no more.
+    pub(super) fn found_again(&self) {
+        let mut lost = self.lost.lock();
+        if lost.is_empty() {
+            return;
+        }
+        let missing = self.missing.lock();
+        let still = |(kind, name): &&(RecordKind, String)| {
+            let mut keys = missing.values().filter(|absent| absent.author == self.id);
+            keys.any(|absent| absent.key.kind == *kind && absent.key.name == *name)
+        };
+        *lost = Arc::new(lost.iter().filter(still).cloned().collect());
     }
 
     /// A record that this node wrote itself is written after its value is sealed. Where the store knows no such value, its files
