@@ -10,7 +10,7 @@ use nearfield_protocol::units::format_bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::visible::{visible, visible_json};
+use crate::visible::{visible, visible_json, visible_line};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
@@ -69,16 +69,16 @@ impl Output {
         }
     }
 
-    /// What somebody needs for the next step, on standard error wherever that goes. A reader of JSON has it there.
+    /// A line that somebody needs for the next step, on standard error wherever that goes. A reader of JSON has it there.
     pub fn report(&self, text: &str) {
         if !self.json {
-            eprintln!("{}", visible(text));
+            eprintln!("{}", visible_line(text));
         }
     }
 
-    /// Something that must be known, whoever looks.
+    /// A line that must be known, whoever looks.
     pub fn warn(&self, text: &str) {
-        eprintln!("note: {}", visible(text));
+        eprintln!("note: {}", visible_line(text));
     }
 
     /// Bytes with rate and, if the total is known, the time left.
@@ -149,9 +149,12 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// Columns as wide as their widest cell; the last is not padded.
+/// Columns as wide as their widest cell; the last is not padded. Each row is one line, whatever its cells hold.
 pub fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
-    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_uppercase)).chain(rows).collect();
+    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_uppercase))
+        .chain(rows)
+        .map(|row| row.map(|cell| visible_line(&cell).into_owned()))
+        .collect();
     let width = |column: usize| {
         rows.iter()
             .map(|row| row[column].chars().count())
@@ -192,11 +195,7 @@ fn field(text: &mut String, name: &str, value: &Value, depth: usize) {
                 .iter()
                 .find_map(|unit| name.strip_suffix(unit))
                 .unwrap_or(name);
-            text.push_str(&format!(
-                "{indent}{}: {}\n",
-                named.replace('_', " "),
-                scalar(name, leaf)
-            ));
+            text.push_str(&format!("{indent}{}: {}\n", worded(named), scalar(name, leaf)));
             return;
         }
     };
@@ -204,7 +203,7 @@ fn field(text: &mut String, name: &str, value: &Value, depth: usize) {
         let mut inner = String::new();
         branch(&mut inner, value, depth + 1);
         if !inner.is_empty() {
-            text.push_str(&format!("{indent}{}:\n{inner}", name.replace('_', " ")));
+            text.push_str(&format!("{indent}{}:\n{inner}", worded(name)));
         }
     }
 }
@@ -229,9 +228,15 @@ fn branch(text: &mut String, value: &Value, depth: usize) {
     }
 }
 
+/// A field's name, which may be a key that somebody chose.
+fn worded(name: &str) -> String {
+    visible_line(&name.replace('_', " ")).into_owned()
+}
+
+/// A value on one line: those that end one, such as a CSV header, lose its end.
 fn scalar(key: &str, value: &Value) -> String {
     match (value, value.as_u64()) {
-        (Value::String(text), _) => text.clone(),
+        (Value::String(text), _) => visible_line(text.trim_end_matches(['\r', '\n'])).into_owned(),
         (_, Some(bytes)) if key.ends_with("bytes") => format_bytes(bytes),
         (_, Some(unix_ms)) if key.ends_with("unix_ms") => format!("{} UTC", utc_minute(unix_ms)),
         _ => value.to_string(),
@@ -299,6 +304,20 @@ mod tests {
             [["a".into(), "1".into()], ["longer".into(), "22".into()]],
         );
         assert_eq!(text, "NAME    SIZE\na       1\nlonger  22\n");
+    }
+
+    #[test]
+    fn what_others_name_makes_no_lines() {
+        let text = table(
+            ["name", "size"],
+            [["a\nb  1".into(), "1".into()], ["c\td".into(), "22".into()]],
+        );
+        assert_eq!(text, "NAME        SIZE\na\\u{a}b  1  1\nc\\u{9}d     22\n");
+        let env = json!({ "A\nurl": "x\nurl: y", "list": ["a,b\r\n", "c\nd"] });
+        assert_eq!(
+            page(&[("env", env)]),
+            "env:\n  A\\u{a}url: x\\u{a}url: y\n  list:\n    - a,b\n    - c\\u{a}d\n"
+        );
     }
 
     #[test]

@@ -14,9 +14,9 @@ use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use nearfield_cluster::Hosts;
 use nearfield_cluster::host::Host;
-use nearfield_protocol::call::{CallSpec, OnReport};
+use nearfield_protocol::call::{CallReport, CallSpec, OnReport, Stages};
 use nearfield_protocol::problem::{Blame, Elsewhere};
-use nearfield_protocol::{NodeId, Problem, ProblemKind};
+use nearfield_protocol::{NodeId, Problem, ProblemKind, limits};
 use parking_lot::Mutex;
 
 use crate::body::{self, Body, HeldEnd};
@@ -134,6 +134,7 @@ pub async fn call(
         let limit = spec.function.manifest.limits.fuel;
         let on_report: OnReport = Box::new(move |mut ended| {
             ended.fuel = hosts.believed(&next, ended.fuel, limit);
+            cut_times(&mut ended);
             hosts.burned(ended.fuel);
             drop(under_way);
             let current = current.load(Ordering::Relaxed);
@@ -175,12 +176,29 @@ pub async fn call(
     (host, ended)
 }
 
+/// Cuts the times that a host says of a call to the longest that a call may last: metrics add them up, and clients are told them.
+fn cut_times(report: &mut CallReport) {
+    let most_us = limits::MAX_CALL_TIMEOUT.as_micros() as u64;
+    let Stages {
+        queue_us,
+        load_us,
+        run_us,
+    } = &mut report.stages;
+    for us in [queue_us, load_us, run_us] {
+        *us = most_us.min(*us);
+    }
+    if let Some(usage) = &mut report.gpu {
+        usage.gpu_ns = usage.gpu_ns.min(most_us * 1_000);
+        usage.compile_us = usage.compile_us.min(most_us);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use nearfield_cluster::host::{Boxed, Given, LogQuery, Logged, Replayed, Runs, Surface};
-    use nearfield_protocol::call::{CallReport, Stages};
+    use nearfield_protocol::gpu::GpuUsage;
     use nearfield_protocol::job::{PureFailure, PureReport, PureSpec, ResultKey};
     use nearfield_protocol::records::FunctionVersion;
     use nearfield_protocol::{CallId, Digest};
@@ -207,7 +225,7 @@ mod tests {
                 match self.fails {
                     Some(kind) => Err(Problem::new(kind, "as it is meant to")),
                     None => {
-                        report(CallReport::without_guest(None, Stages::default()));
+                        report(lying());
                         Ok(Response::new(request.into_body()))
                     }
                 }
@@ -221,6 +239,36 @@ mod tests {
         fn logs(&self, _: LogQuery) -> Boxed<'_, Result<mpsc::Receiver<Logged>, Problem>> {
             unreachable!("it takes calls only")
         }
+    }
+
+    /// What a host may say of a call's times.
+    fn lying() -> CallReport {
+        let stages = Stages {
+            queue_us: u64::MAX,
+            load_us: u64::MAX,
+            run_us: 1,
+        };
+        CallReport {
+            gpu: Some(GpuUsage {
+                gpu_ns: u64::MAX,
+                compile_us: u64::MAX,
+                ..GpuUsage::default()
+            }),
+            ..CallReport::without_guest(None, stages)
+        }
+    }
+
+    /// Its times as they are taken in: an hour at most.
+    fn assert_cut(report: &CallReport) {
+        const HOUR_US: u64 = 3_600_000_000;
+        let Stages {
+            queue_us,
+            load_us,
+            run_us,
+        } = report.stages;
+        assert_eq!((queue_us, load_us, run_us), (HOUR_US, HOUR_US, 1));
+        let usage = report.gpu.unwrap();
+        assert_eq!((usage.gpu_ns, usage.compile_us), (HOUR_US * 1_000, HOUR_US));
     }
 
     impl Runs for Fake {
@@ -290,7 +338,10 @@ mod tests {
         let request = Request::builder().method(method).body(body).unwrap();
         let reports = Arc::new(Mutex::new(0));
         let counted = reports.clone();
-        let report: OnReport = Box::new(move |_| *counted.lock() += 1);
+        let report: OnReport = Box::new(move |ended| {
+            assert_cut(&ended);
+            *counted.lock() += 1;
+        });
         let chosen = OnceLock::new();
         let (host, ended) = call(&known, handle, &hosts, &chosen, spec, request, report).await;
         assert_eq!(chosen.get(), Some(&host));

@@ -41,6 +41,7 @@ impl JobRequest {
     /// Names become versions here, once: whatever changes later, the job is the same.
     pub async fn resolve(self, cluster: &Cluster) -> Result<JobRecord, Problem> {
         let refused = |detail: String| Problem::new(ProblemKind::BadRequest, detail);
+        check_depth(&self.args)?;
         let records = cluster.catalog.node.records();
         let function = records
             .function(&self.function)
@@ -137,5 +138,51 @@ impl JobRequest {
             started_unix_ms: unix_ms(now),
             state: JobState::Running,
         })
+    }
+}
+
+/// Refuses arguments that nest too deep to be shown with their job.
+fn check_depth(args: &Value) -> Result<(), Problem> {
+    match depth(args) {
+        ..=limits::JOB_ARGS_DEPTH => Ok(()),
+        depth => Err(Problem::new(
+            ProblemKind::BadRequest,
+            format!(
+                "args: they nest {depth} deep; make them flatter, or give what is inside as a string of JSON"
+            ),
+        )
+        .with_limit(format!("depth of args = {}", limits::JOB_ARGS_DEPTH))),
+    }
+}
+
+/// How many arrays and objects stand in each other at most. What was read as JSON has 128 at most.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn args_that_nest_too_deep_are_refused_by_their_limit() {
+        let nested = |open: &str, close: &str, depth: usize| -> Value {
+            serde_json::from_str(&format!("{}null{}", open.repeat(depth), close.repeat(depth))).unwrap()
+        };
+        for (open, close) in [("[", "]"), ("[0, ", r#", "[["]"#), (r#"{"a": "#, "}")] {
+            for fits in [0, 1, limits::JOB_ARGS_DEPTH] {
+                assert_eq!(check_depth(&nested(open, close, fits)), Ok(()), "{fits}");
+            }
+            for too_deep in [limits::JOB_ARGS_DEPTH + 1, 125] {
+                let problem = check_depth(&nested(open, close, too_deep)).unwrap_err();
+                assert_eq!(problem.kind, ProblemKind::BadRequest);
+                assert!(problem.detail.contains(&too_deep.to_string()), "{problem}");
+                assert_eq!(problem.limit.as_deref(), Some("depth of args = 64"));
+            }
+        }
     }
 }

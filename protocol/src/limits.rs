@@ -117,5 +117,8 @@ pub const ENV_BYTES: usize = 32 << 10;
 pub const CORS_ENTRIES: usize = 64;
 /// How long a browser may keep the answer to a preflight: as long as any browser does.
 pub const MAX_CORS_AGE: Duration = Duration::from_secs(24 * 3600);
+/// How deep the arguments of a job may nest: more than anybody writes by hand. JSON readers stop at 128, and every answer that
+/// shows a job puts its arguments a few levels deeper.
+pub const JOB_ARGS_DEPTH: usize = 64;
 /// Runs of a job that a host is given at once: more than it has workers, so that none waits for results to be kept.
 pub const RUNS_IN_FLIGHT: usize = 32;

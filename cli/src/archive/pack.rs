@@ -150,14 +150,19 @@ impl<C: Contents> Folder<C> {
         }
     }
 
-    /// Of the tar stream, but for the rare headers that long names add.
+    /// Of the tar stream, but for the rare headers that long names add. Sizes may be what a server says, so no sum of them is too much.
     pub fn tar_bytes(&self) -> u64 {
         const BLOCK: u64 = 512;
         let entry = |entry: &Entry| match entry.kind {
-            Kind::File { size_bytes, .. } => BLOCK + size_bytes.next_multiple_of(BLOCK),
+            Kind::File { size_bytes, .. } => size_bytes
+                .checked_next_multiple_of(BLOCK)
+                .map_or(u64::MAX, |bytes| bytes.saturating_add(BLOCK)),
             Kind::Symlink { .. } | Kind::EmptyDir => BLOCK,
         };
-        self.entries.iter().map(entry).sum::<u64>() + 2 * BLOCK
+        self.entries
+            .iter()
+            .map(entry)
+            .fold(2 * BLOCK, u64::saturating_add)
     }
 
     /// Starts writing the tar stream.
@@ -484,6 +489,29 @@ mod tests {
             kept.contains(&"keep.tmp".to_owned()),
             "the folder's own list goes before git's"
         );
+    }
+
+    #[test]
+    fn no_size_that_a_server_says_is_too_much_to_add() {
+        let tar_bytes = |sizes: &[u64]| {
+            let entry = |(at, &size_bytes): (usize, &u64)| Entry {
+                path: at.to_string(),
+                kind: Kind::File {
+                    size_bytes,
+                    executable: false,
+                },
+            };
+            let entries = sizes.iter().enumerate().map(entry).collect();
+            Folder::of(entries, OnDisk(PathBuf::new())).tar_bytes()
+        };
+        assert_eq!(tar_bytes(&[0, 1, 512]), 1024 + 512 + 1024 + 1024);
+        for sizes in [
+            &[u64::MAX][..],
+            &[u64::MAX - 511, 1][..],
+            &[1_u64 << 63, 1 << 63][..],
+        ] {
+            assert_eq!(tar_bytes(sizes), u64::MAX, "{sizes:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use anyhow::{Context, Result};
 use nearfield_protocol::manifest::{ComponentSource, FunctionManifest};
 use nearfield_protocol::records::FunctionVersion;
 use nearfield_protocol::units::format_bytes;
-use nearfield_protocol::{Digest, FunctionName};
+use nearfield_protocol::{Digest, FunctionName, limits};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -16,6 +17,7 @@ use crate::args::DeployArgs;
 use crate::client::{Call, segment};
 use crate::failure::{Exit, Failure};
 use crate::project;
+use crate::visible::visible_line;
 
 pub fn run(session: &Session, args: DeployArgs) -> Result<()> {
     let functions = functions(&args)?;
@@ -55,6 +57,9 @@ enum Source {
 /// How often the spinner turns while a node compiles.
 const SPIN: Duration = Duration::from_millis(100);
 
+/// What each component and module begins with.
+const WASM_MAGIC: &[u8] = b"\0asm";
+
 /// Which functions `deploy` means: those of a manifest, or the one component.
 pub fn functions(args: &DeployArgs) -> Result<Vec<Function>> {
     let mut functions = match args.path.extension() {
@@ -84,7 +89,7 @@ pub fn deploy(session: &Session, function: Function, make: Make) -> Result<Deplo
         Source::Crate(dir) => build::component(session, dir)?,
         Source::Component(path) => path.clone(),
     };
-    let bytes = fs::read(&component).with_context(|| format!("reading {}", component.display()))?;
+    let bytes = read_component(&component)?;
     let put = || -> Result<Reply> {
         if make == Make::IfChanged
             && let Some(reply) = newest(session, &name)
@@ -122,6 +127,37 @@ pub fn deploy(session: &Session, function: Function, make: Make) -> Result<Deplo
         reply,
         manifest: function.manifest,
     })
+}
+
+/// The bytes of a component's file, as far as they may be one. A manifest may be a stranger's and name any file.
+fn read_component(path: &Path) -> Result<Vec<u8>> {
+    let (doing, file) = (|| format!("reading {}", path.display()), path.display());
+    let refused = |exit, what: String, next: &str| Err(Failure::new(exit, what).next(next).into());
+    // Before it is opened, which would wait for whoever writes to a FIFO.
+    if !fs::metadata(path).with_context(doing)?.is_file() {
+        let what = format!("{file} is no plain file, and no component");
+        return refused(Exit::Failed, what, "name the .wasm file of a component");
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)
+        .with_context(doing)?
+        .take(limits::COMPONENT_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .with_context(doing)?;
+    if !bytes.starts_with(WASM_MAGIC) {
+        let what = format!("{file} is no valid WebAssembly: it does not begin with `\\0asm`");
+        return refused(Exit::Failed, what, "name the .wasm file of a component");
+    }
+    if bytes.len() as u64 > limits::COMPONENT_BYTES {
+        let most = format_bytes(limits::COMPONENT_BYTES);
+        let what = format!("{file} is too large: a component has at most {most}");
+        return refused(
+            Exit::OverLimit,
+            what,
+            "build it for release, and strip it of its debug information",
+        );
+    }
+    Ok(bytes)
 }
 
 /// The newest version as if it had just been deployed. Whatever keeps it from being read is for the deployment to say.
@@ -182,7 +218,7 @@ impl Reply {
     /// How it is reached.
     pub fn reached(&self) -> String {
         match &self.url {
-            Some(url) => format!("at {url}"),
+            Some(url) => format!("at {}", visible_line(url)),
             None => format!("for jobs: `nearfield run {} --over DATASET`", self.name),
         }
     }
@@ -260,7 +296,10 @@ impl Deployed {
 fn indented(lines: &[String]) -> String {
     match lines {
         [] => " nothing".to_owned(),
-        lines => lines.iter().map(|line| format!("\n  {line}")).collect(),
+        lines => lines
+            .iter()
+            .map(|line| format!("\n  {}", visible_line(line)))
+            .collect(),
     }
 }
 
@@ -339,6 +378,44 @@ mod tests {
         let name = |path: &str| name_of(Path::new(path)).map(String::from);
         assert_eq!(name("target/my_fn.wasm").as_deref(), Some("my-fn"));
         assert_eq!(name("_.wasm"), None);
+    }
+
+    #[test]
+    fn what_can_be_no_component_is_not_read_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let refused = |path: &Path| {
+            let error = read_component(path).unwrap_err();
+            (Exit::of(&error), crate::failure::message(&error))
+        };
+        for endless in ["/dev/zero", dir.path().to_str().unwrap()] {
+            let (exit, said) = refused(Path::new(endless));
+            assert_eq!(exit, Exit::Failed);
+            assert!(said.contains(&format!("{endless} is no plain file")), "{said}");
+            assert!(said.contains("\n next: "), "{said}");
+        }
+        for (name, bytes) in [("empty", ""), ("script", "#!/bin/sh\n"), ("short", "\0as")] {
+            fs::write(at(name), bytes).unwrap();
+            let (_, said) = refused(&at(name));
+            assert!(
+                said.contains(name) && said.contains("no valid WebAssembly"),
+                "{said}"
+            );
+        }
+        fs::write(at("whole"), b"\0asm\x0d\0\x01\0").unwrap();
+        assert_eq!(read_component(&at("whole")).unwrap(), b"\0asm\x0d\0\x01\0");
+        // Larger than any component, with nothing in it.
+        let file = fs::File::options().write(true).open(at("whole")).unwrap();
+        file.set_len(1 << 32).unwrap();
+        let (exit, said) = refused(&at("whole"));
+        assert_eq!(exit, Exit::OverLimit);
+        assert!(said.contains("64.0 MiB"), "{said}");
+    }
+
+    #[test]
+    fn what_a_manifest_says_stays_on_its_line() {
+        let granted = ["sees A=x\nanybody may call it".to_owned()];
+        assert_eq!(indented(&granted), "\n  sees A=x\\u{a}anybody may call it");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::Session;
 use crate::client::segment;
 use crate::output::utc;
+use crate::visible::visible_line;
 
 #[derive(Deserialize)]
 struct Record {
@@ -50,7 +51,10 @@ fn text(record: &Record) -> String {
     let mut lines = vec![
         format!(
             "call {} of {} v{} ({:?})",
-            record.id, record.function, record.version, record.component
+            visible_line(&record.id),
+            visible_line(&record.function),
+            record.version,
+            record.component
         ),
         format!(
             "  started {} UTC, {}",
@@ -69,7 +73,7 @@ fn text(record: &Record) -> String {
         lines.push(format!(
             "  {mark} {}: {cost}{}",
             short(&candidate.host),
-            candidate.reason
+            visible_line(&candidate.reason)
         ));
     }
     if let Some(report) = &record.report {
@@ -85,7 +89,7 @@ fn outcome(record: &Record) -> String {
         Some(CallReport {
             problem: Some(problem),
             ..
-        }) => format!("failed: {problem}"),
+        }) => format!("failed: {}", visible_line(&problem.to_string())),
         Some(CallReport { cancelled: true, .. }) => "the client left before its end".to_owned(),
         Some(_) => status.unwrap_or_else(|| "ended".to_owned()),
     }
@@ -125,7 +129,7 @@ fn costs(report: &CallReport) -> Vec<String> {
         format!(
             "  fuel {}, memory grown {}, outgoing requests {}",
             format_count(report.fuel),
-            format_bytes(report.pages_grown << 16),
+            format_bytes(report.pages_grown.saturating_mul(64 << 10)),
             report.outgoing_requests,
         ),
         format!(
@@ -150,7 +154,7 @@ fn costs(report: &CallReport) -> Vec<String> {
             format_bytes(usage.uploaded_bytes),
             format_bytes(usage.downloaded_bytes),
             usage.resident_hits,
-            usage.resident_hits + usage.resident_misses,
+            usage.resident_hits.saturating_add(usage.resident_misses),
         )
     }));
     lines
@@ -158,7 +162,8 @@ fn costs(report: &CallReport) -> Vec<String> {
 
 /// Node ids as everywhere else: their first ten digits.
 fn short(id: &str) -> String {
-    id.chars().take(10).collect()
+    let first: String = id.chars().take(10).collect();
+    visible_line(&first).into_owned()
 }
 
 #[cfg(test)]
@@ -196,6 +201,27 @@ mod tests {
             "run 1.50 ms",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn any_number_that_a_host_says_has_its_line() {
+        let report: CallReport = serde_json::from_value(json!({
+            "fuel": u64::MAX, "problem": null, "cancelled": false, "request_bytes": 0, "response_bytes": 0,
+            "data_bytes": u64::MAX, "pages_grown": u64::MAX, "outgoing_requests": 0, "cold": false,
+            "stages": { "queue_us": u64::MAX, "load_us": 0, "run_us": u64::MAX },
+            "gpu": {
+                "gpu_ns": u64::MAX, "compile_us": u64::MAX, "dispatches": u64::MAX, "uploaded_bytes": u64::MAX,
+                "downloaded_bytes": u64::MAX, "resident_hits": u64::MAX, "resident_misses": 1,
+            },
+        }))
+        .unwrap();
+        let text = costs(&report).join("\n");
+        for part in [
+            format!("memory grown {}", format_bytes(u64::MAX)),
+            format!("{0} of {0} shards", u64::MAX),
+        ] {
+            assert!(text.contains(&part), "{part} in\n{text}");
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::events;
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Farewell;
 use crate::output::{counted, table, utc_minute};
-use crate::visible::visible;
+use crate::visible::{visible, visible_line};
 
 /// Outputs up to this size are part of `--json`'s value; larger ones are fetched with `get`-like curl.
 const INLINE_OUTPUT_BYTES: u64 = 16 << 20;
@@ -311,7 +311,7 @@ fn list_failures(session: &Session, record: &Record, failures: &[Failed]) {
         eprintln!(
             "shard {}{} ({}): {}",
             failed.shard,
-            visible(&source),
+            visible_line(&source),
             short(&failed.digest),
             visible(&failed.problem.to_string())
         );

@@ -13,7 +13,7 @@ use super::{Session, jobs};
 use crate::args::{ListSubject, Listing};
 use crate::client::segment;
 use crate::output::{short_digest, table, utc_minute};
-use crate::visible::visible;
+use crate::visible::visible_line;
 
 pub fn run(session: &Session, what: ListSubject) -> Result<()> {
     match what {
@@ -57,12 +57,7 @@ fn files(session: &Session, name: &DatasetName) -> Result<()> {
             true => all.extend(page.files),
             false => {
                 for file in &page.files {
-                    let what = match (file.bytes, &file.target) {
-                        (Some(bytes), _) => format_bytes(bytes),
-                        (None, Some(target)) => format!("→ {target}"),
-                        (None, None) => file.kind.clone(),
-                    };
-                    writeln!(out, "{what:>12}  {}", visible(&file.path))?;
+                    writeln!(out, "{}", line(file))?;
                 }
             }
         }
@@ -77,6 +72,16 @@ fn files(session: &Session, name: &DatasetName) -> Result<()> {
             }
         }
     }
+}
+
+/// Its path and its symlink's target are the putter's.
+fn line(file: &File) -> String {
+    let what = match (file.bytes, &file.target) {
+        (Some(bytes), _) => format_bytes(bytes),
+        (None, Some(target)) => format!("→ {target}"),
+        (None, None) => file.kind.clone(),
+    };
+    format!("{:>12}  {}", visible_line(&what), visible_line(&file.path))
 }
 
 fn all(session: &Session, what: Listing) -> Result<()> {
@@ -256,4 +261,23 @@ fn pins(list: Pins) -> String {
         ["digest", "of"],
         rows.map(|(digest, names)| [digest.to_string(), names]),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_one_line_whatever_its_names_hold() {
+        let mut file = File {
+            path: "a\nb".into(),
+            kind: "symlink".into(),
+            bytes: None,
+            executable: None,
+            target: Some("c\n\x1b[2Jd".into()),
+        };
+        assert_eq!(line(&file), "→ c\\u{a}\\u{1b}[2Jd  a\\u{a}b");
+        (file.path, file.target) = ("a".into(), Some("b".into()));
+        assert_eq!(line(&file), "         → b  a");
+    }
 }

@@ -8,6 +8,7 @@ use crate::args::{PinArgs, PruneArgs, RmArgs, RollbackArgs, RolledBack, Thing, d
 use crate::client::segment;
 use crate::failure::{Exit, Failure};
 use crate::output::counted;
+use crate::visible::visible_line;
 
 pub fn rollback(session: &Session, args: RollbackArgs) -> Result<()> {
     let to = args
@@ -97,7 +98,7 @@ fn remaining(removed: &Value) -> String {
     let line = |one: &Value| {
         let shards = counted(one["shards"].as_u64().unwrap_or(0), "shard");
         let bytes = format_bytes(one["bytes"].as_u64().unwrap_or(0));
-        let held_by = one["held_by"].as_str().unwrap_or_default();
+        let held_by = visible_line(one["held_by"].as_str().unwrap_or_default());
         format!("\nnot removed: {shards}, {bytes}: {held_by}")
     };
     remaining.iter().map(line).collect()

@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::Session;
 use crate::output::counted;
+use crate::visible::visible_line;
 
 #[derive(Deserialize)]
 struct Status {
@@ -40,10 +41,10 @@ fn text(status: &Status) -> String {
     [
         format!(
             "node {} is up for {hours} h {minutes} min, version {}",
-            &status.node[..status.node.len().min(10)],
-            status.version
+            visible_line(&status.node.chars().take(10).collect::<String>()),
+            visible_line(&status.version)
         ),
-        format!("  functions answer at {}", status.functions_url),
+        format!("  functions answer at {}", visible_line(&status.functions_url)),
         format!(
             "  {}, {}, {}{most} stored",
             counted(status.functions, "function"),

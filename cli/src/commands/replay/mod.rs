@@ -17,6 +17,7 @@ use crate::client::Call;
 use crate::deliver;
 use crate::failure::{Exit, Failure};
 use crate::output::counted;
+use crate::visible::visible_line;
 
 pub fn run(session: &Session, args: ReplayArgs) -> Result<()> {
     let doing = format!("replaying shard {} of job {}", args.shard, args.job);
@@ -103,14 +104,14 @@ fn text(replay: &Replay) -> String {
     let of = replay
         .source
         .as_ref()
-        .map(|source| format!(" of {source}"))
+        .map(|source| format!(" of {}", visible_line(source)))
         .unwrap_or_default();
     let mut text = format!(
         "shard {}{of} ({}, {}), mapped by {}: ",
         replay.shard,
         short(&replay.digest),
         format_bytes(replay.size_bytes),
-        replay.function
+        visible_line(&replay.function)
     );
     match &replay.done {
         Some(done) => {
