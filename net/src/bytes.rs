@@ -1,6 +1,6 @@
 //! Blobs between nodes: ranges of them, from several holders at once, each checked before it counts.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -301,11 +301,16 @@ impl Peers {
         }
         let mut under_way = FuturesUnordered::new();
         let mut done = BTreeMap::new();
+        // Who failed once is asked again when all have: a holder that stalls costs its time once, not for each range.
+        let mut failed = HashSet::new();
         loop {
             while under_way.len() < RANGES
                 && let Some(part) = open.pop_front()
             {
-                let holder = holders[(part.first + part.tried) % holders.len()];
+                let at = |tried: usize| holders[(part.first + tried) % holders.len()];
+                let others = (part.tried..part.tried + holders.len()).map(at);
+                let good = others.into_iter().find(|holder| !failed.contains(holder));
+                let holder = good.unwrap_or_else(|| at(part.tried));
                 let last = part.tried + 1 >= holders.len();
                 under_way.push(self.part(holder, digest, last, part));
             }
@@ -327,6 +332,7 @@ impl Peers {
                 Err(cause) => cause,
             };
             causes.push(format!("{}: {cause}", holder.short()));
+            failed.insert(holder);
             part.tried += 1;
             if part.tried >= 2 * holders.len() {
                 return None;

@@ -110,10 +110,22 @@ struct NewRow {
 }
 
 impl Remembered {
-    /// Opens `remembered.redb` in `dir`, empty if it is not there.
+    /// Opens `remembered.redb` in `dir`, empty if it is not there. A broken one is put aside: all that it held can be made again.
     pub fn open(dir: &Path, store: Store, max_bytes: u64) -> Result<Self, StoreError> {
         let path = dir.join("remembered.redb");
-        let db = database::open(&path)?;
+        let db = match database::open(&path) {
+            Err(StoreError::Broken { cause, .. }) => {
+                let aside = dir.join("remembered.redb.broken");
+                std::fs::rename(&path, &aside)?;
+                tracing::error!(
+                    aside = %aside.display(),
+                    cause,
+                    "the remembered results cannot be read and are put aside: they are computed again when they are asked for"
+                );
+                database::open(&path)?
+            }
+            opened => opened?,
+        };
         let tx = db.begin_write()?;
         tx.open_table(ROWS)?;
         tx.open_table(OUTPUTS)?;

@@ -1,10 +1,11 @@
 //! What members ask of this node.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use nearfield_net::Contact;
 use nearfield_net::control::{MAX_ASKED, PendingQuestion, Question, Reply};
+use nearfield_net::{Contact, Seldom};
 use nearfield_protocol::records::DatasetVersion;
 use nearfield_protocol::{DatasetName, Digest, NodeId, Problem, ProblemKind, unix_ms};
 use tokio::sync::mpsc;
@@ -31,16 +32,21 @@ impl Member {
     /// Answers what members ask.
     pub async fn answer(self, mut questions: mpsc::Receiver<PendingQuestion>) {
         let mut places = NodePlaces::new(ANSWERING);
+        // A member may ask for what it may not have as often as it likes.
+        let refusals = Arc::new(Seldom::default());
         while let Some(asked) = self.next(questions.recv()).await {
             let places = places.of(asked.node);
-            let member = self.clone();
+            let (member, refusals) = (self.clone(), refusals.clone());
             tokio::spawn(async move {
                 let Some(_place) = member.next(async { places.acquire().await.ok() }).await else {
                     return;
                 };
                 let reply = member.reply(asked.node, asked.question).await;
                 let reply = reply.unwrap_or_else(|problem| {
-                    tracing::warn!(node = asked.node.short(), %problem, "a member's question was refused");
+                    if let Some(times) = refusals.say(Instant::now()) {
+                        let node = asked.node.short();
+                        tracing::warn!(node, %problem, times, "a member's question was refused");
+                    }
                     Reply::Failed(problem)
                 });
                 // Whoever asked may be gone.

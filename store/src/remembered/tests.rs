@@ -266,3 +266,27 @@ async fn what_a_result_was_made_of_stays_with_it_and_goes_with_it() {
     assert!(left.get(key.0.as_bytes()).unwrap().is_none());
     store.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_broken_is_put_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, remembered) = open(dir.path(), u64::MAX).await;
+    let as_of = remembered.as_of().unwrap();
+    let kept = remembered.keep(report(b"a", b"x"), &[], Bytes::from_static(b"x"), None, as_of);
+    kept.await.unwrap();
+    drop(remembered);
+    store.shutdown().await;
+    drop(store);
+    let path = dir.path().join("remembered.redb");
+    let broken = vec![7; 100_000];
+    // The thread that committed last may hold the database a moment longer.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, &broken).unwrap();
+    let (store, remembered) = open(dir.path(), u64::MAX).await;
+    assert_eq!(remembered.usage().unwrap(), (0, 0));
+    assert_eq!(
+        std::fs::read(dir.path().join("remembered.redb.broken")).unwrap(),
+        broken
+    );
+    store.shutdown().await;
+}
