@@ -13,7 +13,6 @@ mod hosts;
 mod logs;
 mod member;
 mod names;
-pub mod node_places;
 pub mod peer;
 pub mod place;
 mod problem;

@@ -176,7 +176,7 @@ pub async fn call(
     (host, ended)
 }
 
-/// Cuts the times that a host says of a call to the longest that a call may last: metrics add them up, and clients are told them.
+/// Cuts a report's times to the longest that a call may last. Metrics add them up and clients read them, so no host may say any number.
 fn cut_times(report: &mut CallReport) {
     let most_us = limits::MAX_CALL_TIMEOUT.as_micros() as u64;
     let Stages {

@@ -34,7 +34,7 @@ macro_rules! bound {
     };
 }
 
-/// Bounds the texts of one version's requests: `$wit` has its types, `$resource` is what it calls an outgoing request.
+/// Bounds the texts of one WASI version's requests. `$wit` has the version's types; `$resource` is its name of an outgoing request.
 macro_rules! bound_texts {
     ($linker:ident, $interface:ident, $wit:ident, $request:ty, $resource:literal) => {
         $linker.allow_shadowing(true);

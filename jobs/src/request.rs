@@ -155,7 +155,7 @@ fn check_depth(args: &Value) -> Result<(), Problem> {
     }
 }
 
-/// How many arrays and objects stand in each other at most. What was read as JSON has 128 at most.
+/// The number of arrays and objects that stand in each other. The JSON parser lets 128 through at most.
 fn depth(value: &Value) -> usize {
     match value {
         Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),

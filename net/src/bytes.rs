@@ -13,13 +13,14 @@ use iroh::protocol::{AcceptError, ProtocolHandler};
 use nearfield_protocol::said::{SAID_BYTES, cut_string};
 use nearfield_protocol::{Digest, NodeId};
 use nearfield_store::{Fetched, GROUP_BYTES, Groups, Shard, Store, StoreError};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use crate::endpoint::node_id;
 use crate::frame;
-use crate::gate::MemberPlaces;
+use crate::node_places::NodePlaces;
 use crate::peers::{BYTES, Peers};
 use crate::residency::{Residency, Right};
 
@@ -39,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SLOWEST: u64 = 1 << 20;
 /// Requests of one member at once: of a file in place each holds a copy of up to [`WHOLE_BYTES`].
 pub(crate) const SERVED: usize = 32;
-/// What is written at once: who takes no more for [`PATIENCE`] is given up.
+/// Bytes of one write. A member that takes none of them for [`PATIENCE`] is given up.
 const PIECE_BYTES: usize = 128 << 10;
 const QUESTION_BYTES: usize = 1 << 10;
 /// Longest answer: a refusal is cut to [`SAID_BYTES`], of which JSON makes six bytes each at most.
@@ -73,7 +74,8 @@ pub(crate) enum Answer {
 pub(crate) struct Giving {
     pub store: Store,
     pub residency: Arc<Residency>,
-    pub places: Arc<MemberPlaces>,
+    /// The lock is held for one look-up.
+    pub places: Arc<Mutex<NodePlaces>>,
 }
 
 impl std::fmt::Debug for Giving {
@@ -87,7 +89,8 @@ impl ProtocolHandler for Giving {
         let node = node_id(&connection.remote_id());
         let mut tasks = tokio::task::JoinSet::new();
         while let Ok((send, receive)) = connection.accept_bi().await {
-            let Some(place) = self.places.enter(node).await else {
+            let places = self.places.lock().of(node);
+            let Ok(place) = places.acquire_owned().await else {
                 break;
             };
             let giving = self.clone();

@@ -1,14 +1,13 @@
 //! Who may speak: members, each on the protocols of its role.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iroh::endpoint::{Connection, ConnectionError, WeakConnectionHandle};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use nearfield_protocol::NodeId;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::document::Document;
 use crate::endpoint::node_id;
@@ -109,39 +108,6 @@ impl Drop for Inside {
     }
 }
 
-/// Places for what members ask at once, so many for each, over how many connections they ask.
-pub(crate) struct MemberPlaces {
-    most: usize,
-    /// Of those that ask. The lock is held for one look-up.
-    of: Mutex<HashMap<NodeId, Weak<Semaphore>>>,
-}
-
-impl MemberPlaces {
-    pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(MemberPlaces {
-            most,
-            of: Mutex::default(),
-        })
-    }
-
-    /// A place of a member, once one is free.
-    pub async fn enter(&self, node: NodeId) -> Option<OwnedSemaphorePermit> {
-        let places = {
-            let mut of = self.of.lock();
-            match of.get(&node).and_then(Weak::upgrade) {
-                Some(places) => places,
-                None => {
-                    of.retain(|_, places| places.strong_count() > 0);
-                    let places = Arc::new(Semaphore::new(self.most));
-                    of.insert(node, Arc::downgrade(&places));
-                    places
-                }
-            }
-        };
-        places.acquire_owned().await.ok()
-    }
-}
-
 /// Who is let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admits {
@@ -202,11 +168,8 @@ impl<P: ProtocolHandler> ProtocolHandler for Gate<P> {
             return Ok(());
         }
         let inside = self.doors.enter(node, &connection, self.most);
-        let (handle, closed) = {
-            let handle = connection.weak_handle();
-            let closed = handle.closed();
-            (handle, closed)
-        };
+        let handle = connection.weak_handle();
+        let closed = handle.closed();
         // Some protocols hand the connection on, and it goes on without them.
         let serving = async {
             let served = self.protocol.accept(connection).await;

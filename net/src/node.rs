@@ -21,10 +21,11 @@ use crate::control::{Control, MemberEvent, PendingQuestion, Question, Reply, STR
 use crate::document::Document;
 use crate::endpoint::{addresses, bind, node_id};
 use crate::error::NetError;
-use crate::gate::{Admits, CONNECTIONS, Doors, EXCHANGES, Gate, LONGEST_EXCHANGE, MemberPlaces, Refused};
+use crate::gate::{Admits, CONNECTIONS, Doors, EXCHANGES, Gate, LONGEST_EXCHANGE, Refused};
 use crate::identity::Identity;
 use crate::join::{Invitations, Joining, Offer, Rate, Refusals, Ticket};
 use crate::network::{Contact, Network};
+use crate::node_places::NodePlaces;
 use crate::peers::{BYTES, CALL, CONTROL, JOIN, Peers};
 use crate::present::{Here, Present};
 use crate::residency::{Residency, Right};
@@ -126,14 +127,14 @@ impl Node {
             present: present.clone(),
             streams: Arc::default(),
             hellos: Arc::default(),
-            places: MemberPlaces::new(STREAMS),
+            places: Arc::new(Mutex::new(NodePlaces::new(STREAMS))),
             members,
             questions,
         };
         let giving = Giving {
             store: store.clone(),
             residency: residency.clone(),
-            places: MemberPlaces::new(SERVED),
+            places: Arc::new(Mutex::new(NodePlaces::new(SERVED))),
         };
         let joining = Joining {
             document: document.clone(),

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use nearfield_net::control::{MAX_ASKED, PendingQuestion, Question, Reply};
-use nearfield_net::{Contact, Seldom};
+use nearfield_net::{Contact, NodePlaces, Seldom};
 use nearfield_protocol::records::DatasetVersion;
 use nearfield_protocol::{DatasetName, Digest, NodeId, Problem, ProblemKind, unix_ms};
 use tokio::sync::mpsc;
 
 use super::Member;
 use super::repair::{KEEPING, REPLICAS_RANGE};
-use crate::node_places::NodePlaces;
 use crate::problem::{net_problem, store_problem};
 use crate::recording::{Described, labels};
 
@@ -32,7 +31,7 @@ impl Member {
     /// Answers what members ask.
     pub async fn answer(self, mut questions: mpsc::Receiver<PendingQuestion>) {
         let mut places = NodePlaces::new(ANSWERING);
-        // A member may ask for what it may not have as often as it likes.
+        // Refusals are logged once a minute: a member decides how often it is refused.
         let refusals = Arc::new(Seldom::default());
         while let Some(asked) = self.next(questions.recv()).await {
             let places = places.of(asked.node);

@@ -115,7 +115,7 @@ async fn open(
     }
 }
 
-/// What a node says that is ready: also of what it cannot serve, which is no reason to send nothing else there.
+/// The text of `/readyz` at a node that is ready. Unreadable records are named and leave it ready: everything else works.
 fn ready(records: &Records) -> String {
     let unreadable = records.unreadable();
     match unreadable.first() {

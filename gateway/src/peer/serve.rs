@@ -13,11 +13,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use iroh::endpoint::{RecvStream, SendStream};
 use nearfield_cluster::host::{Given, Host, LogQuery};
-use nearfield_cluster::node_places::NodePlaces;
 use nearfield_cluster::peer::message::{
     Answer, HEADER_FIELDS, MESSAGE_BYTES, OPENING, OUTPUT_BYTES, Op, PROBLEM,
 };
-use nearfield_net::{CallStream, frame};
+use nearfield_net::{CallStream, NodePlaces, frame};
 use nearfield_protocol::call::{CallReport, CallSpec};
 use nearfield_protocol::{CallId, NodeId, Problem, ProblemKind, limits};
 use parking_lot::Mutex;

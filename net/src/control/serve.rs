@@ -21,8 +21,8 @@ use super::{
 use crate::document::Document;
 use crate::endpoint::node_id;
 use crate::frame;
-use crate::gate::MemberPlaces;
 use crate::network::Contact;
+use crate::node_places::NodePlaces;
 use crate::peers::Peers;
 use crate::present::Present;
 
@@ -30,7 +30,7 @@ use crate::present::Present;
 const SPREAD: Duration = Duration::from_millis(200);
 /// Streams that one member may have open: a report and some questions.
 pub(crate) const STREAMS: usize = 64;
-/// How far apart the reports of one member begin: each has the records exchanged.
+/// How long a report waits that begins soon after the member's last one: each has the records exchanged.
 const HELLOS_APART: Duration = Duration::from_secs(1);
 
 /// Speaks with members. Cheap to clone.
@@ -43,7 +43,8 @@ pub(crate) struct Control {
     pub streams: Arc<Mutex<HashMap<NodeId, u64>>>,
     /// When the latest report of each member may begin. The lock is held for one look-up.
     pub hellos: Arc<Mutex<HashMap<NodeId, Instant>>>,
-    pub places: Arc<MemberPlaces>,
+    /// The lock is held for one look-up.
+    pub places: Arc<Mutex<NodePlaces>>,
     pub members: mpsc::Sender<MemberEvent>,
     pub questions: mpsc::Sender<PendingQuestion>,
 }
@@ -59,7 +60,8 @@ impl ProtocolHandler for Control {
         let node = node_id(&connection.remote_id());
         let mut tasks = tokio::task::JoinSet::new();
         while let Ok((send, receive)) = connection.accept_bi().await {
-            let Some(place) = self.places.enter(node).await else {
+            let places = self.places.lock().of(node);
+            let Ok(place) = places.acquire_owned().await else {
                 break;
             };
             let control = self.clone();
@@ -89,8 +91,10 @@ impl Control {
             Opening::Report(hello) => {
                 let begins = {
                     let mut hellos = self.hellos.lock();
-                    let latest = hellos.get(&node).map(|latest| *latest + HELLOS_APART);
-                    let begins = latest.unwrap_or_else(Instant::now).max(Instant::now());
+                    let now = Instant::now();
+                    let next = hellos.get(&node).map_or(now, |latest| *latest + HELLOS_APART);
+                    // Who comes often waits no longer than its own patience: the reporter gives up after a silence.
+                    let begins = next.clamp(now, now + HELLOS_APART);
                     hellos.insert(node, begins);
                     begins
                 };
